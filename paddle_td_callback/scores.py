@@ -3,7 +3,8 @@
 Every function takes the samples it is given as a tile of any size: no number depends on the other samples.
 Unseen entries (NaN, or -1 for predictions) are skipped, not filled; a sample never seen scores NaN.
 All of them go through the epochs one by one, which keeps memory at a few [sample] arrays, and makes the
-result the same, to the last bit, however the samples are cut into tiles.
+result the same, to the last bit, however the samples are cut into tiles. Sample numbers in messages count
+within the tile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 
 EL2N_EPOCHS = 20
-"""Epochs that EL2N looks at as a noise score: the paper takes it within the first 20 of 200."""
+"""Epochs that EL2N looks at as a noise score: the paper takes it around epoch 20 of 200."""
 
 # What a probability stored as 0 counts as: float16 down to its last subnormal, the others down to their
 # smallest normal number, because devices that flush subnormals to 0 leave nothing below it.
@@ -120,7 +121,7 @@ def forgetting_events(predictions: ArrayLike, labels: ArrayLike) -> FloatArray:
 def never_learned(predictions: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
     """Which samples were seen, and never predicted right.
 
-    Toneva et al. 2019 (see `forgetting_events`) count these as forgotten infinitely often.
+    Toneva et al. 2019 (see `forgetting_events`) sort them with the samples forgotten most often.
 
     Args:
         predictions: integers [sample, epoch], -1 = unseen.
@@ -234,7 +235,8 @@ def _confidence_noise(given_probabilities: ArrayLike) -> FloatArray:
 
 
 def _variability_noise(given_probabilities: ArrayLike) -> FloatArray:
-    return _unit(2 * variability(given_probabilities))
+    spread = variability(given_probabilities)
+    return _unit(np.where(confidence(given_probabilities) < 0.5, 1 - spread, spread))
 
 
 def _correctness_noise(predictions: ArrayLike, labels: ArrayLike) -> FloatArray:
@@ -274,9 +276,10 @@ NOISE_SCORES: dict[str, NoiseScore] = {
     "variability": NoiseScore(
         ("given_probabilities",),
         _variability_noise,
-        "ambiguous by itself: low is easy (most samples) or never learned, high is learned late or "
-        "unstably, as memorised wrong labels are (Swayamdipta et al. call high variability ambiguous), so "
-        "high counts as suspicious; twice the deviation, whose largest value is 1/2; prefer confidence",
+        "suspicious in either direction: wrong labels vary little where they are never learned, much where "
+        "they are memorised late; so samples go along the arch that Swayamdipta et al. draw, from easy "
+        "(confidence at least 1/2, low variability) over ambiguous (high) to hard (below 1/2, low): the "
+        "deviation on the easy side, 1 - deviation on the hard one; prefer confidence",
     ),
     "correctness": NoiseScore(
         ("predictions", "labels"),
