@@ -13,5 +13,13 @@ class StoreError(TrainingDynamicsError):
     """A recording cannot be created, read or written; the message names the file."""
 
 
+class StoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no file, or no folder, at the path."""
+
+
+class StoreExistsError(StoreError, FileExistsError):
+    """There is a file already, and neither `resume=True` nor `overwrite=True` was said."""
+
+
 class DetectorError(TrainingDynamicsError):
     """Detector weights cannot be read, or do not fit the trajectories given to them."""

@@ -1,0 +1,73 @@
+"""Find mislabeled training samples: record a `paddle.Model.fit`, rank the labels that look wrong."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import _zlib_guard
+
+_zlib_guard.heal()  # before anything imports h5py
+
+from . import scores  # noqa: E402
+from ._version import __version__  # noqa: E402
+from .errors import (  # noqa: E402
+    CaptureError,
+    DetectorError,
+    StoreError,
+    StoreExistsError,
+    StoreNotFoundError,
+    TrainingDynamicsError,
+)
+from .issues import LabelIssues, find_label_issues  # noqa: E402
+from .recorder import TrainingDynamicsRecorder  # noqa: E402
+from .store import TrainingDynamicsStore  # noqa: E402
+
+if TYPE_CHECKING:
+    from .callbacks import LabelIssuesCallback, TrainingDynamicsCallback
+    from .detector import NoiseDetector
+
+__all__ = [
+    "CaptureError",
+    "DetectorError",
+    "LabelIssues",
+    "LabelIssuesCallback",
+    "NoiseDetector",
+    "StoreError",
+    "StoreExistsError",
+    "StoreNotFoundError",
+    "TrainingDynamicsCallback",
+    "TrainingDynamicsError",
+    "TrainingDynamicsRecorder",
+    "TrainingDynamicsStore",
+    "__version__",
+    "find_label_issues",
+    "scores",
+]
+
+# These need Paddle, so they are imported when first asked for: a recording can be read without it.
+_NEED_PADDLE = {
+    "LabelIssuesCallback": "callbacks",
+    "TrainingDynamicsCallback": "callbacks",
+    "NoiseDetector": "detector",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NEED_PADDLE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        module = importlib.import_module(f".{_NEED_PADDLE[name]}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        raise ModuleNotFoundError(
+            f"{name} needs PaddlePaddle, which is not installed: pip install 'paddle_td_callback[cpu]', "
+            "or install Paddle for your device as its install page says",
+            name="paddle",
+        ) from error
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

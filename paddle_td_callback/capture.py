@@ -1,0 +1,505 @@
+"""The tap on a fitting `paddle.Model`: which samples, which logits, which labels, batch by batch.
+
+Nothing here draws random numbers, changes a value that training sees, or outlives the epoch it was set for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import paddle
+import paddle.nn.functional as F
+
+from .errors import CaptureError
+from .recorder import as_array
+
+OUTPUTS = ("auto", "logits", "probabilities")
+_EPOCH_PARAMETERS = ["data_loader", "callbacks", "mode", "logs"]
+_EXPLICIT_WAY = (
+    "record with TrainingDynamicsRecorder.update(indices, logits, labels) from a loop of your own instead"
+)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step: `indices` `[row]`, `logits` and `probabilities` `[row, class]`, `labels` `[row]`.
+
+    Rows whose label the loss ignores are left out. `labels` is None where they are not to be tapped.
+    """
+
+    indices: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None
+
+
+def check_model(model: Any) -> None:
+    """Refuse what cannot be tapped, before training starts.
+
+    Raises:
+        CaptureError: static-graph mode, or a Paddle whose epoch loop is not the known one.
+    """
+    if not paddle.in_dynamic_mode():
+        raise CaptureError(
+            "Paddle is in static-graph mode, where a callback cannot see the network's outputs; call "
+            f"paddle.disable_static() before building the model, or {_EXPLICIT_WAY}"
+        )
+    method = getattr(model, "_run_one_epoch", None)
+    parameters = list(inspect.signature(method).parameters) if callable(method) else None
+    if parameters != _EPOCH_PARAMETERS:
+        raise CaptureError(
+            f"paddle.Model._run_one_epoch of Paddle {paddle.__version__} takes {parameters}, wanted "
+            f"{_EPOCH_PARAMETERS}: this Paddle is not known to paddle_td_callback; {_EXPLICIT_WAY}"
+        )
+
+
+def intercept_next_epoch(
+    model: Any, owner: Any, around: Callable[[Any], contextlib.AbstractContextManager[None]]
+) -> None:
+    """Run the model's next training epoch inside `around(data_loader)`.
+
+    The replacement sits on the instance and takes itself off when it is called, so nothing is left of it even
+    where `fit` dies; should `fit` die before the epoch starts, the next call of any kind takes it off, and
+    does nothing more unless it is a training epoch of `owner`.
+
+    Args:
+        model: the fitting `paddle.Model`.
+        owner: the callback for whose training epochs it is meant.
+        around: makes the context manager.
+    """
+    own_attributes = vars(model)
+    previous = own_attributes.get("_run_one_epoch")
+    original = model._run_one_epoch
+
+    def run_one_epoch(data_loader: Any, callbacks: Any, mode: str, *args: Any, **kwargs: Any) -> Any:
+        if own_attributes.get("_run_one_epoch") is run_one_epoch:
+            if previous is None:
+                del own_attributes["_run_one_epoch"]
+            else:
+                own_attributes["_run_one_epoch"] = previous
+        if mode != "train" or not any(callback is owner for callback in callbacks):
+            return original(data_loader, callbacks, mode, *args, **kwargs)
+        with around(data_loader):
+            return original(data_loader, callbacks, mode, *args, **kwargs)
+
+    run_one_epoch.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
+    own_attributes["_run_one_epoch"] = run_one_epoch
+
+
+def find_n_samples(loader: Any) -> int:
+    """Size of the loader's data set.
+
+    Raises:
+        CaptureError: it has none.
+    """
+    try:
+        return len(loader.dataset)
+    except (AttributeError, TypeError) as error:
+        raise CaptureError(
+            f"the size of the training data is unknown ({error}); pass n_samples= to TrainingDynamicsCallback"
+        ) from error
+
+
+class IndexTap:
+    """Stands in for a loader's batch sampler: deals the same batches and remembers their indices.
+
+    Args:
+        loader: a `paddle.io.DataLoader` with a batch sampler.
+
+    Raises:
+        CaptureError: the loader has none, so nobody knows which samples a batch holds.
+    """
+
+    def __init__(self, loader: Any) -> None:
+        sampler = getattr(loader, "batch_sampler", None)
+        dataset = getattr(loader, "dataset", None)
+        if isinstance(dataset, paddle.io.IterableDataset):
+            raise CaptureError(
+                "the training data is an IterableDataset, which has no sample indices; use a map-style "
+                f"paddle.io.Dataset, or {_EXPLICIT_WAY}"
+            )
+        if sampler is None:
+            raise CaptureError(
+                f"the training data ({type(loader).__name__}) has no batch sampler (batch_size=None?), so the "
+                "sample indices of a batch are unknown; give fit a Dataset, or a DataLoader with batch_size or "
+                f"batch_sampler, or {_EXPLICIT_WAY}"
+            )
+        self._loader = loader
+        self._sampler = sampler
+        self._dealt: deque[Any] | None = None
+        self._proxy = _sampler_proxy(sampler, self)
+        self._places: list[tuple[Any, str]] = [(loader, "batch_sampler")]
+        # With persistent_workers the loader keeps one iterator, which keeps the sampler it was made with.
+        iterator = getattr(loader, "_iterator", None)
+        if getattr(iterator, "_batch_sampler", None) is sampler:
+            self._places.append((iterator, "_batch_sampler"))
+        for holder, name in self._places:
+            setattr(holder, name, self._proxy)
+
+    def iterate(self) -> Iterator[Any]:
+        """Start dealing; only the first pass of an epoch is the training's own."""
+        dealt: deque[Any] = deque()
+        if self._dealt is None:
+            self._dealt = dealt
+        return _Dealing(iter(self._sampler), dealt)
+
+    def take(self) -> npt.NDArray[np.int64] | None:
+        """Indices of the next batch in the order of training, `[row]`; None when more came than were dealt."""
+        if not self._dealt:
+            return None
+        return np.asarray(self._dealt.popleft(), dtype=np.int64).reshape(-1)
+
+    def remove(self) -> None:
+        """Put the sampler back wherever the stand-in is, also in an iterator made meanwhile."""
+        iterator = getattr(self._loader, "_iterator", None)
+        for holder, name in [*self._places, (iterator, "_batch_sampler")]:
+            if getattr(holder, name, None) is self._proxy:
+                setattr(holder, name, self._sampler)
+
+
+class _Dealing:
+    """Draws from the sampler exactly when training does, neither earlier nor later."""
+
+    def __init__(self, batches: Iterator[Any], dealt: deque[Any]) -> None:
+        self._batches = batches
+        self._dealt = dealt
+
+    def __iter__(self) -> _Dealing:
+        return self
+
+    def __next__(self) -> Any:
+        batch = next(self._batches)
+        # A copy of its own: a sampler may deal one list and refill it.
+        self._dealt.append(list(batch))
+        return batch
+
+
+def _sampler_proxy(sampler: Any, tap: IndexTap) -> Any:
+    """An object that is the sampler to everybody, but iterates through the tap."""
+
+    class Proxy:
+        __slots__ = ()
+
+        def __iter__(self) -> Iterator[Any]:
+            return tap.iterate()
+
+        def __len__(self) -> int:
+            return len(sampler)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(sampler, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            setattr(sampler, name, value)
+
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
+            return type(sampler)
+
+    return Proxy()
+
+
+class LossTap:
+    """Sees what the loss of a training step is given, without touching it.
+
+    Args:
+        model: the fitting `paddle.Model`.
+        logits: which output holds the logits: its place, its key in a dictionary of outputs, or a function of
+            all outputs.
+        label: which label of the loss is the class.
+        outputs: "logits", "probabilities", or "auto" to go by the loss.
+        tap_labels: whether labels are needed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        logits: int | str | Callable[..., Any],
+        label: int,
+        outputs: str,
+        tap_labels: bool,
+    ) -> None:
+        self._model = model
+        self._choose = logits
+        self._label = label
+        self._outputs = outputs
+        self._tap_labels = tap_labels
+        self._seen: _Seen | None = None
+        self._failure: CaptureError | None = None
+        self._loss: Any = None
+        self._detach: Callable[[], None] | None = None
+        self._n_labels = 1
+        self._train_batch = model.train_batch
+        self._previous_train_batch = vars(model).get("train_batch")
+        self._step = self._wrap_train_batch()
+        vars(model)["train_batch"] = self._step
+
+    def _wrap_train_batch(self) -> Callable[..., Any]:
+        def train_batch(inputs: Any, labels: Any = None, *args: Any, **kwargs: Any) -> Any:
+            # Only here is it known how many of the loss's arguments are labels.
+            self._n_labels = len(labels) if isinstance(labels, (list, tuple)) else int(labels is not None)
+            self._seen, self._failure = None, None
+            self._follow_loss()
+            return self._train_batch(inputs, labels, *args, **kwargs)
+
+        return train_batch
+
+    def _follow_loss(self) -> None:
+        """Attach to the model's loss; again, if somebody exchanged it."""
+        loss = self._model._loss
+        if loss is self._loss:
+            return
+        self._detach_loss()
+        if isinstance(loss, paddle.nn.Layer):
+            hook = loss.register_forward_pre_hook(lambda _layer, arguments: self._see(loss, arguments))
+            self._detach = hook.remove
+            self._loss = loss
+        elif callable(loss):
+            proxy = _loss_proxy(loss, self._see)
+            self._model._loss = proxy
+
+            def put_back() -> None:
+                if self._model._loss is proxy:
+                    self._model._loss = loss
+
+            self._detach = put_back
+            self._loss = proxy
+
+    def _detach_loss(self) -> None:
+        if self._detach is not None:
+            self._detach()
+        self._detach = self._loss = None
+
+    def remove(self) -> None:
+        """Take every hook off."""
+        self._detach_loss()
+        own_attributes = vars(self._model)
+        if own_attributes.get("train_batch") is self._step:
+            if self._previous_train_batch is None:
+                del own_attributes["train_batch"]
+            else:
+                own_attributes["train_batch"] = self._previous_train_batch
+
+    def _see(self, loss: Any, arguments: tuple[Any, ...]) -> None:
+        if self._model.mode != "train":
+            return
+        # A failure must not surface inside the training step; `take` raises it between the steps.
+        try:
+            with paddle.no_grad():
+                self._seen = self._look(loss, arguments)
+        except CaptureError as error:
+            self._failure = error
+        except Exception as error:
+            self._failure = CaptureError(f"the loss's arguments cannot be read: {error!r}; {_EXPLICIT_WAY}")
+            self._failure.__cause__ = error
+
+    def _look(self, loss: Any, arguments: tuple[Any, ...]) -> _Seen:
+        n_outputs = len(arguments) - self._n_labels
+        chosen = self._chosen_output(arguments[:n_outputs])
+        labels = None
+        if self._tap_labels:
+            if not -self._n_labels <= self._label < self._n_labels:
+                raise CaptureError(
+                    f"label={self._label}, but the loss gets {self._n_labels} labels; pass the place of the "
+                    "class among them, or labels="
+                )
+            labels = arguments[n_outputs:][self._label]
+        kind = self._kind(loss)
+        # Copies, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
+        values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
+        values = values.detach()
+        if values.shape[1] == 1:
+            soft = values if kind == "probabilities" else F.sigmoid(values)
+        else:
+            soft = values if kind == "probabilities" else F.softmax(values, axis=-1)
+        return _Seen(values, soft, labels, kind, getattr(loss, "ignore_index", None))
+
+    def _chosen_output(self, outputs: tuple[Any, ...]) -> Any:
+        choose = self._choose
+        if callable(choose):
+            chosen = choose(*outputs)
+        elif isinstance(choose, str):
+            if len(outputs) != 1 or not isinstance(outputs[0], dict) or choose not in outputs[0]:
+                raise CaptureError(
+                    f"logits={choose!r} names a key, but the network's outputs are "
+                    f"{[_describe(output) for output in outputs]}"
+                )
+            chosen = outputs[0][choose]
+        else:
+            if not -len(outputs) <= choose < len(outputs):
+                raise CaptureError(
+                    f"logits={choose}, but the network has {len(outputs)} outputs; pass the place of the one "
+                    "that holds the logits"
+                )
+            chosen = outputs[choose]
+        if not isinstance(chosen, paddle.Tensor) or not chosen.is_floating_point():
+            raise CaptureError(
+                f"the logits must be a floating-point tensor, got {_describe(chosen)}; pass "
+                "logits= (a place, a key or a function of the outputs) to say where they are"
+            )
+        if len(chosen.shape) == 1:
+            chosen = chosen.unsqueeze(1)
+        if len(chosen.shape) != 2:
+            raise CaptureError(
+                f"the logits must have shape [batch, class], got {list(chosen.shape)}: one label for each sample "
+                "is what can be recorded, not one for each token or pixel; pass logits= if another output "
+                "holds them"
+            )
+        return chosen
+
+    def _kind(self, loss: Any) -> str:
+        if self._outputs != "auto":
+            return self._outputs
+        plain = getattr(loss, "_paddle_td_wrapped", loss)
+        if isinstance(plain, paddle.nn.CrossEntropyLoss) and not plain.use_softmax:
+            return "probabilities"
+        if isinstance(plain, paddle.nn.BCELoss) or plain is F.binary_cross_entropy:
+            return "probabilities"
+        return "logits"
+
+    def take(self) -> tuple[npt.NDArray[Any], ...]:
+        """Logits, probabilities `[row, class]` and labels `[row]` (or None) of the step that just ran.
+
+        Raises:
+            CaptureError: what the loss was given cannot be recorded.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._seen is None:
+            raise CaptureError(
+                "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
+                f"computes its loss otherwise, {_EXPLICIT_WAY}"
+            )
+        seen, self._seen = self._seen, None
+        return seen.to_host()
+
+
+@dataclass
+class _Seen:
+    values: Any
+    soft: Any
+    labels: Any
+    kind: str
+    ignore_index: int | None
+
+    def to_host(self) -> tuple[npt.NDArray[Any], ...]:
+        values, soft = self.values.numpy(), self.soft.numpy()
+        binary = values.shape[1] == 1
+        if binary:
+            soft = np.concatenate([1 - soft, soft], axis=1)
+        if self.kind == "probabilities":
+            with np.errstate(divide="ignore", invalid="ignore"):
+                values = np.log(np.maximum(soft, np.finfo(np.float32).tiny))
+        elif binary:
+            values = np.concatenate([np.zeros_like(values), values], axis=1)
+        labels = None if self.labels is None else self._host_labels(binary)
+        return values, soft, labels  # type: ignore[return-value]
+
+    def _host_labels(self, binary: bool) -> npt.NDArray[np.int64]:
+        labels = as_array(self.labels.numpy() if hasattr(self.labels, "numpy") else self.labels)
+        if labels.ndim == 2 and labels.shape[1] == 1:
+            labels = labels[:, 0]
+        if labels.ndim == 2 and binary is False and labels.shape[1] > 1 and _is_multi_hot(labels):
+            raise CaptureError(
+                f"the labels are multi-hot {list(labels.shape)}: multi-label tasks have no single given label "
+                "for a sample and cannot be recorded"
+            )
+        if labels.ndim != 1:
+            raise CaptureError(
+                f"the loss gets labels of shape {list(labels.shape)}, wanted [batch] or [batch, 1] with one class "
+                "for each sample; where they are soft (mixup, smoothing), pass the given classes of the data "
+                "set as labels="
+            )
+        if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and binary):
+            if not np.isin(labels, (0, 1)).all():
+                odd = labels[~np.isin(labels, (0, 1))][0]
+                raise CaptureError(
+                    f"the network has one output, so labels must be 0 or 1, got {odd}; where they are soft, pass "
+                    "the given classes of the data set as labels="
+                )
+        elif labels.dtype.kind not in "iu":
+            raise CaptureError(
+                f"the loss gets labels of type {labels.dtype}, wanted integers; where they are soft (mixup, "
+                "smoothing), pass the given classes of the data set as labels="
+            )
+        return labels.astype(np.int64)
+
+
+def _is_multi_hot(labels: npt.NDArray[Any]) -> bool:
+    return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) != 1).any())
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, paddle.Tensor):
+        return f"a tensor {list(value.shape)} of {str(value.dtype).rsplit('.', maxsplit=1)[-1]}"
+    if isinstance(value, dict):
+        return f"a dictionary with keys {sorted(map(str, value))}"
+    return type(value).__name__
+
+
+def _loss_proxy(loss: Any, see: Callable[[Any, tuple[Any, ...]], None]) -> Any:
+    """A callable that is the loss to everybody, and lets its arguments be seen first."""
+
+    class Proxy:
+        __slots__ = ()
+
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            see(loss, arguments)
+            return loss(*arguments, **named)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loss, name)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            setattr(loss, name, value)
+
+    return Proxy()
+
+
+class EpochTap:
+    """Both taps together, for one training epoch.
+
+    Args:
+        model: the fitting `paddle.Model`.
+        loader: what it iterates over.
+        logits, label, outputs, tap_labels: as for `LossTap`.
+    """
+
+    def __init__(self, model: Any, loader: Any, **loss_options: Any) -> None:
+        self._indices = IndexTap(loader)
+        self._loss = LossTap(model, **loss_options)
+
+    def take(self) -> Batch:
+        """The step that just ran.
+
+        Raises:
+            CaptureError: it cannot be recorded; the taps stay in step with training.
+        """
+        indices = self._indices.take()
+        logits, probabilities, labels = self._loss.take()
+        if indices is None:
+            raise CaptureError(
+                f"the loss saw {len(logits)} rows, but the batch sampler dealt no batch for them; "
+                f"{_EXPLICIT_WAY}"
+            )
+        if len(indices) != len(logits) or (labels is not None and len(labels) != len(logits)):
+            seen = f"{len(logits)} rows" + ("" if labels is None else f" and {len(labels)} labels")
+            raise CaptureError(
+                f"the loss saw {seen}, but the batch sampler dealt {len(indices)} indices; a "
+                "collate function that adds, drops or repeats samples hides which row is which: keep one "
+                f"row a sample, or {_EXPLICIT_WAY}"
+            )
+        return Batch(indices, logits, probabilities, labels)
+
+    def remove(self) -> None:
+        """Take every hook off."""
+        self._loss.remove()
+        self._indices.remove()

@@ -1,0 +1,701 @@
+"""What is on disk: the schema of a recording, its one writer and its readers.
+
+An epoch is the transaction (see `journal`): `StoreWriter.commit_epoch` returns when the epoch is durable, and
+no reader sees anything of it before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import math
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from ._version import __version__
+from .chunks import creation_properties, encode_chunk
+from .errors import StoreError, StoreExistsError, StoreNotFoundError
+from .journal import Journal, Snapshot
+
+FORMAT = "paddle_td_callback training dynamics"
+
+# 1: first version.
+SCHEMA_VERSION = 1
+
+Keep = Literal["all", "given"] | int
+Samples = slice | npt.ArrayLike | None
+_T = TypeVar("_T")
+
+_CHUNK_BYTES = 1 << 20
+_CHUNK_ROWS = (
+    16384  # of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else
+)
+_DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
+
+
+@dataclass(frozen=True)
+class Field:
+    """One dataset of the schema: its axes after `[epoch, sample]`, dtype and the value that means "unseen"."""
+
+    name: str
+    last_axis: str | None
+    dtype: str
+    unseen: float
+    meaning: str
+
+
+EPOCH_FIELDS = (
+    Field("given_probability", None, "float32", math.nan, "softmax probability of the given label"),
+    Field("margin", None, "float32", math.nan, "logit of the given label minus the largest other logit"),
+    Field("predicted", None, "int32", -1, "class with the largest logit"),
+    Field("n_presentations", None, "uint8", 0, "how often the sample was seen in the epoch (255 = or more)"),
+)
+ALL_FIELDS = (Field("probabilities", "class", "float16", math.nan, "softmax over all classes"),)
+TOP_FIELDS = (
+    Field("top_classes", "k", "int32", -1, "the k classes with the largest probabilities, largest first"),
+    Field("top_probabilities", "k", "float16", math.nan, "their probabilities"),
+)
+LABELS = Field("labels", None, "int32", -1, "the given label of each sample; -1 = never seen")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The fixed facts of one recording, from which every dataset's shape follows.
+
+    Args:
+        n_samples: size of the data set; sample indices are in `[0, n_samples)`.
+        n_classes: number of classes, at least 2.
+        keep: "all" classes' probabilities, the `k` largest, or only those of the "given" label.
+        dtype: of `probabilities` and `top_probabilities`: "float16" or "float32".
+        mode: where the outputs come from: "train" or "eval".
+        gzip_level: 1 to 9, None = not compressed.
+    """
+
+    n_samples: int
+    n_classes: int
+    keep: Keep = "all"
+    dtype: str = "float16"
+    mode: str = "train"
+    gzip_level: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {self.n_samples}")
+        if self.n_samples >= 2**40:
+            raise ValueError(f"n_samples must be below 2**40, got {self.n_samples}")
+        if not 2 <= self.n_classes < 2**31:
+            raise ValueError(f"n_classes must be at least 2 and fit int32, got {self.n_classes}")
+        check_keep(self.keep)
+        if isinstance(self.keep, int) and self.keep > self.n_classes:
+            raise ValueError(f"keep={self.keep} is more than the {self.n_classes} classes; say keep='all'")
+        if self.dtype not in ("float16", "float32"):
+            raise ValueError(f"dtype must be 'float16' or 'float32', got {self.dtype!r}")
+        if self.mode not in ("train", "eval"):
+            raise ValueError(f"mode must be 'train' or 'eval', got {self.mode!r}")
+        if self.gzip_level is not None and not 1 <= self.gzip_level <= 9:
+            raise ValueError(f"gzip_level must be 1 to 9 or None, got {self.gzip_level}")
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The per-epoch datasets of this recording."""
+        if self.keep == "given":
+            return EPOCH_FIELDS
+        wide = ALL_FIELDS if self.keep == "all" else TOP_FIELDS
+        typed = tuple(
+            Field(f.name, f.last_axis, self.dtype, f.unseen, f.meaning) if f.dtype == "float16" else f
+            for f in wide
+        )
+        return EPOCH_FIELDS + typed
+
+    def epoch_shape(self, field: Field) -> tuple[int, ...]:
+        """Shape of one epoch of a field: `[sample]`, `[sample, class]` or `[sample, k]`."""
+        if field.last_axis is None:
+            return (self.n_samples,)
+        return (self.n_samples, self.n_classes if field.last_axis == "class" else int(self.keep))
+
+    def chunk_rows(self, field: Field) -> int:
+        """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
+        if field.last_axis is None:
+            return min(self.n_samples, _CHUNK_ROWS)
+        row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
+        return max(1, min(self.n_samples, _CHUNK_BYTES // row_bytes))
+
+    @property
+    def epoch_bytes(self) -> int:
+        """Bytes of one epoch before compression, in memory and on disk."""
+        return sum(math.prod(self.epoch_shape(f)) * np.dtype(f.dtype).itemsize for f in self.fields)
+
+    def unseen_epoch(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays of one epoch in which nothing was seen yet."""
+        return {f.name: np.full(self.epoch_shape(f), f.unseen, f.dtype) for f in self.fields}
+
+
+def check_keep(keep: Keep) -> None:
+    """Raise ValueError unless `keep` is "all", "given" or a whole number of classes."""
+    if keep in ("all", "given"):
+        return
+    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+        raise ValueError(f"keep must be 'all', 'given' or a number of classes of at least 1, got {keep!r}")
+
+
+def check_path(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False) -> str:
+    """Refuse early what could not be written at the end of the first epoch.
+
+    Returns:
+        The path as a string.
+
+    Raises:
+        ValueError: both `resume` and `overwrite`.
+        StoreExistsError: there is a file, and neither was said.
+        StoreNotFoundError: the folder is missing.
+        StoreError: the folder may not be written, or the path is a folder.
+    """
+    name = os.fspath(path)
+    if resume and overwrite:
+        raise ValueError("resume=True and overwrite=True contradict each other")
+    if os.path.isdir(name):
+        raise StoreError(f"'{name}' is a folder; give the path of a file in it, such as 'run.h5'")
+    folder = os.path.dirname(name) or "."
+    if not os.path.isdir(folder):
+        raise StoreNotFoundError(f"'{name}': there is no folder '{folder}'; create it first")
+    if os.path.exists(name):
+        if not (resume or overwrite):
+            raise StoreExistsError(
+                f"'{name}' exists already; resume=True continues it, overwrite=True replaces it, "
+                "or give another path"
+            )
+        if resume and not os.access(name, os.W_OK):
+            raise StoreError(f"'{name}' may not be written; resume needs write permission on it")
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        raise StoreError(f"'{name}': the folder '{folder}' may not be written; give a path in another folder")
+    return name
+
+
+def label_checksum(labels: npt.NDArray[np.int32]) -> str:
+    """CRC-32 of the labels as little-endian int32, eight hexadecimal digits."""
+    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype='<i4').data):08x}"
+
+
+class StoreWriter:
+    """The one writer of a recording; made by `create` or `resume`.
+
+    Attributes:
+        path: of the file.
+        layout: the fixed facts of the recording.
+        labels: `[sample]` int32 as committed, -1 = never seen.
+        n_epochs: committed epochs, dropped ones included.
+    """
+
+    def __init__(
+        self, journal: Journal, layout: Layout, labels: npt.NDArray[np.int32], n_epochs: int
+    ) -> None:
+        self._journal = journal
+        self.path = journal.path
+        self.layout = layout
+        self.labels = labels
+        self.n_epochs = n_epochs
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        layout: Layout,
+        *,
+        class_names: Sequence[str] | None = None,
+        overwrite: bool = False,
+        durable: bool = True,
+    ) -> StoreWriter:
+        """Make an empty recording; an existing file is replaced only once the new one is whole.
+
+        Args:
+            path: where; its folder must exist.
+            layout: the fixed facts of the recording.
+            class_names: one for each class, or None.
+            overwrite: replace an existing file.
+            durable: whether commits wait for the disk.
+
+        Raises:
+            StoreError: see `check_path`; or the disk refused.
+            ValueError: a wrong number of class names.
+        """
+        name = check_path(path, overwrite=overwrite)
+        if class_names is not None and len(class_names) != layout.n_classes:
+            raise ValueError(f"got {len(class_names)} class names for {layout.n_classes} classes")
+        fresh = f"{name}.{os.getpid()}.new"
+        try:
+            journal = Journal.create(fresh, durable=durable)
+            with journal.transaction() as h5:
+                _write_schema(h5, layout, class_names)
+            journal.close()
+            _move_into_place(fresh, name, overwrite=overwrite)
+            journal = Journal(name, durable=durable)
+        except OSError as error:
+            raise StoreError(f"'{name}' cannot be created: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)
+        return cls(journal, layout, np.full(layout.n_samples, -1, np.int32), 0)
+
+    @classmethod
+    def resume(
+        cls, path: str | os.PathLike[str], layout: Layout | None = None, *, durable: bool = True
+    ) -> StoreWriter:
+        """Open a recording to go on after its last committed epoch.
+
+        Args:
+            path: an existing recording.
+            layout: what the caller is about to record; compression is the file's own. None takes the file's.
+            durable: whether commits wait for the disk.
+
+        Raises:
+            StoreError: not such a file, another recording than `layout`, damaged labels, or another process
+                is recording into it.
+        """
+        with TrainingDynamicsStore(path) as store:
+            there, labels, n_epochs = store.layout, store.labels, store.n_epochs
+            recorded_checksum = store.label_checksum
+        if layout is not None:
+            for fact in ("n_samples", "n_classes", "keep", "dtype", "mode"):
+                old, new = getattr(there, fact), getattr(layout, fact)
+                if old != new:
+                    raise StoreError(
+                        f"'{os.fspath(path)}' was recorded with {fact}={old!r}, this training has {new!r}; "
+                        "resume needs the same, so record to another path"
+                    )
+        if label_checksum(labels) != recorded_checksum:
+            raise StoreError(
+                f"'{os.fspath(path)}': the labels do not match their checksum {recorded_checksum}; "
+                "the file is damaged, see `paddle-td verify`"
+            )
+        try:
+            journal = Journal(path, durable=durable)
+        except BlockingIOError as error:
+            raise StoreError(
+                f"'{os.fspath(path)}' is being recorded by another process; wait for it to end, "
+                "or record to another path"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise StoreError(f"'{os.fspath(path)}' cannot be written: {error}") from error
+        return cls(journal, there, labels, n_epochs)
+
+    def commit_epoch(
+        self, index: int, epoch: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int32]
+    ) -> None:
+        """Write one epoch; when this returns it is durable, if it raises the file is as before.
+
+        Args:
+            index: number of the epoch; a gap behind the last committed one stays unseen and is noted as
+                dropped, an epoch already committed is left alone.
+            epoch: arrays as `Layout.unseen_epoch` makes them.
+            labels: `[sample]` int32, -1 = not seen so far.
+
+        Raises:
+            OSError: the disk refused.
+        """
+        if index < self.n_epochs:
+            return
+        with self._journal.transaction() as h5:
+            for field in self.layout.fields:
+                dataset = h5[field.name]
+                dataset.resize(index + 1, axis=0)
+                self._write_rows(dataset, field, epoch[field.name], index)
+            self._write_labels(h5[LABELS.name], labels)
+            h5.attrs.modify("label_checksum", np.bytes_(label_checksum(labels)))
+            if index > self.n_epochs:
+                dropped = [*h5.attrs["dropped_epochs"], *range(self.n_epochs, index)]
+                h5.attrs["dropped_epochs"] = np.asarray(dropped, np.int64)
+            h5.attrs.modify("committed_epochs", np.int64(index + 1))
+        self.n_epochs = index + 1
+        self.labels = labels.copy()
+
+    def _write_rows(self, dataset: Any, field: Field, rows: npt.NDArray[Any], index: int) -> None:
+        n_rows = self.layout.chunk_rows(field)
+        gzip_level = self.layout.gzip_level
+        for start in range(0, len(rows), n_rows):
+            block = rows[start : start + n_rows]
+            if len(block) < n_rows:  # HDF5 stores whole chunks, the last one too
+                block = np.concatenate(
+                    [block, np.full((n_rows - len(block), *block.shape[1:]), field.unseen)]
+                )
+            encoded = encode_chunk(block.astype(dataset.dtype, copy=False), gzip_level=gzip_level)
+            dataset.id.write_direct_chunk((index, start) + (0,) * (block.ndim - 1), encoded)
+
+    def _write_labels(self, dataset: Any, labels: npt.NDArray[np.int32]) -> None:
+        n_rows = dataset.chunks[0]
+        for start in range(0, len(labels), n_rows):
+            stop = start + n_rows
+            if not np.array_equal(labels[start:stop], self.labels[start:stop]):
+                dataset[start:stop] = labels[start:stop]
+
+    def close(self) -> None:
+        """Release the file. Closing twice is fine."""
+        self._journal.close()
+
+
+def _write_schema(h5: h5py.File, layout: Layout, class_names: Sequence[str] | None) -> None:
+    for field in layout.fields:
+        shape = layout.epoch_shape(field)
+        chunk = (1, layout.chunk_rows(field), *shape[1:])
+        _create_dataset(h5, field, (0, *shape), (None, *shape), chunk, layout.gzip_level)
+    shape = (layout.n_samples,)
+    # Labels change in place as samples are first seen, so their chunks keep one size: no compression.
+    _create_dataset(h5, LABELS, shape, shape, (min(layout.n_samples, _CHUNK_ROWS),), None)
+    if class_names is not None:
+        names = [str(name).encode() for name in class_names]
+        h5.create_dataset(
+            "class_names", data=np.asarray(names, dtype=f"S{max(map(len, names), default=1) or 1}")
+        )
+    paddle = sys.modules.get("paddle")
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "schema_version": np.int64(SCHEMA_VERSION),
+        "n_samples": np.int64(layout.n_samples),
+        "n_classes": np.int64(layout.n_classes),
+        "keep": str(layout.keep),
+        "mode": layout.mode,
+        "dtype": layout.dtype,
+        "gzip_level": np.int64(layout.gzip_level or 0),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": f"paddle_td_callback {__version__}, paddle {getattr(paddle, '__version__', 'none')}, "
+        f"h5py {h5py.__version__}, numpy {np.__version__}",
+    }
+    for name, value in facts.items():
+        h5.attrs[name] = value
+    h5.attrs["label_checksum"] = np.bytes_(label_checksum(np.full(layout.n_samples, -1, np.int32)))
+    h5.attrs["dropped_epochs"] = np.zeros(0, np.int64)
+    h5.attrs["committed_epochs"] = np.int64(0)
+
+
+def _create_dataset(
+    h5: h5py.File,
+    field: Field,
+    shape: tuple[int, ...],
+    max_shape: tuple[int | None, ...],
+    chunk: tuple[int, ...],
+    gzip_level: int | None,
+) -> None:
+    dtype = np.dtype(field.dtype).newbyteorder("<")
+    properties = creation_properties(chunk, np.array(field.unseen, dtype), gzip_level=gzip_level)
+    limits = tuple(h5py.h5s.UNLIMITED if n is None else n for n in max_shape)
+    space = h5py.h5s.create_simple(shape, limits)
+    h5py.h5d.create(h5.id, field.name.encode(), h5py.h5t.py_create(dtype), space, properties)
+    h5[field.name].attrs["meaning"] = field.meaning
+
+
+def _move_into_place(fresh: str, name: str, *, overwrite: bool) -> None:
+    if overwrite:
+        os.replace(fresh, name)
+    else:
+        try:
+            os.link(fresh, name)  # unlike a rename, fails where somebody was faster
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            os.rename(fresh, name)
+    if os.name == "posix":
+        folder = os.open(os.path.dirname(name) or ".", os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class TrainingDynamicsStore:
+    """A recording, read-only, as of its last committed epoch; a context manager.
+
+    It may be opened while a training is recording into the file: it takes no lock, never makes the training
+    wait, and shows the epochs that were committed when it was opened.
+
+    Args:
+        path: an HDF5 file that `TrainingDynamicsCallback` or `TrainingDynamicsRecorder` made.
+
+    Attributes:
+        path: as given.
+        layout: `n_samples`, `n_classes`, `keep`, `dtype`, `mode`, `gzip_level`.
+        n_samples: size of the data set.
+        n_classes: number of classes.
+        n_epochs: committed epochs.
+        keep: "all", "given" or the number of classes kept.
+        mode: "train" or "eval".
+        labels: `[sample]` int32, the given labels, -1 = never seen.
+        class_names: list of str, or None.
+        dropped_epochs: epochs that could not be written; they read as unseen.
+        created: when the recording began, ISO 8601, UTC.
+        versions: of this package, Paddle, h5py and numpy at that time.
+        label_checksum: CRC-32 of the labels.
+
+    Raises:
+        StoreNotFoundError: there is no such file.
+        StoreError: no HDF5 file, a truncated one, not a recording, or one of a newer schema.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._snapshot: Snapshot | None = None
+        self._snapshot = self._open()
+        try:
+            self._consistently(self._read_facts)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> TrainingDynamicsStore:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the file. Closing twice is fine."""
+        if self._snapshot is not None:
+            self._snapshot.close()
+            self._snapshot = None
+
+    def __repr__(self) -> str:
+        return (
+            f"<TrainingDynamicsStore '{self.path}': {self.n_samples} samples, {self.n_classes} classes, "
+            f"{self.n_epochs} epochs, keep={self.keep!r}, mode={self.mode!r}>"
+        )
+
+    def given_probabilities(self, samples: Samples = None) -> npt.NDArray[np.float32]:
+        """Softmax probability of the given label, `[sample, epoch]` float32, NaN = unseen.
+
+        Args:
+            samples: None for all, a slice, or an array of sample indices.
+
+        Raises:
+            IndexError: an index outside the data set.
+            StoreError: a damaged chunk.
+        """
+        return self._rows(EPOCH_FIELDS[0], samples)
+
+    def margins(self, samples: Samples = None) -> npt.NDArray[np.float32]:
+        """Logit of the given label minus the largest other logit, `[sample, epoch]` float32, NaN = unseen.
+
+        Args and errors as for `given_probabilities`.
+        """
+        return self._rows(EPOCH_FIELDS[1], samples)
+
+    def predictions(self, samples: Samples = None) -> npt.NDArray[np.int32]:
+        """Class with the largest logit, `[sample, epoch]` int32, -1 = unseen.
+
+        Args and errors as for `given_probabilities`.
+        """
+        return self._rows(EPOCH_FIELDS[2], samples)
+
+    def n_presentations(self, samples: Samples = None) -> npt.NDArray[np.uint8]:
+        """How often a sample was seen in each epoch, `[sample, epoch]` uint8 (the last time is what is stored).
+
+        Args and errors as for `given_probabilities`.
+        """
+        return self._rows(EPOCH_FIELDS[3], samples)
+
+    def probabilities(self, samples: Samples = None) -> npt.NDArray[Any]:
+        """Softmax over all classes, `[sample, epoch, class]` in the dtype they were stored in, NaN = unseen.
+
+        Args and errors as for `given_probabilities`; besides, StoreError where not all classes were kept.
+        """
+        if self.keep != "all":
+            raise StoreError(
+                f"'{self.path}' was recorded with keep={self.keep!r}, so it does not hold the probabilities of "
+                "all classes; record with keep='all'"
+            )
+        return self._rows(self.layout.fields[-1], samples)
+
+    def top(self, samples: Samples = None) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
+        """The k most probable classes and their probabilities, both `[sample, epoch, k]`, largest first.
+
+        Args and errors as for `given_probabilities`; besides, StoreError where `keep` is not a number.
+        """
+        if not isinstance(self.keep, int):
+            raise StoreError(f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k")
+        return self._rows(self.layout.fields[-2], samples), self._rows(self.layout.fields[-1], samples)
+
+    def tiles(self, max_bytes: int = 1 << 26, *, wide: bool = False) -> Iterator[slice]:
+        """Slices over all samples, each a whole number of chunks, to stream through what does not fit in memory.
+
+        Args:
+            max_bytes: how much one read of a tile may take, at least one chunk.
+            wide: whether `probabilities` or `top` are to be read too, not only numbers per sample.
+        """
+        fields = self.layout.fields if wide else EPOCH_FIELDS
+        rows = max(self.layout.chunk_rows(f) for f in EPOCH_FIELDS)
+        if wide:
+            rows = min(self.layout.chunk_rows(f) for f in fields)
+        row_bytes = self.layout.epoch_bytes // self.n_samples if wide else 13
+        step = max(1, max_bytes // (rows * row_bytes * max(1, self.n_epochs))) * rows
+        return (slice(start, min(start + step, self.n_samples)) for start in range(0, self.n_samples, step))
+
+    def _open(self) -> Snapshot:
+        try:
+            return Snapshot(self.path)
+        except FileNotFoundError as error:
+            raise StoreNotFoundError(f"'{self.path}': there is no such file") from error
+        except EOFError as error:
+            raise StoreError(
+                f"'{self.path}' is truncated: it {error}; copy it again, or salvage it with `paddle-td verify`"
+            ) from error
+        except Exception as error:
+            if os.path.isdir(self.path):
+                raise StoreError(
+                    f"'{self.path}' is a folder; give the path of the recording in it"
+                ) from error
+            if isinstance(error, PermissionError):
+                raise StoreError(f"'{self.path}' may not be read: permission denied") from error
+            raise StoreError(
+                f"'{self.path}' cannot be opened as HDF5 ({_one_line(error)}); "
+                "it is damaged, or no recording of training dynamics"
+            ) from error
+
+    def _consistently(self, read: Callable[[h5py.File], _T]) -> _T:
+        """Read again from a newer snapshot if a commit came between."""
+        if self._snapshot is None:
+            raise ValueError(f"'{self.path}' is closed")
+        while True:
+            failure: Exception | None = None
+            try:
+                result = read(self._snapshot.h5)
+            except (IndexError, StoreError) as error:
+                if self._snapshot.is_current:
+                    raise
+                failure = error
+            except Exception as error:  # whatever h5py makes of a damaged file
+                failure = error
+            if self._snapshot.is_current:
+                if failure is not None:
+                    raise StoreError(
+                        f"'{self.path}' is damaged: {_one_line(failure)}; "
+                        "`paddle-td verify` says what can be salvaged"
+                    ) from failure
+                return result
+            self._snapshot.close()
+            self._snapshot = self._open()
+
+    def _read_facts(self, h5: h5py.File) -> None:
+        attributes = h5.attrs
+        if _text(attributes.get("format")) != FORMAT:
+            raise StoreError(
+                f"'{self.path}' is an HDF5 file, but no recording of training dynamics: its 'format' attribute "
+                f"is {_text(attributes.get('format'))[:60]!r}, wanted {FORMAT!r}"
+            )
+        version = int(attributes["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"'{self.path}': schema {version}, this version reads up to {SCHEMA_VERSION}; "
+                "upgrade paddle_td_callback"
+            )
+        keep = _text(attributes["keep"])
+        try:
+            self.layout = Layout(
+                n_samples=int(attributes["n_samples"]),
+                n_classes=int(attributes["n_classes"]),
+                keep=int(keep) if keep.isdigit() else keep,  # type: ignore[arg-type]
+                dtype=_text(attributes["dtype"]),
+                mode=_text(attributes["mode"]),
+                gzip_level=int(attributes["gzip_level"]) or None,
+            )
+        except ValueError as error:
+            raise StoreError(f"'{self.path}' is damaged: {error}") from error
+        self.n_epochs = int(attributes["committed_epochs"])
+        self.dropped_epochs = [int(epoch) for epoch in attributes["dropped_epochs"]]
+        self.created = _text(attributes["created"])
+        self.versions = _text(attributes["versions"])
+        self.label_checksum = _text(attributes["label_checksum"])
+        self.n_samples, self.n_classes = self.layout.n_samples, self.layout.n_classes
+        self.keep, self.mode = self.layout.keep, self.layout.mode
+        self._check_shapes(h5)
+        self.labels: npt.NDArray[np.int32] = h5[LABELS.name][:].astype(np.int32, copy=False)
+        self.class_names = (
+            [_text(name) for name in h5["class_names"][: self.n_classes]] if "class_names" in h5 else None
+        )
+
+    def _check_shapes(self, h5: h5py.File) -> None:
+        """Trust no shape that the bytes on disk cannot back: a forged one would fill the memory."""
+        labels_shape = (self.n_samples,)
+        written = self.n_epochs - len(self.dropped_epochs)
+        for field in (*self.layout.fields, LABELS):
+            dataset = h5[field.name]
+            if field is LABELS:
+                wanted: tuple[int, ...] = labels_shape
+                least = 0 if self.n_epochs == 0 else math.prod(wanted) * 4
+            else:
+                wanted = (self.n_epochs, *self.layout.epoch_shape(field))
+                ratio = _DEFLATE_MAX_RATIO if self.layout.gzip_level else 1
+                item_bytes = np.dtype(field.dtype).itemsize
+                least = max(0, written) * math.prod(wanted[1:]) * item_bytes // ratio
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.dtype(field.dtype):
+                raise StoreError(f"'{self.path}' is damaged: '{field.name}' is no dataset of {field.dtype}")
+            if dataset.shape != wanted:
+                raise StoreError(
+                    f"'{self.path}' is damaged: '{field.name}' has shape {dataset.shape}, "
+                    f"its attributes say {wanted}"
+                )
+            if field is LABELS and self.n_epochs == 0 and math.prod(wanted) > 2**31:
+                raise StoreError(f"'{self.path}' is damaged: {self.n_samples} samples, but nothing recorded")
+            if min(dataset.id.get_storage_size(), os.path.getsize(self.path)) < least:
+                raise StoreError(
+                    f"'{self.path}' is damaged: '{field.name}' holds {dataset.id.get_storage_size()} bytes, "
+                    f"too few for its shape {wanted}"
+                )
+
+    def _rows(self, field: Field, samples: Samples) -> npt.NDArray[Any]:
+        chosen = self._normalise(samples)
+        return self._consistently(lambda h5: self._read_rows(h5[field.name], field, chosen))
+
+    def _normalise(self, samples: Samples) -> slice | npt.NDArray[np.intp]:
+        if samples is None:
+            return slice(0, self.n_samples)
+        if isinstance(samples, slice):
+            start, stop, step = samples.indices(self.n_samples)
+            return slice(start, stop) if step == 1 else np.arange(start, stop, step)
+        indices = np.asarray(samples)
+        if indices.dtype == bool:
+            if indices.shape != (self.n_samples,):
+                raise IndexError(
+                    f"a mask of samples must have shape ({self.n_samples},), got {indices.shape}"
+                )
+            return np.flatnonzero(indices)
+        if indices.size == 0:
+            return np.zeros(0, np.intp)
+        if indices.ndim != 1 or indices.dtype.kind not in "iu":
+            raise TypeError(
+                f"samples must be a slice or a 1-d array of integers, got {indices.dtype} {indices.shape}"
+            )
+        low, high = int(indices.min()), int(indices.max())
+        if low < 0 or high >= self.n_samples:
+            outside = low if low < 0 else high
+            raise IndexError(f"sample {outside} is outside the {self.n_samples} samples of '{self.path}'")
+        return indices.astype(np.intp)
+
+    def _read_rows(
+        self, dataset: Any, field: Field, chosen: slice | npt.NDArray[np.intp]
+    ) -> npt.NDArray[Any]:
+        if isinstance(chosen, slice):
+            block = dataset[: self.n_epochs, chosen]
+            return np.ascontiguousarray(np.swapaxes(block, 0, 1))
+        shape = (len(chosen), self.n_epochs, *self.layout.epoch_shape(field)[1:])
+        out = np.empty(shape, field.dtype)
+        # h5py's own fancy indexing is slow; whole chunks are read anyway, so read and pick.
+        chunk_of = chosen // self.layout.chunk_rows(field)
+        for chunk in np.unique(chunk_of):
+            start = int(chunk) * self.layout.chunk_rows(field)
+            block = dataset[: self.n_epochs, start : start + self.layout.chunk_rows(field)]
+            here = np.flatnonzero(chunk_of == chunk)
+            out[here] = np.swapaxes(block[:, chosen[here] - start], 0, 1)
+        return out
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
