@@ -19,7 +19,6 @@ from .interpolate import resampling_table
 Tensor = Any  # Paddle 2.6 ships no type hints
 Context = dict[str, NDArray[np.float32]]
 
-N_RAW = 3
 CONTEXT_LIMIT = 10_000  # samples from which the quantile tables are taken
 N_QUANTILES = 101
 LOG_FLOOR = 1e-7  # what a probability is raised to before its logarithm is taken
@@ -87,7 +86,7 @@ class Inputs:
         self._channels = [_parse(name, CHANNELS, "channels") for name in channels]
         self._summary = [_parse(name, SUMMARIES, "summary") for name in summary]
         used = [CHANNELS[name] for name, _ in self._channels] + [SUMMARIES[name] for name, _ in self._summary]
-        self.columns = sorted({column for quantity in used for column in quantity.columns})
+        self.columns = sorted({column for quantity in used for column in quantity.columns}) or [0]
         self.context_names = sorted({n for n, statistic in self._channels + self._summary if statistic})
 
     def context_shapes(self, n_epochs: int) -> dict[str, tuple[int, int]]:
@@ -108,8 +107,8 @@ class Inputs:
             tables[name] = resample(paddle.sort(paddle.transpose(values, [1, 0]), axis=1), N_QUANTILES)
         return tables
 
-    def make(self, raw: Tensor, context: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Channels [sample, step, channel] and summaries [sample, summary] (None where there are none).
+    def make(self, raw: Tensor, context: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Channels [sample, step, channel] and summaries [sample, summary].
 
         Args:
             raw: [sample, epoch, 3], samples that were seen at least once.
@@ -123,7 +122,7 @@ class Inputs:
 
         channels = paddle.stack([made(*name) for name in self._channels], axis=2)
         if not self._summary:
-            return channels, None
+            return channels, paddle.zeros([channels.shape[0], 0])
         return channels, paddle.concat([made(*name) for name in self._summary], axis=1)
 
     def _prepare(self, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,81 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import h5py  # before paddle: Paddle 2.6 brings an old zlib that HDF5 must not meet
+import h5py  # noqa: F401  # before paddle: Paddle 2.6 brings an old zlib that HDF5 must not be tied to
 import numpy as np
 import paddle
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from ._pdparams import read_lstm
+from . import detector_file
 from ._version import __version__
-from .channels import N_RAW, Context, Inputs, Tensor, context_samples
+from .channels import Context, Inputs, Tensor, context_samples
 from .errors import DetectorError
+from .interpretdl import read_lstm
+from .network import Architecture, Group, Network, Schedule, Weights, paddle_on, train
+from .trajectories import Array, Arrays, Augmentation, checked, labelled, need_both
 
-FORMAT = "paddle_td_callback noise detector"
-SCHEMA = 1  # 1: first
 PRETRAINED = Path(__file__).parent / "data" / "noise_detector.h5"
 LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64}
 PREPARE_SAMPLES = 16_384  # that are made into channels at once
-
-Weights = dict[str, NDArray[np.float32]]
-Trajectories = ArrayLike | Sequence[ArrayLike]
-
-
-class Augmentation(NamedTuple):
-    """How each recording is varied anew in every epoch of `NoiseDetector.fit`.
-
-    Args:
-        truncate: smallest fraction of its epochs to keep, from the start; 1 = always all.
-        subsample: smallest fraction of its epochs to keep, anywhere; 1 = always all.
-        missing: largest fraction of entries [sample, epoch] to make unseen; 0 = none.
-        jitter: standard deviation of the noise added to the log-odds of both probabilities; 0 = none.
-    """
-
-    truncate: float = 1.0
-    subsample: float = 1.0
-    missing: float = 0.0
-    jitter: float = 0.0
-
-    def __call__(self, raw: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-        """A varied copy of `raw` [sample, epoch, 3]."""
-        n_epochs = raw.shape[1]
-        kept = np.arange(max(1, round(n_epochs * rng.uniform(self.truncate, 1.0))))
-        kept = np.sort(rng.permutation(kept)[: max(1, round(len(kept) * rng.uniform(self.subsample, 1.0)))])
-        varied = raw[:, kept]
-        if self.jitter:
-            odds = varied[:, :, :2].clip(1e-7, 1 - 1e-7)
-            odds = np.log(odds / (1 - odds))
-            odds += rng.normal(0.0, self.jitter, odds.shape).astype(np.float32)
-            varied[:, :, :2] = 1 / (1 + np.exp(-odds))
-        if self.missing:
-            varied[rng.random(varied.shape[:2]) < rng.uniform(0.0, self.missing)] = np.nan
-        return varied
 
 
 class NoiseDetector:
     """An LSTM over training trajectories; its output is the probability that the given label is wrong.
 
     Trajectories are float arrays [sample, epoch, 3], NaN = unseen, the last axis being the probability of the
-    given label, the largest other probability, and 1 or 0 for predicted right or wrong. Recordings may
-    have any number of epochs, the data any number of classes. The detector holds numpy arrays alone: what it
-    computes with Paddle lives on the device passed and leaves no trace in Paddle's global state.
+    given label, the largest other probability, and 1 or 0 for predicted right or wrong. Recordings may have
+    any number of epochs, the data any number of classes. The detector holds numpy arrays alone: what it
+    computes with Paddle happens on the device passed, and leaves Paddle's global state as it was.
 
     Args:
-        channels: what the LSTM reads at each step; names in `channels.CHANNELS`, with statistics.
+        channels: what the LSTM reads at each step; see `channels.Inputs` for the names.
         n_steps: length to which trajectories are resampled; None = the recorded epochs (the paper's form).
         hidden_size: units of each LSTM layer.
         n_layers: LSTM layers.
         n_members: independently trained LSTMs whose log-odds are averaged.
-        summary: what is added to the LSTM's last state; names in `channels.SUMMARIES`, with statistics.
+        summary: what is put beside the LSTM's last state; see `channels.Inputs` for the names.
     """
 
     def __init__(
@@ -89,8 +55,11 @@ class NoiseDetector:
         n_members: int = 1,
         summary: Sequence[str] = (),
     ) -> None:
-        if isinstance(channels, str) or not channels:
-            raise ValueError(f"channels must be a sequence of at least one name, got {channels!r}")
+        if isinstance(channels, str) or isinstance(summary, str) or not channels:
+            raise ValueError(
+                "channels must be a sequence of at least one name, summary a sequence of names, "
+                f"got {channels!r} and {summary!r}"
+            )
         self.channels, self.summary = tuple(channels), tuple(summary)
         self.n_steps = None if n_steps is None else _whole(n_steps, "n_steps")
         self.hidden_size = _whole(hidden_size, "hidden_size")
@@ -99,13 +68,16 @@ class NoiseDetector:
         self.temperature, self.bias = 1.0, 0.0
         self.provenance: dict[str, Any] = {}
         self._inputs = Inputs(self.channels, self.summary, self.n_steps)
+        self._architecture = Architecture(
+            len(self.channels), self.hidden_size, self.n_layers, len(self.summary)
+        )
         self._members: list[Weights] = []
 
     def __repr__(self) -> str:
-        state = "trained" if self.is_trained else "untrained"
         return (
-            f"NoiseDetector(channels={self.channels}, n_steps={self.n_steps}, hidden_size={self.hidden_size}, "
-            f"n_layers={self.n_layers}, n_members={self.n_members}, summary={self.summary}) [{state}]"
+            f"NoiseDetector({self.channels}, n_steps={self.n_steps}, hidden_size={self.hidden_size}, "
+            f"n_layers={self.n_layers}, n_members={self.n_members}, summary={self.summary})"
+            f"{'' if self.is_trained else ' without weights'}"
         )
 
     @property
@@ -113,10 +85,15 @@ class NoiseDetector:
         """Whether there are weights to predict with."""
         return bool(self._members)
 
+    @property
+    def needs_context(self) -> bool:
+        """Whether a sample's score depends on the rest of its data set; where not, `context` is empty."""
+        return bool(self._inputs.context_names)
+
     def fit(
         self,
-        trajectories: Trajectories,
-        is_mislabeled: Trajectories,
+        trajectories: Arrays,
+        is_mislabeled: Arrays,
         *,
         epochs: int = 10,
         batch_size: int = 512,
@@ -132,7 +109,7 @@ class NoiseDetector:
 
         A detector that has weights goes on from them (fine-tuning: a smaller `learning_rate` is wise);
         `reset=True` starts afresh. Calibration is undone either way, since it belongs to the weights before.
-        The weights change when training has ended; an interrupted `fit` leaves the detector as it was.
+        The weights change when training has ended: an interrupted `fit` leaves the detector as it was.
 
         Args:
             trajectories: [sample, epoch, 3], or a list of such arrays, one a recording: each is filled,
@@ -149,77 +126,44 @@ class NoiseDetector:
             progress: show a bar.
         """
         recordings = [
-            (raw[scored], wrong[scored].astype(np.float32))
-            for raw, wrong, scored in self._labelled(trajectories, is_mislabeled)
-            if scored.any()
+            (raw[scored].astype(np.float32), wrong[scored].astype(np.float32))
+            for raw, wrong in labelled(trajectories, is_mislabeled)
+            for scored in [self._scored(raw)]
         ]
         n_wrong = sum(int(wrong.sum()) for _, wrong in recordings)
-        n_samples = sum(len(wrong) for _, wrong in recordings)
-        if not 0 < n_wrong < n_samples:
-            raise ValueError(
-                f"is_mislabeled marks {n_wrong} of {n_samples} seen samples: "
-                "training needs wrong labels and right ones"
-            )
-        epochs, batch_size = _whole(epochs, "epochs"), _whole(batch_size, "batch_size")
-        start = [] if reset else self._members
-        losses: list[list[float]] = []
-        members = []
-        bar = tqdm(
-            total=epochs * n_samples * self.n_members,
-            desc="detector",
-            unit="trajectory",
-            unit_scale=True,
-            disable=not progress,
+        n_right = sum(len(wrong) for _, wrong in recordings) - n_wrong
+        need_both(n_wrong, n_right, "training")
+        schedule = Schedule(
+            _whole(epochs, "epochs"), _whole(batch_size, "batch_size"), learning_rate, weight_decay
         )
-        with bar, _paddle_on(device):
-            fixed = None if augment else self._groups([(raw, wrong) for raw, wrong in recordings])
+        start = [] if reset else self._members
+        members, losses = [], []
+        trajectories_to_go = schedule.epochs * self.n_members * (n_wrong + n_right)
+        bar = tqdm(
+            total=trajectories_to_go, desc="fit", unit="trajectory", unit_scale=True, disable=not progress
+        )
+        with bar, paddle_on(device):
+            fixed = None if augment else self._groups(recordings)
             for member in range(self.n_members):
                 rng = np.random.default_rng([seed, member])
-                net = self._network(start[member] if start else self._initial(rng))
-                optimizer = paddle.optimizer.AdamW(
-                    learning_rate,
-                    parameters=net.parameters(),
-                    weight_decay=weight_decay,
-                    grad_clip=paddle.nn.ClipGradByGlobalNorm(1.0),
+
+                def groups(rng: np.random.Generator = rng) -> list[Group]:
+                    varied = augment and [(augment(raw, rng), wrong) for raw, wrong in recordings]
+                    return self._groups(varied) if varied else fixed or []
+
+                before = start[member] if start else None
+                net = Network(
+                    self._architecture,
+                    before or self._architecture.initial_weights(rng, math.log(n_wrong / n_right)),
                 )
-                losses.append([])
-                for epoch in range(epochs):
-                    groups = fixed or self._groups([(augment(r, rng), w) for r, w in recordings])  # type: ignore[misc]
-                    batches = _batches([len(targets) for _, _, targets in groups], batch_size, rng)
-                    total = 0.0
-                    for step, (group, rows) in enumerate(batches):
-                        part = (epoch + step / len(batches)) / epochs
-                        optimizer.set_lr(learning_rate * 0.5 * (1 + math.cos(math.pi * part)))
-                        loss = _loss(net, *groups[group], rows)
-                        loss.backward()
-                        optimizer.step()
-                        optimizer.clear_grad()
-                        total += float(loss) * len(rows)
-                        bar.update(len(rows))
-                    losses[-1].append(total / n_samples)
-                    bar.set_postfix(loss=f"{losses[-1][-1]:.4f}")
-                    if not math.isfinite(total):
-                        raise DetectorError(
-                            f"member {member}, epoch {epoch}: the loss is {total}; lower learning_rate "
-                            f"(now {learning_rate})"
-                        )
-                members.append({name: value.numpy() for name, value in _parameters(net).items()})
+                losses.append(train(net, groups, schedule, rng, bar.update))
+                members.append(net.weights())
+        options = {**schedule._asdict(), "augment": augment and augment._asdict(), "seed": seed}
+        counts = {"recordings": len(recordings), "samples": n_wrong + n_right, "mislabeled": n_wrong}
+        self.provenance = {"fit": options | counts | {"losses": losses}} | (
+            {"before": self.provenance} if start else {}
+        )
         self._members, self.temperature, self.bias = members, 1.0, 0.0
-        self.provenance = {
-            "fit": {
-                "epochs": epochs,
-                "batch_size": batch_size,
-                "learning_rate": learning_rate,
-                "weight_decay": weight_decay,
-                "augment": augment._asdict() if augment else None,
-                "seed": seed,
-                "continued": bool(start),
-                "recordings": len(recordings),
-                "samples": n_samples,
-                "mislabeled": n_wrong,
-                "losses": losses,
-            }
-        }
         return self
 
     def predict_proba(
@@ -248,21 +192,21 @@ class NoiseDetector:
     def context(self, trajectories: ArrayLike, *, device: str | None = None) -> Context:
         """What ranks and other statistics over the data set need: quantiles per step, by name.
 
-        A data set too large for memory is predicted in tiles with the context of some of its samples:
-        `context(raw of context_samples(n_samples))`. Empty where no channel or summary is a statistic.
+        A data set too large for memory is predicted in tiles, each with the context made from the trajectories
+        of `channels.context_samples(n_samples)`.
 
         Args:
             trajectories: [sample, epoch, 3]; of more than 10,000 samples a fixed part is taken.
             device: any Paddle device string; None = where Paddle is now.
         """
-        raw = _raw(trajectories)
-        with _paddle_on(device), paddle.no_grad():
+        raw = checked(trajectories)
+        with paddle_on(device), paddle.no_grad():
             return {name: table.numpy() for name, table in self._context(raw[self._scored(raw)]).items()}
 
     def calibrate(
-        self, trajectories: Trajectories, is_mislabeled: Trajectories, *, device: str | None = None
+        self, trajectories: Arrays, is_mislabeled: Arrays, *, device: str | None = None
     ) -> NoiseDetector:
-        """Fit the two numbers that turn log-odds into probabilities; the ranking stays as it is.
+        """Fit the scale and the bias that turn log-odds into probabilities; the ranking stays as it is.
 
         Args:
             trajectories: as for `fit`, best of data that `fit` has not seen.
@@ -270,43 +214,38 @@ class NoiseDetector:
             device: any Paddle device string; None = where Paddle is now.
         """
         odds, wrongs = [], []
-        for raw, wrong, scored in self._labelled(trajectories, is_mislabeled):
+        for raw, wrong in labelled(trajectories, is_mislabeled):
+            scored = self._scored(raw)
             odds.append(self._log_odds(raw, None, 4096, device, False)[scored])
             wrongs.append(wrong[scored])
-        scale, bias = _platt(np.concatenate(odds), np.concatenate(wrongs))
+        wrong = np.concatenate(wrongs)
+        scale, bias = _platt(np.concatenate(odds), wrong)
         if scale <= 0:
             raise DetectorError(
-                "calibration would turn the ranking round: on these recordings the detector is no better "
-                "than chance; train it on more like them"
+                "calibration would turn the ranking round: on these recordings the detector is no better than "
+                "chance; train it on more like them"
             )
         self.temperature, self.bias = 1 / scale, bias
+        self.provenance["calibration"] = {"samples": len(wrong), "mislabeled": int(wrong.sum())}
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture, weights, calibration and provenance to an HDF5 file; an existing one is replaced."""
+        """Write architecture, weights, calibration and provenance as HDF5; an existing file is replaced."""
         self._need_weights()
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with h5py.File(partial, "w") as file:
-            file.attrs.update(
-                format=FORMAT,
-                schema=SCHEMA,
-                channels=json.dumps(self.channels),
-                summary=json.dumps(self.summary),
-                n_steps=self.n_steps or 0,
-                hidden_size=self.hidden_size,
-                n_layers=self.n_layers,
-                n_members=self.n_members,
-                temperature=self.temperature,
-                bias=self.bias,
-                package_version=__version__,
-                paddle_version=paddle.__version__,
-                provenance=json.dumps(self.provenance),
-            )
-            for member, weights in enumerate(self._members):
-                for name, array in weights.items():
-                    file[f"members/{member}/{name}"] = array
-        partial.replace(path)
+        attributes = {
+            "channels": json.dumps(self.channels),
+            "summary": json.dumps(self.summary),
+            "n_steps": self.n_steps or 0,
+            "hidden_size": self.hidden_size,
+            "n_layers": self.n_layers,
+            "n_members": self.n_members,
+            "temperature": self.temperature,
+            "bias": self.bias,
+            "package_version": __version__,
+            "paddle_version": paddle.__version__,
+            "provenance": json.dumps(self.provenance),
+        }
+        detector_file.write(path, attributes, self._members)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NoiseDetector:
@@ -316,50 +255,27 @@ class NoiseDetector:
             FileNotFoundError: there is no such file.
             DetectorError: it is no detector, damaged, or written by a newer version.
         """
-        if not Path(path).exists():
-            raise FileNotFoundError(f"{os.fspath(path)!r}: no such file; write one with NoiseDetector.save")
-        try:
-            with h5py.File(path, "r") as file:
-                return cls._read(file, os.fspath(path))
-        except DetectorError:
-            raise
-        except Exception as error:  # h5py raises OSError, KeyError, TypeError, RuntimeError on damaged files
-            raise DetectorError(f"{os.fspath(path)!r}: cannot be read as a detector: {error}") from error
+        detector: NoiseDetector | None = None
 
-    @classmethod
-    def _read(cls, file: h5py.File, path: str) -> NoiseDetector:
-        attrs = dict(file.attrs)
-        if attrs.get("format") != FORMAT:
-            raise DetectorError(f"{path!r}: not a detector file; NoiseDetector.save writes those")
-        if attrs["schema"] > SCHEMA:
-            raise DetectorError(
-                f"{path!r}: schema {attrs['schema']}, this version reads {SCHEMA}; upgrade paddle_td_callback"
+        def shapes_for(attributes: Mapping[str, Any]) -> tuple[int, Mapping[str, tuple[int, ...]]]:
+            nonlocal detector
+            detector = cls(
+                json.loads(attributes["channels"]),
+                int(attributes["n_steps"]) or None,
+                int(attributes["hidden_size"]),
+                int(attributes["n_layers"]),
+                n_members=int(attributes["n_members"]),
+                summary=json.loads(attributes["summary"]),
             )
-        detector = cls(
-            json.loads(attrs["channels"]),
-            int(attrs["n_steps"]) or None,
-            int(attrs["hidden_size"]),
-            int(attrs["n_layers"]),
-            n_members=int(attrs["n_members"]),
-            summary=json.loads(attrs["summary"]),
-        )
-        detector.temperature, detector.bias = float(attrs["temperature"]), float(attrs["bias"])
-        if not (0 < detector.temperature < math.inf and math.isfinite(detector.bias)):
-            raise DetectorError(f"{path!r}: calibration is {detector.temperature}, {detector.bias}; damaged")
-        detector.provenance = json.loads(attrs["provenance"])
-        for member in range(detector.n_members):
-            weights = {}
-            for name, shape in detector._shapes().items():
-                stored = file[f"members/{member}/{name}"]
-                if stored.shape != shape or stored.dtype != np.float32:
-                    raise DetectorError(
-                        f"{path!r}: {stored.name} is {stored.dtype} {stored.shape}, "
-                        f"wanted float32 {shape}; damaged"
-                    )
-                weights[name] = stored[()]
-                if not np.isfinite(weights[name]).all():
-                    raise DetectorError(f"{path!r}: {stored.name} holds values that are not finite; damaged")
-            detector._members.append(weights)
+            detector.temperature, detector.bias = float(attributes["temperature"]), float(attributes["bias"])
+            if not (0 < detector.temperature < math.inf and math.isfinite(detector.bias)):
+                raise DetectorError(f"calibration {detector.temperature}, {detector.bias} is damaged")
+            detector.provenance = dict(json.loads(attributes["provenance"]))
+            return detector.n_members, detector._architecture.shapes()
+
+        members = detector_file.read(path, shapes_for)
+        assert detector is not None
+        detector._members = members
         return detector
 
     @classmethod
@@ -372,90 +288,41 @@ class NoiseDetector:
             )
         return cls.load(PRETRAINED)
 
-    def _shapes(self) -> dict[str, tuple[int, ...]]:
-        """Names and shapes of one member's arrays, in the order in which they are initialised."""
-        gates, shapes = 4 * self.hidden_size, {}
-        for layer in range(self.n_layers):
-            n_inputs = self.hidden_size if layer else len(self.channels)
-            shapes[f"weight_ih_l{layer}"] = (gates, n_inputs)
-            shapes[f"weight_hh_l{layer}"] = (gates, self.hidden_size)
-            shapes[f"bias_ih_l{layer}"] = shapes[f"bias_hh_l{layer}"] = (gates,)
-        if self.summary:
-            shapes["mix_weight"] = (self.hidden_size + len(self.summary), self.hidden_size)
-            shapes["mix_bias"] = (self.hidden_size,)
-        return shapes | {"head_weight": (self.hidden_size, 1), "head_bias": (1,)}
-
-    def _initial(self, rng: np.random.Generator) -> Weights:
-        bound = 1 / math.sqrt(self.hidden_size)
-        return {
-            name: rng.uniform(-bound, bound, shape).astype(np.float32)
-            for name, shape in self._shapes().items()
-        }
-
-    def _network(self, weights: Weights) -> _Network:
-        net = _Network(len(self.channels), self.hidden_size, self.n_layers, len(self.summary))
-        for name, parameter in _parameters(net).items():
-            parameter.set_value(weights[name])
-        return net
-
     def _need_weights(self) -> None:
         if not self.is_trained:
             raise DetectorError(
                 "this detector has no weights yet; call fit, or start from NoiseDetector.pretrained()"
             )
 
-    def _scored(self, raw: NDArray[Any]) -> NDArray[np.bool_]:
+    def _scored(self, raw: Array) -> NDArray[np.bool_]:
         """Which samples were seen at least once, in every column that is read."""
-        seen = ~np.isnan(raw[:, :, self._inputs.columns or [0]])
-        scored: NDArray[np.bool_] = seen.any(axis=1).all(axis=1)
+        seen = ~np.isnan(raw[:, :, self._inputs.columns])
+        scored: NDArray[np.bool_] = np.all(seen.any(axis=1), axis=1)
         return scored
 
-    def _labelled(
-        self, trajectories: Trajectories, is_mislabeled: Trajectories
-    ) -> Iterator[tuple[NDArray[Any], NDArray[np.bool_], NDArray[np.bool_]]]:
-        """Each recording as (raw, mislabeled [sample], scored [sample]), checked."""
-        several = isinstance(trajectories, (list, tuple))
-        arrays = list(trajectories) if several else [trajectories]  # type: ignore[arg-type]
-        labels = list(is_mislabeled) if several else [is_mislabeled]  # type: ignore[arg-type]
-        if len(arrays) != len(labels):
-            raise ValueError(f"got {len(arrays)} recordings but {len(labels)} arrays of is_mislabeled")
-        for number, (array, label) in enumerate(zip(arrays, labels, strict=True)):
-            raw, wrong = _raw(array), np.asarray(label)
-            if wrong.shape != raw.shape[:1] or not np.isin(wrong, (0, 1)).all():
-                raise ValueError(
-                    f"recording {number}: is_mislabeled must be 0 or 1 for each of {len(raw)} samples, "
-                    f"got shape {wrong.shape}, dtype {wrong.dtype}"
-                )
-            yield raw, wrong.astype(bool), self._scored(raw)
-
-    def _context(self, raw: NDArray[Any]) -> dict[str, Tensor]:
-        if not self._inputs.context_names:
+    def _context(self, raw: Array) -> dict[str, Tensor]:
+        if not self.needs_context:
             return {}
         if not len(raw):
             raise ValueError("trajectories hold no sample that was ever seen; no context can be made of them")
         return self._inputs.context(_tensor(raw[context_samples(len(raw))]))
 
-    def _groups(
-        self, recordings: Sequence[tuple[NDArray[Any], NDArray[np.float32]]]
-    ) -> list[tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]]:
-        """Inputs of all recordings as (channels, summaries, targets), one triple for each number of steps."""
-        by_steps: dict[int, list[tuple[NDArray[np.float32], ...]]] = {}
+    def _groups(self, recordings: Sequence[tuple[Array, Array]]) -> list[Group]:
+        """Inputs of all recordings, a group for each number of steps."""
+        by_steps: dict[int, list[Group]] = {}
         with paddle.no_grad():
             for raw, wrong in recordings:
                 scored = self._scored(raw)  # augmentation may have hidden all of a sample
                 raw, wrong = raw[scored], wrong[scored]
-                if not len(raw):
-                    continue
-                context = self._context(raw)
+                context = self._context(raw) if len(raw) else {}
                 for start in range(0, len(raw), PREPARE_SAMPLES):
                     rows = slice(start, start + PREPARE_SAMPLES)
                     channels, summary = self._inputs.make(_tensor(raw[rows]), context)
-                    summary = np.zeros((len(channels), 0), np.float32) if summary is None else summary.numpy()
-                    part = (channels.numpy(), summary, wrong[rows])
-                    by_steps.setdefault(channels.shape[1], []).append(part)
+                    group = Group(channels.numpy(), summary.numpy(), wrong[rows])
+                    by_steps.setdefault(channels.shape[1], []).append(group)
         return [
-            (np.concatenate(c), np.concatenate(s), np.concatenate(w))
-            for c, s, w in (zip(*parts, strict=True) for _, parts in sorted(by_steps.items()))
+            Group(*(np.concatenate(arrays) for arrays in zip(*groups, strict=True)))
+            for _, groups in sorted(by_steps.items())
         ]
 
     def _log_odds(
@@ -466,19 +333,17 @@ class NoiseDetector:
         device: str | None,
         progress: bool,
     ) -> NDArray[np.float64]:
+        """Mean log-odds of the members [sample], before calibration."""
         self._need_weights()
-        raw, batch_size = _raw(trajectories), _whole(batch_size, "batch_size")
+        raw, batch_size = checked(trajectories), _whole(batch_size, "batch_size")
         scored = np.flatnonzero(self._scored(raw))
         odds = np.full(len(raw), np.nan)
         if not len(scored):
             return odds
         bar = tqdm(total=len(scored), desc="detect", unit="sample", unit_scale=True, disable=not progress)
-        with bar, _paddle_on(device), paddle.no_grad():
-            if context is None:
-                tables = self._context(raw[scored])
-            else:
-                tables = self._given_context(context, raw.shape[1])
-            nets = [self._network(weights) for weights in self._members]
+        with bar, paddle_on(device), paddle.no_grad():
+            tables = self._context(raw[scored]) if context is None else self._tables(context, raw.shape[1])
+            nets = [Network(self._architecture, weights) for weights in self._members]
             for start in range(0, len(scored), batch_size):
                 rows = scored[start : start + batch_size]
                 channels, summary = self._inputs.make(_tensor(raw[rows]), tables)
@@ -486,46 +351,16 @@ class NoiseDetector:
                 bar.update(len(rows))
         return odds
 
-    def _given_context(self, context: Mapping[str, ArrayLike], n_epochs: int) -> dict[str, Tensor]:
+    def _tables(self, context: Mapping[str, ArrayLike], n_epochs: int) -> dict[str, Tensor]:
         wanted = self._inputs.context_shapes(n_epochs)
-        tables = {name: np.asarray(context.get(name), np.float32) for name in wanted}
+        tables = {name: np.asarray(table, np.float32) for name, table in context.items() if name in wanted}
         got = {name: table.shape for name, table in tables.items()}
         if got != wanted or not all(np.isfinite(table).all() for table in tables.values()):
             raise ValueError(
-                f"context must hold {wanted}, got {got}; make it with this detector's context method from "
-                "samples of the same recording"
+                f"context must hold finite tables {wanted}, got {got}; make it with this detector's `context` "
+                "from samples of the same recording"
             )
         return {name: paddle.to_tensor(table) for name, table in tables.items()}
-
-
-class _Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
-    """LSTM over steps, its last state (and the summaries through one hidden layer), one log-odds."""
-
-    def __init__(self, n_channels: int, hidden_size: int, n_layers: int, n_summary: int) -> None:
-        super().__init__(dtype="float32")
-        zero = paddle.ParamAttr(initializer=paddle.nn.initializer.Constant(0.0))  # draws no random numbers
-        self.lstm = paddle.nn.LSTM(
-            n_channels,
-            hidden_size,
-            n_layers,
-            weight_ih_attr=zero,
-            weight_hh_attr=zero,
-            bias_ih_attr=zero,
-            bias_hh_attr=zero,
-        )
-        self.mix = None
-        if n_summary:
-            self.mix = paddle.nn.Linear(
-                hidden_size + n_summary, hidden_size, weight_attr=zero, bias_attr=zero
-            )
-        self.head = paddle.nn.Linear(hidden_size, 1, weight_attr=zero, bias_attr=zero)
-
-    def forward(self, channels: Tensor, summary: Tensor | None) -> Tensor:
-        """Log-odds [sample] from channels [sample, step, channel] and summaries [sample, summary]."""
-        state = self.lstm(channels)[0][:, -1]
-        if self.mix is not None:
-            state = paddle.nn.functional.relu(self.mix(paddle.concat([state, summary], axis=1)))
-        return self.head(state)[:, 0]
 
 
 def load_interpretdl(path: str | os.PathLike[str]) -> NoiseDetector:
@@ -539,84 +374,23 @@ def load_interpretdl(path: str | os.PathLike[str]) -> NoiseDetector:
         FileNotFoundError: there is no such file.
         DetectorError: it holds anything else than such weights.
     """
-    weights, n_layers = read_lstm(path)
-    n_channels, hidden_size = weights["weight_ih_l0"].shape[1], weights["weight_hh_l0"].shape[1]
-    if n_channels > 2:
+    weights, architecture = read_lstm(path)
+    channels = ("given", "largest_other")[: architecture.n_channels]
+    if len(channels) < architecture.n_channels:
         raise DetectorError(
-            f"{os.fspath(path)!r}: the LSTM reads {n_channels} channels; known are 1 (given) "
+            f"{os.fspath(path)!r}: reads {architecture.n_channels} channels; known are 1 (given) "
             "and 2 (given, largest other)"
         )
-    detector = NoiseDetector(("given", "largest_other")[:n_channels], None, hidden_size, n_layers)
-    got = {name: array.shape for name, array in weights.items()}
-    if got != detector._shapes():
-        raise DetectorError(
-            f"{os.fspath(path)!r}: shapes {got} are no LSTM of this kind, wanted {detector._shapes()}"
-        )
+    detector = NoiseDetector(channels, None, architecture.hidden_size, architecture.n_layers)
     detector._members = [weights]
-    detector.provenance = {"source": f"InterpretDL weights from {Path(path).name}"}
+    detector.provenance = {"source": f"InterpretDL, {Path(path).name}"}
     return detector
 
 
-@contextlib.contextmanager
-def _paddle_on(device: str | None) -> Iterator[None]:
-    """Dynamic mode on a device, float32, names and AMP of our own; everything as it was afterwards."""
-    paddle.get_device()  # settles Paddle's own default, which the guard would otherwise restore as "none"
-    try:
-        place = None if device is None else paddle.device._convert_to_place(device)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"device {device!r} is not one of this Paddle: {error}") from error
-    dtype = paddle.get_default_dtype()
-    # The guard brings its own tracer, so gradient mode, AMP and parameter names of the caller are left alone.
-    with paddle.base.dygraph.guard(place):
-        random_state = paddle.get_rng_state()  # a global initializer of the caller's may draw for our layers
-        paddle.set_default_dtype("float32")
-        try:
-            yield
-        finally:
-            paddle.set_default_dtype(dtype)
-            paddle.set_rng_state(random_state)
-
-
-def _parameters(net: _Network) -> dict[str, Tensor]:
-    """The parameters by the names of `NoiseDetector._shapes`."""
-    named = {name: getattr(net.lstm, name) for name in net.lstm._parameters}
-    layers = {"mix": net.mix, "head": net.head}
-    for name, layer in layers.items():
-        if layer is not None:
-            named |= {f"{name}_weight": layer.weight, f"{name}_bias": layer.bias}
-    return named
-
-
-def _loss(
-    net: _Network,
-    channels: NDArray[Any],
-    summary: NDArray[Any],
-    targets: NDArray[Any],
-    rows: NDArray[np.int64],
-) -> Tensor:
-    odds = net(paddle.to_tensor(channels[rows]), paddle.to_tensor(summary[rows]))
-    return paddle.nn.functional.binary_cross_entropy_with_logits(odds, paddle.to_tensor(targets[rows]))
-
-
-def _batches(
-    sizes: Sequence[int], batch_size: int, rng: np.random.Generator
-) -> list[tuple[int, NDArray[np.int64]]]:
-    """(group, rows) of one epoch in random order; a batch never mixes groups."""
-    batches = []
-    for group, size in enumerate(sizes):
-        order = rng.permutation(size)
-        batches += [(group, order[start : start + batch_size]) for start in range(0, size, batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
 def _platt(odds: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[float, float]:
-    """Scale and bias of log-odds by Newton's method, with Platt's targets, which keep separable data finite."""
+    """Scale and bias of log-odds by Newton's method; Platt's targets keep separable data finite."""
     n_wrong, n_right = int(wrong.sum()), int((~wrong).sum())
-    if not n_wrong or not n_right:
-        raise ValueError(
-            f"is_mislabeled marks {n_wrong} of {len(wrong)} seen samples: calibration needs wrong labels "
-            "and right ones"
-        )
+    need_both(n_wrong, n_right, "calibration")
     targets = np.where(wrong, (n_wrong + 1) / (n_wrong + 2), 1 / (n_right + 2))
     design = np.stack([odds, np.ones_like(odds)], axis=1)
 
@@ -635,19 +409,6 @@ def _platt(odds: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[float, 
         if np.abs(step).max() < 1e-9:
             break
     return float(solution[0]), float(solution[1])
-
-
-def _raw(trajectories: ArrayLike) -> NDArray[Any]:
-    raw = np.asarray(trajectories)
-    if raw.ndim != 3 or raw.shape[1] < 1 or raw.shape[2] != N_RAW or raw.dtype.kind != "f":
-        raise ValueError(
-            f"trajectories must be floats [sample, epoch, {N_RAW}] (given probability, largest other "
-            f"probability, predicted right) with at least one epoch, got {raw.dtype} {raw.shape}"
-        )
-    lowest, highest = np.fmin.reduce(raw, axis=None, initial=0), np.fmax.reduce(raw, axis=None, initial=0)
-    if lowest < 0 or highest > 1 + 1e-3:
-        raise ValueError(f"trajectories must lie in [0, 1] or be NaN, got {lowest} to {highest}")
-    return raw
 
 
 def _tensor(raw: NDArray[Any]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads LSTM weights out of a Paddle `.pdparams` pickle without running anything that is in it."""
+"""The detector InterpretDL serves: a Paddle `.pdparams` pickle, read without running anything that is in it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DetectorError
+from .network import Architecture, Weights
 
-Weights = dict[str, NDArray[np.float32]]
 MAX_BYTES = 64 << 20  # a detector has some hundred kilobytes; a hostile pickle can ask for any memory
 
 
@@ -32,7 +32,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stands in for numpy.ndarray: built from its bytes by numpy's public functions, not by its pickle code."""
+    """Stands in for numpy.ndarray: built from its bytes by numpy's public functions."""
 
     value: NDArray[np.float32] | None = None
 
@@ -74,8 +74,8 @@ class _Unpickler(pickle.Unpickler):
         raise DetectorError("it refers to objects outside the file; refused")
 
 
-def read_lstm(path: str | os.PathLike[str]) -> tuple[Weights, int]:
-    """Weights of an LSTM with a two-class head, by the names that `NoiseDetector` uses, and its layers."""
+def read_lstm(path: str | os.PathLike[str]) -> tuple[Weights, Architecture]:
+    """Weights of an LSTM with a two-class head, by the names of `Architecture.shapes`, and their architecture."""
     name = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"{name!r}: no such file")
@@ -101,7 +101,7 @@ def _array(value: Any) -> NDArray[np.float32] | None:
     return value.value if isinstance(value, _Array) else None
 
 
-def _by_our_names(arrays: Weights, path: str) -> tuple[Weights, int]:
+def _by_our_names(arrays: Weights, path: str) -> tuple[Weights, Architecture]:
     weights: Weights = {}
     head: Weights = {}
     for key, array in arrays.items():
@@ -112,13 +112,19 @@ def _by_our_names(arrays: Weights, path: str) -> tuple[Weights, int]:
             weights[flat[1] if flat else f"{cell[2]}_l{cell[1]}"] = array  # type: ignore[index]
         elif key.endswith((".weight", ".bias")):
             head[key.rpartition(".")[2]] = array
-    n_layers = sum(key.startswith("weight_ih") for key in weights)
-    if not n_layers or set(head) != {"weight", "bias"} or {a.shape[-1:] for a in head.values()} != {(2,)}:
-        shapes = {key: array.shape for key, array in arrays.items()}
-        raise DetectorError(f"{path!r}: wanted an LSTM and one linear layer with two outputs, got {shapes}")
-    if not all(np.isfinite(array).all() for array in (*weights.values(), *head.values())):
-        raise DetectorError(f"{path!r}: holds values that are not finite")
+    got = {key: array.shape for key, array in arrays.items()}
+    if set(head) != {"weight", "bias"} or head["bias"].shape != (2,) or head["weight"].shape[1:] != (2,):
+        raise DetectorError(f"{path!r}: wanted an LSTM and one linear layer with two outputs, got {got}")
     # Of a softmax over two classes, the log-odds of the second are the difference of its inputs.
-    weights["head_weight"] = np.atleast_2d(head["weight"])[:, 1:] - np.atleast_2d(head["weight"])[:, :1]
+    weights["head_weight"] = head["weight"][:, 1:] - head["weight"][:, :1]
     weights["head_bias"] = head["bias"][1:] - head["bias"][:1]
-    return weights, n_layers
+    first, recurrent = weights.get("weight_ih_l0"), weights.get("weight_hh_l0")
+    if first is None or recurrent is None or first.ndim != 2 or recurrent.ndim != 2:
+        raise DetectorError(f"{path!r}: wanted an LSTM, got {got}")
+    n_layers = sum(key.startswith("weight_ih") for key in weights)
+    architecture = Architecture(first.shape[1], recurrent.shape[1], n_layers, 0)
+    if {key: array.shape for key, array in weights.items()} != architecture.shapes():
+        raise DetectorError(f"{path!r}: wanted {architecture.shapes()} and two outputs, got {got}")
+    if not all(np.isfinite(array).all() for array in weights.values()):
+        raise DetectorError(f"{path!r}: holds values that are not finite")
+    return weights, architecture

@@ -1,0 +1,85 @@
+"""A detector on disk: one HDF5 file of attributes and float32 arrays, no pickle, every value checked on the way in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py  # before paddle: Paddle 2.6 brings an old zlib that HDF5 must not meet
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DetectorError
+
+FORMAT = "paddle_td_callback noise detector"
+SCHEMA = 1  # 1: first
+
+Weights = dict[str, NDArray[np.float32]]
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def write(path: str | os.PathLike[str], attributes: Mapping[str, Any], members: list[Weights]) -> None:
+    """Write beside `path` first, so that an interrupted write leaves what was there before."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with h5py.File(partial, "w") as file:
+            file.attrs.update(format=FORMAT, schema=SCHEMA, **attributes)
+            for number, weights in enumerate(members):
+                for name, array in weights.items():
+                    file[f"members/{number}/{name}"] = array
+        partial.replace(path)
+    except OSError as error:
+        raise DetectorError(f"{os.fspath(path)!r}: cannot be written: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(
+    path: str | os.PathLike[str], shapes_for: Callable[[Mapping[str, Any]], tuple[int, Shapes]]
+) -> list[Weights]:
+    """Read the weights of all members.
+
+    Args:
+        path: the file.
+        shapes_for: is given the file's attributes, and returns the number of members and the shapes of the
+            arrays of each; what it raises means that the file is damaged.
+    """
+    name = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{name!r}: no such file; NoiseDetector.save writes one")
+    try:
+        with h5py.File(path, "r") as file:
+            attributes = dict(file.attrs)
+            if attributes.get("format") != FORMAT:
+                raise DetectorError("another HDF5 file, not a detector; NoiseDetector.save writes those")
+            if attributes["schema"] > SCHEMA:
+                raise DetectorError(
+                    f"schema {attributes['schema']}, this version reads {SCHEMA}; upgrade paddle_td_callback"
+                )
+            n_members, shapes = shapes_for(attributes)
+            n_bytes = 4 * n_members * sum(int(np.prod(shape)) for shape in shapes.values())
+            # Arrays are stored as they are, so a file that claims more than its own size is not one of ours.
+            if n_bytes > os.path.getsize(path):
+                raise DetectorError(f"holds less than the {n_bytes} bytes of its weights; damaged")
+            return [
+                {key: _array(file[f"members/{number}/{key}"], shape) for key, shape in shapes.items()}
+                for number in range(n_members)
+            ]
+    except DetectorError as error:
+        raise DetectorError(f"{name!r}: {error}") from None
+    except Exception as error:  # damaged files make h5py raise OSError, KeyError, RuntimeError and others
+        raise DetectorError(f"{name!r}: cannot be read as a detector: {error}") from error
+
+
+def _array(stored: h5py.Dataset, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    if stored.shape != shape or stored.dtype != np.float32:
+        raise DetectorError(
+            f"{stored.name} is {stored.dtype} {stored.shape}, wanted float32 {shape}; damaged"
+        )
+    array: NDArray[np.float32] = stored[()]
+    if not np.isfinite(array).all():
+        raise DetectorError(f"{stored.name} holds values that are not finite; damaged")
+    return array

@@ -1,0 +1,186 @@
+"""The detector's network: where it runs, what it is made of, how it is trained. Weights come and go as numpy."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+
+from .channels import Tensor
+from .errors import DetectorError
+
+Weights = dict[str, NDArray[np.float32]]
+
+
+class Architecture(NamedTuple):
+    """The sizes that settle the shape of every weight."""
+
+    n_channels: int
+    hidden_size: int
+    n_layers: int
+    n_summary: int
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of all weights, in the order in which they are initialised."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        gates = 4 * self.hidden_size
+        for layer in range(self.n_layers):
+            shapes[f"weight_ih_l{layer}"] = (gates, self.hidden_size if layer else self.n_channels)
+            shapes[f"weight_hh_l{layer}"] = (gates, self.hidden_size)
+            shapes[f"bias_ih_l{layer}"] = shapes[f"bias_hh_l{layer}"] = (gates,)
+        if self.n_summary:
+            shapes["mix_weight"] = (self.hidden_size + self.n_summary, self.hidden_size)
+            shapes["mix_bias"] = (self.hidden_size,)
+        return shapes | {"head_weight": (self.hidden_size, 1), "head_bias": (1,)}
+
+    def initial_weights(self, rng: np.random.Generator, log_odds: float) -> Weights:
+        """Random weights; the output starts at about `log_odds`."""
+        bound = 1 / math.sqrt(self.hidden_size)
+        weights = {name: rng.uniform(-bound, bound, shape) for name, shape in self.shapes().items()}
+        weights["head_bias"] += log_odds
+        return {name: array.astype(np.float32) for name, array in weights.items()}
+
+
+class Group(NamedTuple):
+    """Inputs of equal length, ready for the network."""
+
+    channels: NDArray[np.float32]  # [sample, step, channel]
+    summary: NDArray[np.float32]  # [sample, summary]
+    targets: NDArray[np.float32]  # [sample], 1 = mislabeled
+
+
+class Schedule(NamedTuple):
+    """How long and how fast to train."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+
+
+class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
+    """LSTM over steps; its last state, with the summaries through one hidden layer, gives one log-odds."""
+
+    def __init__(self, architecture: Architecture, weights: Weights) -> None:
+        super().__init__(dtype="float32")
+        hidden_size, n_summary = architecture.hidden_size, architecture.n_summary
+        zero = paddle.ParamAttr(initializer=paddle.nn.initializer.Constant(0.0))  # draws no random numbers
+        self.lstm = paddle.nn.LSTM(
+            architecture.n_channels,
+            hidden_size,
+            architecture.n_layers,
+            weight_ih_attr=zero,
+            weight_hh_attr=zero,
+            bias_ih_attr=zero,
+            bias_hh_attr=zero,
+        )
+        self.mix = paddle.nn.Linear(hidden_size + n_summary, hidden_size, zero, zero) if n_summary else None
+        self.head = paddle.nn.Linear(hidden_size, 1, zero, zero)
+        for name, parameter in self._by_name().items():
+            parameter.set_value(weights[name])
+
+    def forward(self, channels: Tensor, summary: Tensor | None) -> Tensor:
+        """Log-odds [sample] from channels [sample, step, channel] and summaries [sample, summary]."""
+        state = self.lstm(channels)[0][:, -1]
+        if self.mix is not None:
+            state = paddle.nn.functional.relu(self.mix(paddle.concat([state, summary], axis=1)))
+        return self.head(state)[:, 0]
+
+    def weights(self) -> Weights:
+        """Copies of all weights by the names of `Architecture.shapes`."""
+        return {name: parameter.numpy().copy() for name, parameter in self._by_name().items()}
+
+    def _by_name(self) -> dict[str, Tensor]:
+        named = {
+            f"{kind}_l{layer}": getattr(self.lstm, f"{kind}_l{layer}")
+            for layer in range(self.lstm.num_layers)
+            for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        }
+        for name, layer in (("mix", self.mix), ("head", self.head)):
+            if layer is not None:
+                named |= {f"{name}_weight": layer.weight, f"{name}_bias": layer.bias}
+        return named
+
+
+def train(
+    net: Network,
+    groups_of_epoch: Callable[[], Sequence[Group]],
+    schedule: Schedule,
+    rng: np.random.Generator,
+    on_batch: Callable[[int], object],
+) -> list[float]:
+    """Train with AdamW along a cosine, and return the mean loss of each epoch.
+
+    Args:
+        net: changed in place.
+        groups_of_epoch: called at the start of each epoch; a batch never mixes groups.
+        schedule: how long and how fast.
+        rng: draws the order of samples.
+        on_batch: called with the size of each batch done.
+    """
+    optimizer = paddle.optimizer.AdamW(
+        schedule.learning_rate,
+        parameters=net.parameters(),
+        weight_decay=schedule.weight_decay,
+        grad_clip=paddle.nn.ClipGradByGlobalNorm(1.0),
+    )
+    losses = []
+    for epoch in range(schedule.epochs):
+        groups = groups_of_epoch()
+        batches = _batches([len(group.targets) for group in groups], schedule.batch_size, rng)
+        total, count = 0.0, 0
+        for step, (group, rows) in enumerate(batches):
+            done = (epoch + step / len(batches)) / schedule.epochs
+            optimizer.set_lr(schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
+            channels, summary, targets = (paddle.to_tensor(array[rows]) for array in groups[group])
+            loss = paddle.nn.functional.binary_cross_entropy_with_logits(net(channels, summary), targets)
+            loss.backward()
+            optimizer.step()
+            optimizer.clear_grad()
+            total, count = total + float(loss) * len(rows), count + len(rows)
+            if not math.isfinite(total):
+                raise DetectorError(
+                    f"epoch {epoch}, step {step}: the loss is {float(loss)}; the detector is left as it was; "
+                    f"try a learning_rate below {schedule.learning_rate}"
+                )
+            on_batch(len(rows))
+        losses.append(total / count)
+    return losses
+
+
+@contextlib.contextmanager
+def paddle_on(device: str | None) -> Iterator[None]:
+    """Dynamic mode on a device (None = where Paddle is), in float32; afterwards everything is as it was."""
+    paddle.get_device()  # settles Paddle's own default, which the guard would otherwise restore as "none"
+    try:
+        place = None if device is None else paddle.device._convert_to_place(device)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"device {device!r} cannot be used by this Paddle: {error}") from error
+    dtype = paddle.get_default_dtype()
+    # The guard brings a tracer and a name table of its own: gradient mode, AMP and static mode of the caller do
+    # not reach in, and the caller's later layers get the names (and checkpoints the keys) they would have had.
+    with paddle.base.dygraph.guard(place):
+        # Where the caller has set a random global initializer, it is asked for our layers too, and draws.
+        random_state = paddle.get_rng_state()
+        paddle.set_default_dtype("float32")
+        try:
+            yield
+        finally:
+            paddle.set_default_dtype(dtype)
+            paddle.set_rng_state(random_state)
+
+
+def _batches(
+    sizes: Sequence[int], batch_size: int, rng: np.random.Generator
+) -> list[tuple[int, NDArray[np.int64]]]:
+    """(group, rows) of one epoch in random order."""
+    batches = []
+    for group, size in enumerate(sizes):
+        order = rng.permutation(size)
+        batches += [(group, order[start : start + batch_size]) for start in range(0, size, batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
