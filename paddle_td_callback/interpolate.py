@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 FloatArray = NDArray[np.float32]
+
+_BLOCK_ENTRIES = 1 << 16
 
 
 def fill_missed_epochs(values: ArrayLike) -> FloatArray:
@@ -26,9 +29,11 @@ def fill_missed_epochs(values: ArrayLike) -> FloatArray:
     trajectories, filled = _checked(values)
     missed = np.isnan(filled)
     gaps = np.flatnonzero(missed.any(axis=tuple(range(1, missed.ndim))))
-    # Most samples of most recordings miss nothing: work on the others alone.
-    if gaps.size:
-        filled[gaps] = _fill(trajectories[gaps], ~missed[gaps])
+    # Most samples of most recordings miss nothing: work on the others alone, in blocks that stay in cache.
+    rows = max(1, _BLOCK_ENTRIES // max(1, math.prod(filled.shape[1:])))
+    for start in range(0, gaps.size, rows):
+        block = gaps[start : start + rows]
+        filled[block] = _fill(trajectories[block], ~missed[block])
     return filled
 
 
@@ -79,34 +84,18 @@ def resampling_table(
     return left, left + (remainder > 0), remainder / intervals
 
 
-def _fill(values: NDArray[Any], seen: NDArray[np.bool_]) -> FloatArray:
-    # A loop over epochs, so that the only temporary of full size is one int32 array.
+def _fill(values: NDArray[Any], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
     n_epochs = values.shape[1]
-    next_seen = np.empty(values.shape, np.int32)
-    after = np.full(values[:, 0].shape, -1, np.int32)
-    for epoch in reversed(range(n_epochs)):
-        after = np.where(seen[:, epoch], np.int32(epoch), after)
-        next_seen[:, epoch] = after
-
-    filled = np.empty(values.shape, np.float32)
-    before = np.full_like(after, -1)
-    for epoch in range(n_epochs):
-        before = np.where(seen[:, epoch], np.int32(epoch), before)
-        after = next_seen[:, epoch]
-        # Ends are held by using their one neighbour twice. Without any neighbour both are -1, which reads
-        # the last epoch: NaN as all the others.
-        left = np.where(before < 0, after, before)
-        right = np.where(after < 0, before, after)
-        start = _at(values, left)
-        weight = (epoch - left) / np.maximum(right - left, 1)
-        # In float64: rounded to float32 afterwards, a filled value never leaves the range of its neighbours.
-        filled[:, epoch] = start + (_at(values, right) - start) * weight
-    return filled
-
-
-def _at(values: NDArray[Any], epochs: NDArray[np.int32]) -> NDArray[np.float64]:
-    """The value of each [sample, ...] at its own epoch."""
-    return np.take_along_axis(values, epochs[:, np.newaxis].astype(np.intp), axis=1)[:, 0].astype(np.float64)
+    epoch = np.arange(n_epochs).reshape(-1, *[1] * (values.ndim - 2))
+    before = np.maximum.accumulate(np.where(seen, epoch, -1), axis=1)
+    after = np.minimum.accumulate(np.where(seen, epoch, n_epochs)[:, ::-1], axis=1)[:, ::-1]
+    # Ends are held by using their one neighbour twice. Without any neighbour, any epoch will do: all are NaN.
+    left = np.where(before < 0, after % n_epochs, before)
+    right = np.where(after == n_epochs, left, after)
+    # In float64: rounded to float32 afterwards, a filled value never leaves the range of its neighbours.
+    start = np.take_along_axis(values, left, axis=1).astype(np.float64)
+    end = np.take_along_axis(values, right, axis=1)
+    return np.asarray(start + (end - start) * ((epoch - left) / np.maximum(right - left, 1)), np.float64)
 
 
 def _checked(values: ArrayLike) -> tuple[NDArray[Any], FloatArray]:

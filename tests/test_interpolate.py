@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from paddle_td_callback import interpolate
 from paddle_td_callback.interpolate import fill_missed_epochs, resample, resampling_table
 
 NAN = np.nan
@@ -106,6 +107,16 @@ def test_fill_agrees_with_the_naive_loop(values):
     np.testing.assert_array_equal(values, before)  # the input is not written to
     seen = ~np.isnan(values)
     np.testing.assert_array_equal(filled[seen], values[seen].astype(np.float32))
+
+
+@pytest.mark.parametrize("entries", [1, 50])
+def test_fill_does_not_depend_on_its_blocks(entries, monkeypatch):
+    random = np.random.default_rng(0)
+    values = random.random((40, 8, 3))
+    values[random.random((40, 8)) < 0.2] = NAN
+    whole = fill_missed_epochs(values)
+    monkeypatch.setattr(interpolate, "_BLOCK_ENTRIES", entries)
+    np.testing.assert_array_equal(fill_missed_epochs(values), whole)
 
 
 @given(trajectories())

@@ -233,9 +233,9 @@ def test_noise_scores_do_not_depend_on_tiles_or_layout(name, recording, tile):
     whole = compute(name, recording)
     n_samples = len(recording["labels"])
     tiles = [compute(name, recording, slice(i, i + tile)) for i in range(0, n_samples, tile)]
-    assert np.concatenate(tiles).tobytes() == whole.tobytes()
+    np.testing.assert_array_equal(np.concatenate(tiles), whole)
     turned = {key: np.asfortranarray(value) for key, value in recording.items()}
-    assert compute(name, turned).tobytes() == whole.tobytes()
+    np.testing.assert_array_equal(compute(name, turned), whole)
 
 
 # What the noise scores mean
