@@ -13,7 +13,7 @@ import paddle
 
 from .capture import OUTPUTS, Batch, EpochTap, check_model, find_n_samples, intercept_next_epoch
 from .errors import CaptureError, TrainingDynamicsError
-from .issues import LabelIssues, find_label_issues
+from .issues import LabelIssues, check_csv_path, find_label_issues
 from .recorder import TrainingDynamicsRecorder, as_integers, check_on_error, gzip_level_of, wait_for_commits
 from .store import Keep, check_keep, check_path
 
@@ -261,8 +261,10 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._progress = progress
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Forget the issues of an earlier fit."""
+        """Forget the issues of an earlier fit, and refuse a CSV path that could not be written at the end."""
         self.issues = None
+        if self._csv is not None:
+            check_csv_path(self._csv)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Find the issues and write them where they were asked for."""

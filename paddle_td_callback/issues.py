@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .errors import StoreError
 from .scores import NOISE_SCORES
-from .store import TrainingDynamicsStore
+from .store import TrainingDynamicsStore, check_path
 from .suggestions import largest_other_probabilities, suggest_labels
 
 if TYPE_CHECKING:
@@ -154,6 +154,16 @@ class LabelIssues:
         if len(ranking) > _HEAD:
             lines.append(f"   ... {len(ranking) - _HEAD} more in .ranking")
         return "\n".join(lines)
+
+
+def check_csv_path(path: str | os.PathLike[str]) -> None:
+    """Refuse at the start what would fail after the work: a missing or read-only folder, a folder as file.
+
+    Raises:
+        StoreNotFoundError: the folder is missing.
+        StoreError: the folder may not be written, or the path is a folder.
+    """
+    check_path(path, overwrite=True)
 
 
 def find_label_issues(

@@ -1,0 +1,180 @@
+"""paddle-td: the command. Exit status 0 = done, 1 = refused with a message, 2 = wrong usage."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._version import __version__
+from .errors import TrainingDynamicsError
+from .issues import METHODS, check_csv_path, find_label_issues
+from .store import TrainingDynamicsStore
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+
+    Returns:
+        The exit status; wrong usage leaves by SystemExit(2) as argparse does.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `paddle-td info run.h5 | head`: not an error, but nobody is left to write to
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("paddle-td: interrupted", file=sys.stderr)
+        return 130
+    except (TrainingDynamicsError, OSError, ValueError, ImportError) as error:
+        print(f"paddle-td: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="paddle-td", description="Find mislabeled training samples from recorded training dynamics."
+    )
+    parser.add_argument("--version", action="version", version=f"paddle-td {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    demo = commands.add_parser("demo", help="train on bundled digits with wrong labels and find them")
+    demo.add_argument(
+        "--dir", type=Path, default=Path(), help="where run.h5 and issues.csv go (default: here)"
+    )
+    demo.add_argument("--overwrite", action="store_true", help="replace these files if they exist")
+    demo.add_argument("--quiet", action="store_true", help="no progress bars")
+    demo.set_defaults(run=_demo)
+
+    detect = commands.add_parser(
+        "detect", help="rank the samples of a recording by how wrong their labels look"
+    )
+    detect.add_argument(
+        "recordings", nargs="+", metavar="FILE", help="several runs of the same data are averaged"
+    )
+    detect.add_argument("--csv", metavar="FILE", help="write the ranking of all samples here")
+    detect.add_argument("--method", choices=METHODS, default="lstm", help="default: lstm")
+    detect.add_argument(
+        "--detector", metavar="FILE", help="weights saved by NoiseDetector.save (default: shipped)"
+    )
+    detect.add_argument("--device", help="Paddle device string, such as cpu or gpu:0 (default: Paddle's own)")
+    detect.add_argument("--batch-size", type=_positive, help="samples on the device at once")
+    detect.add_argument("--quiet", action="store_true", help="no progress bar, no printed ranking")
+    detect.set_defaults(run=_detect)
+
+    info = commands.add_parser("info", help="say what a recording holds")
+    info.add_argument("recording", metavar="FILE")
+    info.add_argument("--json", action="store_true", help="for machines")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
+def _demo(options: argparse.Namespace) -> None:
+    _need_paddle("the demo trains a network")
+    from .demo import run
+
+    run(options.dir, overwrite=options.overwrite, quiet=options.quiet)
+
+
+def _detect(options: argparse.Namespace) -> None:
+    detector: Any = None
+    if options.csv is not None:
+        check_csv_path(options.csv)
+    if options.method == "lstm":
+        _need_paddle("method lstm needs it, the other methods do not")
+        from .detector import NoiseDetector
+
+        if options.detector is not None:
+            detector = NoiseDetector.load(options.detector)
+    elif options.detector is not None:
+        raise ValueError(f"--detector goes with --method lstm, not with {options.method}")
+    issues = find_label_issues(
+        options.recordings,
+        method=options.method,
+        detector=detector,
+        device=options.device,
+        batch_size=options.batch_size,
+        progress=not options.quiet,
+    )
+    if options.csv is not None:
+        issues.to_csv(options.csv)
+    if not options.quiet:
+        print(issues)
+        if options.csv is not None:
+            print(f"ranking of all samples: {options.csv}")
+
+
+def _need_paddle(why: str) -> None:
+    try:
+        import paddle  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "
+            "Paddle for your device as its install page says"
+        ) from error
+
+
+def _info(options: argparse.Namespace) -> None:
+    with TrainingDynamicsStore(options.recording) as store:
+        facts = _facts(store)
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
+
+
+def _facts(store: TrainingDynamicsStore) -> dict[str, Any]:
+    labels = store.labels
+    counts = np.bincount(labels[labels >= 0], minlength=store.n_classes)
+    rare, common = int(counts.argmin()), int(counts.argmax())
+    return {
+        "file": store.path,
+        "bytes": os.path.getsize(store.path),
+        "created": store.created,
+        "made_with": store.versions,
+        "samples": store.n_samples,
+        "never_seen": int((labels < 0).sum()),
+        "classes": store.n_classes,
+        "class_names": store.class_names,
+        "smallest_class": {"label": rare, "samples": int(counts[rare])},
+        "largest_class": {"label": common, "samples": int(counts[common])},
+        "committed_epochs": store.n_epochs,
+        "dropped_epochs": store.dropped_epochs,
+        "outputs_of": f"{store.mode} mode",
+        "keep": str(store.keep),
+        "dtype": store.layout.dtype,
+        "compression": "gzip" if store.layout.gzip_level else "none",
+        "label_checksum": store.label_checksum,
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['label']} ({value['samples']:,} samples)"
+    if isinstance(value, list):
+        head = ", ".join(map(str, value[:10])) + (", ..." if len(value) > 10 else "")
+        return head or "none"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return "not recorded" if value is None else str(value)
