@@ -33,7 +33,7 @@ class LabelIssues:
 
     Attributes:
         method: what made the noise scores.
-        noise_score: float32 in [0, 1], higher = more suspicious, NaN = never seen. With `method="lstm"` the
+        noise_score: float64 in [0, 1], higher = more suspicious, NaN = never seen. With `method="lstm"` the
             probability that the label is wrong.
         given_label: int32, -1 = never seen.
         suggested_label: int32, the class the network leant to instead, -1 = none. Never applied by itself.
@@ -43,7 +43,7 @@ class LabelIssues:
     """
 
     method: str
-    noise_score: npt.NDArray[np.float32]
+    noise_score: npt.NDArray[np.float64]
     given_label: npt.NDArray[np.int32]
     suggested_label: npt.NDArray[np.int32]
     suggested_confidence: npt.NDArray[np.float32]
@@ -54,9 +54,9 @@ class LabelIssues:
         return len(self.noise_score)
 
     @property
-    def label_quality(self) -> npt.NDArray[np.float32]:
+    def label_quality(self) -> npt.NDArray[np.float64]:
         """1 - `noise_score`, as cleanlab counts: lower = worse, NaN = never seen."""
-        return (1 - self.noise_score).astype(np.float32)
+        return np.asarray(1 - self.noise_score)
 
     @property
     def is_label_issue(self) -> npt.NDArray[np.bool_]:
@@ -239,7 +239,7 @@ def _score_run(
 ) -> LabelIssues:
     _check_detectable(store)
     n_samples = store.n_samples
-    noise_score = np.full(n_samples, np.nan, np.float32)
+    noise_score = np.full(n_samples, np.nan)
     suggested = np.full(n_samples, -1, np.int32)
     confidence = np.zeros(n_samples, np.float32)
     n_seen = np.zeros(n_samples, np.int32)
@@ -298,14 +298,20 @@ def _by_detector(
         )
 
 
-def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
     score = NOISE_SCORES[method]
     for tile in store.tiles(wide="probabilities" in score.needs):
         arrays = {
             name: store.labels[tile] if name == "labels" else getattr(store, name)(tile)
             for name in score.needs
         }
-        yield tile, score.compute(**arrays).astype(np.float32)
+        try:
+            noise_score = score.compute(**arrays)
+        except ValueError as error:
+            raise StoreError(
+                f"'{store.path}', samples from {tile.start}: {error}; the file is damaged, see `paddle-td verify`"
+            ) from error
+        yield tile, noise_score
 
 
 def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
@@ -327,7 +333,7 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
     scored = ~np.isnan(scores)
     total = np.where(scored, scores, 0).sum(axis=0)
     mean = np.divide(
-        total, scored.sum(axis=0), out=np.full(len(first), np.nan, np.float32), where=scored.any(axis=0)
+        total, scored.sum(axis=0), out=np.full(len(first), np.nan), where=scored.any(axis=0)
     )
     # The runs vote with their confidence; ties go to the earlier run.
     classes = np.stack([run.suggested_label for run in runs])
@@ -336,7 +342,7 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
     chosen = votes.argmax(axis=0)[np.newaxis]
     return LabelIssues(
         first.method,
-        mean.astype(np.float32),
+        mean,
         np.max([run.given_label for run in runs], axis=0).astype(np.int32),
         np.take_along_axis(classes, chosen, axis=0)[0],
         (np.take_along_axis(votes, chosen, axis=0)[0] / len(runs)).astype(np.float32),

@@ -253,7 +253,9 @@ class TrainingDynamicsRecorder:
         others = scores.copy()
         others[at] = -np.inf
         epoch["given_probability"][rows] = softmax[at]
-        epoch["margin"][rows] = scores[at] - others.max(axis=1, initial=-np.inf)
+        largest = np.finfo(np.float32).max
+        with np.errstate(over="ignore"):
+            epoch["margin"][rows] = np.clip(scores[at] - others.max(axis=1), -largest, largest)
         epoch["predicted"][rows] = scores.argmax(axis=1)
         seen, times = np.unique(rows, return_counts=True)
         counts = epoch["n_presentations"]
