@@ -161,10 +161,10 @@ def paddle_on(device: str | None) -> Iterator[None]:
         place = None if device is None else paddle.device._convert_to_place(device)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"device {device!r} cannot be used by this Paddle: {error}") from error
-    dtype = paddle.get_default_dtype()
-    # The guard brings a tracer and a name table of its own: gradient mode, AMP and static mode of the caller do
-    # not reach in, and the caller's later layers get the names (and checkpoints the keys) they would have had.
-    with paddle.base.dygraph.guard(place):
+    # The guard leaves static mode and brings a table of names of its own: later layers of the caller get the
+    # names, and checkpoints the keys, that they would have had. Gradient mode and AMP reach through it.
+    with paddle.base.dygraph.guard(place), paddle.amp.auto_cast(enable=False), paddle.enable_grad():
+        dtype = paddle.get_default_dtype()
         # Where the caller has set a random global initializer, it is asked for our layers too, and draws.
         random_state = paddle.get_rng_state()
         paddle.set_default_dtype("float32")
