@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from . import detector_file
 from ._version import __version__
+from .calibration import platt
 from .channels import Context, Inputs, Tensor, context_samples
 from .errors import DetectorError
 from .interpretdl import read_lstm
@@ -219,7 +220,7 @@ class NoiseDetector:
             odds.append(self._log_odds(raw, None, 4096, device, False)[scored])
             wrongs.append(wrong[scored])
         wrong = np.concatenate(wrongs)
-        scale, bias = _platt(np.concatenate(odds), wrong)
+        scale, bias = platt(np.concatenate(odds), wrong)
         if scale <= 0:
             raise DetectorError(
                 "calibration would turn the ranking round: on these recordings the detector is no better than "
@@ -385,30 +386,6 @@ def load_interpretdl(path: str | os.PathLike[str]) -> NoiseDetector:
     detector._members = [weights]
     detector.provenance = {"source": f"InterpretDL, {Path(path).name}"}
     return detector
-
-
-def _platt(odds: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[float, float]:
-    """Scale and bias of log-odds by Newton's method; Platt's targets keep separable data finite."""
-    n_wrong, n_right = int(wrong.sum()), int((~wrong).sum())
-    need_both(n_wrong, n_right, "calibration")
-    targets = np.where(wrong, (n_wrong + 1) / (n_wrong + 2), 1 / (n_right + 2))
-    design = np.stack([odds, np.ones_like(odds)], axis=1)
-
-    def loss(solution: NDArray[np.float64]) -> float:
-        z = design @ solution
-        return float((np.logaddexp(0, z) - targets * z).sum())
-
-    solution = np.array([1.0, 0.0])
-    for _ in range(100):
-        p = 1 / (1 + np.exp(-np.clip(design @ solution, -80, 80)))
-        hessian = design.T @ (design * (p * (1 - p))[:, None]) + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, design.T @ (p - targets))
-        while loss(solution - step) > loss(solution) + 1e-12 and np.abs(step).max() > 1e-12:
-            step = step / 2
-        solution = solution - step
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(solution[0]), float(solution[1])
 
 
 def _tensor(raw: NDArray[Any]) -> Tensor:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_td_callback import channels, detector, interpolate
+from paddle_td_callback.calibration import platt
 from paddle_td_callback.channels import CHANNELS, STATISTICS, SUMMARIES, Inputs, context_samples
 from paddle_td_callback.detector import NoiseDetector, load_interpretdl
 from paddle_td_callback.errors import DetectorError
@@ -539,13 +540,13 @@ def test_calibration_finds_the_scale_and_bias_that_made_the_labels():
     rng = np.random.default_rng(0)
     odds = rng.normal(0, 3, 200_000)
     wrong = rng.random(200_000) < 1 / (1 + np.exp(-(0.5 * odds - 1)))
-    scale, bias = detector._platt(odds, wrong)
+    scale, bias = platt(odds, wrong)
     assert (scale, bias) == (pytest.approx(0.5, abs=0.01), pytest.approx(-1, abs=0.02))
 
 
 def test_calibration_on_separable_data_stays_finite():
     odds = np.array([-3.0, -2, -2, 4, 5])
-    scale, bias = detector._platt(odds, odds > 0)
+    scale, bias = platt(odds, odds > 0)
     assert 0 < scale < 10
     assert np.isfinite(bias)
 
