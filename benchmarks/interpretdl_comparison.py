@@ -20,7 +20,7 @@ import paddle
 from sklearn.datasets import load_digits
 
 from paddle_td_callback import TrainingDynamicsCallback
-from paddle_td_callback.detector import NoiseDetector, load_interpretdl
+from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.interpolate import fill_missed_epochs
 from paddle_td_callback.store import TrainingDynamicsStore
 
@@ -204,7 +204,7 @@ def compare(images: np.ndarray, labels: np.ndarray, wrong: np.ndarray, epochs: i
     for weights, layer in {"random": random_weights(), "trained": trained_weights(exact, wrong)}.items():
         WHERE_IT_LOOKS.parent.mkdir(exist_ok=True)
         paddle.save(layer.state_dict(), str(WHERE_IT_LOOKS))
-        interpreter, detector = BHDFInterpreter(device="cpu"), load_interpretdl(WHERE_IT_LOOKS)
+        interpreter, detector = BHDFInterpreter(device="cpu"), NoiseDetector.load_interpretdl(WHERE_IT_LOOKS)
         ours = {name: score_ours(detector, given) for name, given in halves.items()}
         theirs = {name: score_theirs(interpreter, file) for name, file in files.items()}
         ours["exact"], theirs["exact"] = score_ours(detector, exact), score_theirs(interpreter, exact)

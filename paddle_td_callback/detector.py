@@ -289,6 +289,30 @@ class NoiseDetector:
             )
         return cls.load(PRETRAINED)
 
+    @classmethod
+    def load_interpretdl(cls, path: str | os.PathLike[str]) -> NoiseDetector:
+        """Read the detector that InterpretDL serves (`noise_detector_trained.pdparams`), as a NoiseDetector.
+
+        Its two-class softmax becomes the log-odds of its class 1, which is "mislabeled" (InterpretDL's own
+        documentation says clean; its data say otherwise). `.pdparams` files are pickles: this one is read by an
+        unpickler that knows arrays, dictionaries, strings and tuples, and refuses everything else.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            DetectorError: it holds anything else than such weights.
+        """
+        weights, architecture = read_lstm(path)
+        channels = ("given", "largest_other")[: architecture.n_channels]
+        if len(channels) < architecture.n_channels:
+            raise DetectorError(
+                f"{os.fspath(path)!r}: reads {architecture.n_channels} channels; known are 1 (given) "
+                "and 2 (given, largest other)"
+            )
+        detector = cls(channels, None, architecture.hidden_size, architecture.n_layers)
+        detector._members = [weights]
+        detector.provenance = {"source": f"InterpretDL, {Path(path).name}"}
+        return detector
+
     def _need_weights(self) -> None:
         if not self.is_trained:
             raise DetectorError(
@@ -362,30 +386,6 @@ class NoiseDetector:
                 "from samples of the same recording"
             )
         return {name: paddle.to_tensor(table) for name, table in tables.items()}
-
-
-def load_interpretdl(path: str | os.PathLike[str]) -> NoiseDetector:
-    """Read the detector that InterpretDL serves (`noise_detector_trained.pdparams`), as a NoiseDetector.
-
-    Its two-class softmax becomes the log-odds of its class 1, which is "mislabeled" (InterpretDL's own
-    documentation says clean; its data say otherwise). `.pdparams` files are pickles: this one is read by an
-    unpickler that knows arrays, dictionaries, strings and tuples, and refuses everything else.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        DetectorError: it holds anything else than such weights.
-    """
-    weights, architecture = read_lstm(path)
-    channels = ("given", "largest_other")[: architecture.n_channels]
-    if len(channels) < architecture.n_channels:
-        raise DetectorError(
-            f"{os.fspath(path)!r}: reads {architecture.n_channels} channels; known are 1 (given) "
-            "and 2 (given, largest other)"
-        )
-    detector = NoiseDetector(channels, None, architecture.hidden_size, architecture.n_layers)
-    detector._members = [weights]
-    detector.provenance = {"source": f"InterpretDL, {Path(path).name}"}
-    return detector
 
 
 def _tensor(raw: NDArray[Any]) -> Tensor:

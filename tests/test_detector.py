@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from paddle_td_callback import channels, detector, interpolate
 from paddle_td_callback.calibration import platt
 from paddle_td_callback.channels import CHANNELS, STATISTICS, SUMMARIES, Inputs, context_samples
-from paddle_td_callback.detector import NoiseDetector, load_interpretdl
+from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.errors import DetectorError
 from paddle_td_callback.network import paddle_on
 from paddle_td_callback.trajectories import Augmentation
@@ -596,7 +596,7 @@ def test_a_missing_file_is_a_file_not_found(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"'.*nothing.h5': no such file"):
         NoiseDetector.load(tmp_path / "nothing.h5")
     with pytest.raises(FileNotFoundError, match=r"nothing\.pdparams': no such file"):
-        load_interpretdl(tmp_path / "nothing.pdparams")
+        NoiseDetector.load_interpretdl(tmp_path / "nothing.pdparams")
 
 
 def set_attribute(name, value):
@@ -690,7 +690,7 @@ def test_interpretdl_weights_give_interpretdl_scores(tmp_path, n_channels, proto
     path = tmp_path / "noise_detector_trained.pdparams"
     paddle.save(net.state_dict(), str(path), protocol=protocol)
     raw, _ = synthetic(50, 9, 0)
-    made = load_interpretdl(path)
+    made = NoiseDetector.load_interpretdl(path)
     assert made.channels == ("given", "largest_other")[:n_channels]
     assert made.n_steps is None
     wanted = net(paddle.to_tensor(raw[:, :, :n_channels])).numpy()[:, 1]
@@ -711,7 +711,7 @@ def test_either_of_the_two_names_of_an_array_is_enough(tmp_path, family):
     raw, _ = synthetic(20, 5, 0)
     wanted = net(paddle.to_tensor(raw[:, :, :1])).numpy()[:, 1]
     np.testing.assert_allclose(
-        load_interpretdl(tmp_path / "half.pdparams").predict_proba(raw), wanted, atol=1e-6
+        NoiseDetector.load_interpretdl(tmp_path / "half.pdparams").predict_proba(raw), wanted, atol=1e-6
     )
 
 
@@ -742,7 +742,7 @@ def test_anything_but_weights_is_refused_and_not_run(tmp_path, monkeypatch, cont
     path = tmp_path / "weights.pdparams"
     path.write_bytes(pickle.dumps(content, protocol=4))
     with pytest.raises(DetectorError, match=rf"weights\.pdparams': .*(?:{message})"):
-        load_interpretdl(path)
+        NoiseDetector.load_interpretdl(path)
     assert os.listdir(tmp_path) == ["weights.pdparams"]
 
 
@@ -755,14 +755,14 @@ def test_networks_of_another_kind_are_refused(tmp_path):
     ):
         paddle.save(net.state_dict(), str(path))
         with pytest.raises(DetectorError, match=message):
-            load_interpretdl(path)
+            NoiseDetector.load_interpretdl(path)
     state = InterpretDLNet().state_dict()
     paddle.save({k: v for k, v in state.items() if "bias_hh" not in k}, str(path))
     with pytest.raises(DetectorError, match=r"wanted .*bias_hh_l0"):
-        load_interpretdl(path)
+        NoiseDetector.load_interpretdl(path)
     paddle.save({k: v * NAN for k, v in state.items()}, str(path))
     with pytest.raises(DetectorError, match="not finite"):
-        load_interpretdl(path)
+        NoiseDetector.load_interpretdl(path)
 
 
 def test_torn_and_foreign_pickles_are_refused(tmp_path, monkeypatch):
@@ -772,15 +772,15 @@ def test_torn_and_foreign_pickles_are_refused(tmp_path, monkeypatch):
     for content in (whole[:-100], b"", b"\x80\x04garbage", b"\x80\x04\x8c\x01aQ."):
         path.write_bytes(content)
         with pytest.raises(DetectorError, match=r"weights\.pdparams': "):
-            load_interpretdl(path)
+            NoiseDetector.load_interpretdl(path)
     path.write_bytes(whole.replace(b"latin1", b"rot_13"))
     paddle.save(InterpretDLNet().state_dict(), str(path), protocol=2)
     path.write_bytes(path.read_bytes().replace(b"latin1", b"rot_13"))
     with pytest.raises(DetectorError, match="encoding 'rot_13' is refused"):
-        load_interpretdl(path)
+        NoiseDetector.load_interpretdl(path)
     monkeypatch.setattr("paddle_td_callback.interpretdl.MAX_BYTES", 10)
     with pytest.raises(DetectorError, match="a detector has at most 10"):
-        load_interpretdl(path)
+        NoiseDetector.load_interpretdl(path)
 
 
 # What it refuses
