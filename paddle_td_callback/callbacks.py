@@ -11,9 +11,10 @@ from typing import Any
 import numpy.typing as npt
 import paddle
 
-from .capture import OUTPUTS, Batch, EpochTap, check_model, find_n_samples, intercept_next_epoch
+from .capture import Batch, EpochTap, check_model, find_n_samples, intercept_next_epoch
 from .errors import CaptureError, TrainingDynamicsError
 from .issues import LabelIssues, check_csv_path, find_label_issues
+from .outputs import OUTPUTS, OutputReader
 from .recorder import TrainingDynamicsRecorder, as_integers, check_on_error, gzip_level_of, wait_for_commits
 from .store import Keep, check_keep, check_path
 
@@ -87,12 +88,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._resume = resume
         self._overwrite = overwrite
         self._on_error = on_error
-        self._tap_options: dict[str, Any] = {
-            "logits": logits,
-            "label": label,
-            "outputs": outputs,
-            "tap_labels": labels is None,
-        }
+        self._reader = OutputReader(logits=logits, label=label, outputs=outputs, tap_labels=labels is None)
         self._recorder_options: dict[str, Any] = {
             "keep": keep,
             "mode": mode,
@@ -132,7 +128,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def _tapped(self, loader: Any) -> Iterator[None]:
         self._loader = loader
         try:
-            self._tap = EpochTap(self.model, loader, **self._tap_options)
+            self._tap = EpochTap(self.model, loader, self._reader)
         except CaptureError as error:
             self._give_up(error)
         try:
