@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .committer import Committer
-from .errors import CaptureError
+from .sinks import LocalSink, Sink
 from .store import Keep, Layout, StoreWriter
+
+if TYPE_CHECKING:
+    from .distributed import RankGroup
 
 _open_recorders: weakref.WeakSet[TrainingDynamicsRecorder] = weakref.WeakSet()
 
@@ -44,11 +47,13 @@ class TrainingDynamicsRecorder:
         resume: continue an existing file after its last committed epoch.
         overwrite: replace an existing file.
         on_error: what to do when an epoch cannot be written: "warn" once and go on, or "raise".
+        distributed: whether all ranks of Paddle's parallel environment record into this one file, which rank 0
+            writes; every rank then makes a recorder, and calls `end_epoch` equally often. None: if there are
+            several ranks. False: this process records alone.
 
     Attributes:
         path: of the file.
         layout: its fixed facts.
-        labels: `[sample]` int32, the given labels seen so far, -1 = not yet.
         n_nonfinite: rows with NaN or infinite outputs so far; they are recorded as unseen.
 
     Raises:
@@ -70,6 +75,7 @@ class TrainingDynamicsRecorder:
         resume: bool = False,
         overwrite: bool = False,
         on_error: str = "warn",
+        distributed: bool | None = None,
     ) -> None:
         check_on_error(on_error)
         self.layout = Layout(
@@ -81,13 +87,31 @@ class TrainingDynamicsRecorder:
             gzip_level=gzip_level_of(compression),
         )
         self.path = os.fspath(path)
-        if resume and os.path.exists(self.path):
-            writer = StoreWriter.resume(self.path, self.layout)
+        ranks = None if distributed is False else _ranks()
+        if distributed and ranks is None:
+            raise ValueError(
+                "distributed=True, but Paddle is in no parallel environment of several ranks; call "
+                "paddle.distributed.init_parallel_env() first"
+            )
+        self._sink: Sink
+        if ranks is not None and ranks.rank > 0:
+            from .distributed import SendingSink
+
+            self._sink = SendingSink(self.layout, ranks)
         else:
-            writer = StoreWriter.create(self.path, self.layout, class_names=class_names, overwrite=overwrite)
-        self.labels = writer.labels.copy()
+            if resume and os.path.exists(self.path):
+                writer = StoreWriter.resume(self.path, self.layout)
+            else:
+                writer = StoreWriter.create(
+                    self.path, self.layout, class_names=class_names, overwrite=overwrite
+                )
+            if ranks is None:
+                self._sink = LocalSink(writer, on_error=on_error)
+            else:
+                from .distributed import RankZeroSink
+
+                self._sink = RankZeroSink(writer, ranks, on_error=on_error)
         self.n_nonfinite = 0
-        self._committer = Committer(writer, on_error=on_error)
         self._n_rows = 0
         self._closed = False
         _open_recorders.add(self)
@@ -102,17 +126,31 @@ class TrainingDynamicsRecorder:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self.close()
+        try:
+            if exception_type is None:
+                self.meet()
+        finally:
+            self.close()
 
     @property
     def n_epochs(self) -> int:
-        """Epochs ended so far, those of a resumed file included."""
-        return self._committer.next_index
+        """Epochs ended so far; on the rank that writes the file, those of a resumed one included."""
+        return self._sink.n_epochs
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """`[sample]`, the given labels that this rank has seen so far, -1 = not yet."""
+        return self._sink.labels
+
+    @property
+    def gathered_bytes(self) -> int:
+        """Bytes that rank 0 took from the other ranks, or that this one sent there, so far."""
+        return self._sink.gathered_bytes
 
     @property
     def blocked_seconds(self) -> float:
         """Seconds for which the calling thread waited for commits so far."""
-        return self._committer.blocked_seconds
+        return self._sink.blocked_seconds
 
     def update(
         self,
@@ -157,31 +195,48 @@ class TrainingDynamicsRecorder:
         if not finite.all():
             self._note_nonfinite(rows[~finite])
             rows, given, scores, softmax = rows[finite], given[finite], scores[finite], softmax[finite]
-        self._remember_labels(rows, given)
-        self._scatter(rows, given, scores, softmax)
+        self._sink.put(rows, given, self._values(given, scores, softmax))
         self._n_rows += len(rows)
 
     def end_epoch(self) -> None:
         """End the epoch and commit it in the background; samples not seen in it are stored as unseen.
 
+        With several ranks, all of them call it; their rows go to rank 0. Of a sample that several ranks saw, the
+        latest row stays.
+
         Raises:
+            CaptureError: another rank could not record, or is gone.
             OSError: with `on_error="raise"`, this or the epoch before cannot be written.
+        """
+        self.agree_on_epoch()
+
+    def agree_on_epoch(self, *, failed: bool = False, count_once: bool = False) -> None:
+        """As `end_epoch`, for callers that know more.
+
+        Args:
+            failed: this rank cannot record; says so to the others, which raise, and commits nothing.
+            count_once: a sample seen more than once was padding between ranks, and counts as seen once.
         """
         if self._closed:
             raise ValueError(f"the recorder of '{self.path}' is closed")
-        self._committer.submit(self.labels)
+        self._sink.end_epoch(failed=failed, count_once=count_once)
         self._n_rows = 0
 
     def flush(self) -> None:
-        """Wait until every ended epoch is on disk."""
-        self._committer.flush()
+        """Wait until every ended epoch is on disk, as far as this rank writes it."""
+        self._sink.flush()
+
+    def meet(self) -> None:
+        """Wait until every ended epoch of all ranks is on disk. With several ranks, all of them call it."""
+        self._sink.flush()
+        self._sink.meet()
 
     def close(self) -> None:
         """Commit what has ended, forget an epoch that has not, release the file. Closing twice is fine."""
         if not self._closed:
             self._closed = True
             _open_recorders.discard(self)
-            self._committer.close()
+            self._sink.close()
 
     @property
     def _where(self) -> str:
@@ -226,46 +281,40 @@ class TrainingDynamicsRecorder:
             )
         self.n_nonfinite += len(rows)
 
-    def _remember_labels(self, rows: npt.NDArray[np.int64], given: npt.NDArray[np.int64]) -> None:
-        known = self.labels[rows]
-        fresh = known == -1
-        self.labels[rows[fresh]] = given[fresh]
-        changed = np.flatnonzero(self.labels[rows] != given)
-        if len(changed):
-            sample, new = rows[changed[0]], given[changed[0]]
-            old = self.labels[sample]
-            self.labels[rows[fresh]] = -1
-            raise CaptureError(
-                f"{self._where}: the label of sample {sample} was {old}, now it is {new}; a recording needs "
-                "one given label for each sample, so pass them as labels=, or check that the indices belong "
-                "to the rows"
-            )
-
-    def _scatter(
+    def _values(
         self,
-        rows: npt.NDArray[np.int64],
         given: npt.NDArray[np.int64],
         scores: npt.NDArray[np.float32],
         softmax: npt.NDArray[np.float32],
-    ) -> None:
-        epoch = self._committer.buffer
-        at = (np.arange(len(rows)), given)
+    ) -> dict[str, npt.NDArray[Any]]:
+        """What is stored of each row, by field."""
+        at = (np.arange(len(given)), given)
         others = scores.copy()
         others[at] = -np.inf
-        epoch["given_probability"][rows] = softmax[at]
         largest = np.finfo(np.float32).max
         with np.errstate(over="ignore"):
-            epoch["margin"][rows] = np.clip(scores[at] - others.max(axis=1), -largest, largest)
-        epoch["predicted"][rows] = scores.argmax(axis=1)
-        seen, times = np.unique(rows, return_counts=True)
-        counts = epoch["n_presentations"]
-        counts[seen] = np.minimum(counts[seen].astype(np.int64) + times, 255)
+            margin = np.clip(scores[at] - others.max(axis=1), -largest, largest)
+        values: dict[str, npt.NDArray[Any]] = {
+            "given_probability": softmax[at],
+            "margin": margin,
+            "predicted": scores.argmax(axis=1),
+        }
         if self.layout.keep == "all":
-            epoch["probabilities"][rows] = softmax
+            values["probabilities"] = softmax
         elif isinstance(self.layout.keep, int):
             top = np.argsort(-softmax, axis=1, kind="stable")[:, : self.layout.keep]
-            epoch["top_classes"][rows] = top
-            epoch["top_probabilities"][rows] = np.take_along_axis(softmax, top, axis=1)
+            values["top_classes"] = top
+            values["top_probabilities"] = np.take_along_axis(softmax, top, axis=1)
+        return values
+
+
+def _ranks() -> RankGroup | None:
+    """All ranks of Paddle's parallel environment; None without one, or without Paddle."""
+    if "paddle.distributed" not in sys.modules:
+        return None
+    from .distributed import current_ranks
+
+    return current_ranks()
 
 
 def wait_for_commits(path: str | os.PathLike[str]) -> None:
