@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from typing import Any
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
-_FLETCHER_BLOCK_WORDS = 256
+_CHECKSUM_BYTES = 4
+_ROW_WORDS = 2048
 
 
 def creation_properties(chunk_shape: tuple[int, ...], fill_value: Any, *, gzip_level: int | None) -> Any:
@@ -29,42 +32,74 @@ def creation_properties(chunk_shape: tuple[int, ...], fill_value: Any, *, gzip_l
     return properties
 
 
-def encode_chunk(block: np.ndarray, *, gzip_level: int | None) -> bytes:
+def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> bytearray:
     """Bytes of one whole chunk, as HDF5's shuffle, gzip and fletcher32 filters would leave them."""
-    if gzip_level is None:
-        payload = block.tobytes()
-    else:
-        flat = np.ascontiguousarray(block).reshape(-1)
-        shuffled = np.ascontiguousarray(flat.view(np.uint8).reshape(-1, flat.itemsize).T)
-        payload = zlib.compress(shuffled.data, gzip_level)
-    return payload + fletcher32(payload).to_bytes(4, "little")
+    plain = np.ascontiguousarray(block).reshape(-1)
+    payload: Any = plain.view(np.uint8)
+    if gzip_level is not None:
+        shuffled = np.ascontiguousarray(payload.reshape(-1, plain.itemsize).T)
+        payload = np.frombuffer(zlib.compress(shuffled.data, gzip_level), np.uint8)
+    encoded = bytearray(len(payload) + _CHECKSUM_BYTES)
+    np.frombuffer(encoded, np.uint8)[: len(payload)] = payload
+    encoded[len(payload) :] = fletcher32(payload).to_bytes(_CHECKSUM_BYTES, "little")
+    return encoded
 
 
-def fletcher32(data: bytes) -> int:
+def decode_chunk(
+    encoded: bytes, shape: tuple[int, ...], dtype: npt.DTypeLike, *, gzip_level: int | None
+) -> npt.NDArray[Any]:
+    """The block that `encode_chunk` was given.
+
+    Raises:
+        ValueError: the checksum or the size is wrong, or the gzip stream is no such.
+    """
+    payload = encoded[:-_CHECKSUM_BYTES]
+    if len(encoded) < _CHECKSUM_BYTES or fletcher32(payload) != int.from_bytes(
+        encoded[-_CHECKSUM_BYTES:], "little"
+    ):
+        raise ValueError("its checksum is wrong")
+    dtype = np.dtype(dtype)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if gzip_level is not None:
+        try:
+            payload = zlib.decompressobj().decompress(payload, n_bytes + 1)
+        except zlib.error as error:
+            raise ValueError(f"it cannot be decompressed: {error}") from error
+    if len(payload) != n_bytes:
+        raise ValueError(f"it holds {len(payload)} bytes, wanted {n_bytes}")
+    if gzip_level is not None:
+        shuffled = np.frombuffer(payload, np.uint8).reshape(dtype.itemsize, -1)
+        payload = np.ascontiguousarray(shuffled.T).tobytes()
+    return np.frombuffer(payload, dtype).reshape(shape)
+
+
+def fletcher32(data: bytes | npt.NDArray[np.uint8]) -> int:
     """Fletcher's checksum as HDF5 defines it: over big-endian 16-bit words, sums modulo 65535 kept in 1..65535.
 
     With word i of n weighing n - i in the second sum, both sums follow from the sums of the rows and columns
-    of the words laid out as a matrix, so nothing is multiplied word by word.
+    of the words laid out as a matrix, so nothing is multiplied word by word. Nor are bytes swapped: modulo
+    65535 that is a multiplication by 256, of the sums as well as of the words.
     """
-    n_words = len(data) // 2
-    words = np.frombuffer(data, dtype=np.uint16, count=n_words).byteswap()
-    n_whole = n_words // _FLETCHER_BLOCK_WORDS * _FLETCHER_BLOCK_WORDS
-    tail = words[n_whole:].astype(np.int64)
+    octets = np.frombuffer(data, np.uint8)
+    n_words = len(octets) // 2
+    words = octets[: 2 * n_words].view("<u2")
+    n_rows = n_words // _ROW_WORDS
+    tail = words[n_rows * _ROW_WORDS :].astype(np.int64)
     first = int(tail.sum())
     second = int((tail * np.arange(len(tail), 0, -1)).sum())
-    if n_whole:
-        matrix = words[:n_whole].reshape(-1, _FLETCHER_BLOCK_WORDS)
+    if n_rows:
+        matrix = words[: n_rows * _ROW_WORDS].reshape(n_rows, _ROW_WORDS)
         rows = matrix.sum(axis=1, dtype=np.uint32).astype(np.int64) % 65535
-        columns = matrix.sum(axis=0, dtype=np.uint64).astype(np.int64)
-        starts = n_words - _FLETCHER_BLOCK_WORDS * np.arange(len(rows), dtype=np.int64)
+        columns = matrix.sum(axis=0, dtype=np.uint32 if n_rows <= 65536 else np.uint64).astype(np.int64)
+        starts = n_words - _ROW_WORDS * np.arange(n_rows, dtype=np.int64)
         first += int(columns.sum())
         second += int((rows * (starts % 65535) % 65535).sum())
-        second -= int((columns * np.arange(_FLETCHER_BLOCK_WORDS)).sum())
-    if len(data) % 2:
+        second -= int((columns % 65535 * np.arange(_ROW_WORDS)).sum())
+    first, second = 256 * first, 256 * second
+    if len(octets) % 2:
         # HDF5 pads the last odd byte to a word of its own.
-        last = data[-1] << 8
-        second += first + last
-        first += last
+        first += int(octets[-1]) << 8
+        second += first
     if first == 0:
         return 0
     # HDF5 adds carries back instead of dividing, so a sum that is a multiple of 65535 is 65535, not 0.

@@ -111,8 +111,7 @@ class Committer:
         return None
 
     def _reset(self, arrays: EpochArrays) -> None:
-        for field in self._writer.layout.fields:
-            arrays[field.name].fill(field.unseen)
+        arrays["n_presentations"].fill(0)  # which makes every row unseen
 
     def _settle(self) -> None:
         """Wait for the commit under way and take its outcome."""

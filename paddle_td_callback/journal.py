@@ -1,4 +1,4 @@
-"""Transactions under HDF5: a set of changes reaches the file whole, or not at all.
+"""Transactions under HDF5: a set of changes reaches the file whole, or not at all, and is read back checked.
 
 HDF5 rewrites its metadata in place, so a process that is killed between two of those writes leaves a file
 that nobody can open. Here HDF5 never writes in place by itself. It runs on a file object of ours, which
@@ -19,8 +19,16 @@ A record is overwritten two commits later; the fsync of the commit between makes
 A record too large for its slot is written behind the data instead and its changes are fsynced at once, since
 the next transaction will write over it.
 
+What HDF5 reads is checked before HDF5 sees it, for it can be crashed by damaged metadata, and its own
+checksums (fletcher32, on chunks alone) call a chunk of zeros sound. The file is divided into *units*; each
+commit appends a *seal*: the CRC-32 of every unit that it wrote or changed, and where the seal before is. The
+redo record tells place and CRC of the newest seal, so every byte that HDF5 is given is one that was
+committed, or reading fails. Seals lie in space that HDF5 takes for allocated: a commit raises the end of file
+in HDF5's superblock over its seal.
+
 A reader takes the newest record as an overlay, so it never depends on how far the writer has come with the
-changes in place, and compares the record's number before and after each read: no locks, nobody waits.
+changes in place. A unit that a later commit has changed under it fails its CRC; the reader then moves on to
+the newest commit: no locks, nobody waits.
 """
 
 from __future__ import annotations
@@ -29,66 +37,168 @@ import contextlib
 import io
 import os
 import struct
+import sys
+import weakref
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import h5py
+import numpy as np
+import numpy.typing as npt
 
-try:
+if sys.platform != "win32":  # there, two writers of one file are the user's responsibility
     import fcntl
-except ImportError:  # Windows has no fcntl; there two writers of one file are the user's responsibility
-    fcntl = None  # type: ignore[assignment]
 
 USER_BLOCK_BYTES = 128 * 1024
+UNIT_BYTES = 64 * 1024  # of one checksum: small metadata reads stay cheap, a terabyte has 64 MB of checksums
 _SLOT_BYTES = USER_BLOCK_BYTES // 2
-_PAGE_BYTES = 512
+_PAGE_BYTES = 512  # of a change: a record holds little else than what changed
+_CACHED_UNITS = 32
+# magic, sequence, committed file size, body offset, length, CRC, seal offset, length, CRC; then CRC of these
+_HEADER = struct.Struct("<8sQQQQIQQI")
 _MAGIC = b"PTDredo1"
-# magic, sequence, committed file size, body offset, body length, body CRC; then the CRC of all these
-_HEADER = struct.Struct("<8sQQQQI")
 _CRC = struct.Struct("<I")
-_RUN = struct.Struct("<QI")
 _HEADER_BYTES = _HEADER.size + _CRC.size
+_RUN = struct.Struct("<QI")
+# magic, end of the sealed data, seal before: offset, length, CRC; first unit of the new ones, how many,
+# how many changed ones, bytes of note
+_SEAL = struct.Struct("<8sQQQIQQQQ")
+_SEAL_MAGIC = b"PTDseal1"
+# Version 0 of the superblock, which libver="earliest" makes, has the end of file here.
+_SUPERBLOCK_VERSION_AT = USER_BLOCK_BYTES + 8
+_END_OF_FILE_AT = USER_BLOCK_BYTES + 40
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+_open_journals: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
+class DamagedError(OSError):
+    """Bytes on disk are not those that were committed."""
+
+
+class NotSealedError(ValueError):
+    """A file that this package did not write; the message says what it seems to be."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where something lies in the file, and its CRC-32."""
+
+    offset: int
+    length: int
+    crc: int
+
+
+@dataclass
 class Record:
-    """A redo record as read from its slot: `sequence`, `committed_bytes` and the changed `pages`."""
+    """A redo record as read from its slot: the changed `pages` and where the newest seal is."""
 
-    def __init__(self, sequence: int, committed_bytes: int, pages: dict[int, bytes]) -> None:
-        self.sequence = sequence
-        self.committed_bytes = committed_bytes
-        self.pages = pages
+    sequence: int
+    committed_bytes: int
+    body: Place
+    seal: Place
+    pages: dict[int, bytes] = field(default_factory=dict)
+
+    @property
+    def _slot_start(self) -> int:
+        return (self.sequence % 2) * _SLOT_BYTES
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether the changes lie in the slot itself, not behind the data."""
+        return self.body.offset < USER_BLOCK_BYTES
+
+    def header(self) -> bytes:
+        """The slot's first bytes."""
+        head = _HEADER.pack(
+            _MAGIC,
+            self.sequence,
+            self.committed_bytes,
+            *(self.body.offset, self.body.length, self.body.crc),
+            *(self.seal.offset, self.seal.length, self.seal.crc),
+        )
+        return head + _CRC.pack(zlib.crc32(head))
+
+    def write(self, file: io.FileIO, body: bytes) -> None:
+        """Put the record into its slot; a body that does not fit must have been written elsewhere."""
+        _write_all(file, self._slot_start, self.header() + (body if self.is_inline else b""))
 
 
-def _read_header(file: io.FileIO, slot: int) -> tuple[int, int, int, int, int] | None:
-    file.seek(slot * _SLOT_BYTES)
-    raw = file.read(_HEADER_BYTES) or b""
+def _read_header(file: io.FileIO, slot: int) -> Record | None:
+    raw = _read_at(file, slot * _SLOT_BYTES, _HEADER_BYTES)
     if len(raw) < _HEADER_BYTES or zlib.crc32(raw[: _HEADER.size]) != _CRC.unpack(raw[_HEADER.size :])[0]:
         return None
-    magic, *fields = _HEADER.unpack(raw[: _HEADER.size])
-    return tuple(fields) if magic == _MAGIC else None
+    magic, sequence, committed, *rest = _HEADER.unpack(raw[: _HEADER.size])
+    if magic != _MAGIC or sequence % 2 != slot:
+        return None
+    return Record(sequence, committed, Place(*rest[:3]), Place(*rest[3:]))
 
 
-def newest_sequence(file: io.FileIO) -> int:
-    """Number of the last commit by the slot headers alone; -1 where there is no valid one."""
-    headers = [_read_header(file, slot) for slot in (0, 1)]
-    return max((h[0] for h in headers if h is not None), default=-1)
+def _headers(file: io.FileIO) -> bytes:
+    """The headers of both slots as they stand, which change with every commit."""
+    return b"".join(_read_at(file, slot * _SLOT_BYTES, _HEADER_BYTES) for slot in (0, 1))
 
 
-def read_newest_record(file: io.FileIO) -> Record | None:
-    """Read the newest whole redo record of an open file, None where it has none (no file of this package)."""
-    headers = [h for h in (_read_header(file, slot) for slot in (0, 1)) if h is not None]
-    for sequence, committed_bytes, offset, length, crc in sorted(headers, reverse=True):
-        inline = offset < USER_BLOCK_BYTES
-        if length > (_SLOT_BYTES if inline else committed_bytes + length):
+def read_newest_record(file: io.FileIO, *, strict: bool = True) -> Record:
+    """Read the newest whole redo record.
+
+    Args:
+        file: a file made by `Journal.create`.
+        strict: whether to refuse a record behind which a newer one was committed and has been damaged since.
+
+    Raises:
+        NotSealedError: the file has no valid record.
+        DamagedError: see `strict`.
+    """
+    while True:
+        before = _headers(file)
+        found = _read_valid_records(file)
+        if found:
+            newest = found[0]
+            torn = all(record.sequence != newest.sequence - 1 for record in found[1:])
+            # A commit that was stopped may have left a torn record, but then the changes of the one before
+            # are in place. If they are not, the damaged record was committed.
+            if not (strict and torn and newest.sequence) or _is_in_place(file, newest):
+                return newest
+        if _headers(file) == before:  # else a writer was at it
+            break
+    if found:
+        raise DamagedError("its last commit record is damaged")
+    raise NotSealedError(_describe_foreign(file))
+
+
+def _read_valid_records(file: io.FileIO) -> list[Record]:
+    """The records whose header and body are whole, newest first."""
+    records = []
+    for record in filter(None, map(_read_header, (file, file), (0, 1))):
+        limit = _SLOT_BYTES if record.is_inline else os.fstat(file.fileno()).st_size
+        body = _read_at(file, record.body.offset, record.body.length) if record.body.length <= limit else b""
+        if len(body) == record.body.length and zlib.crc32(body) == record.body.crc:
+            record.pages = _unpack_pages(body)
+        elif record.is_inline:
             continue
-        file.seek(offset)
-        body = _read_exactly(file, length)
-        if len(body) == length and zlib.crc32(body) == crc:
-            return Record(sequence, committed_bytes, _unpack_pages(body))
-        if not inline:
-            # Written behind the data and since overwritten: its changes were made durable before that.
-            return Record(sequence, committed_bytes, {})
-    return None
+        # else written behind the data and since overwritten: its changes were made durable before that
+        records.append(record)
+    return sorted(records, key=lambda record: -record.sequence)
+
+
+def _is_in_place(file: io.FileIO, record: Record) -> bool:
+    return all(_read_at(file, page * _PAGE_BYTES, _PAGE_BYTES) == data for page, data in record.pages.items())
+
+
+def _describe_foreign(file: io.FileIO) -> str:
+    size = os.fstat(file.fileno()).st_size
+    if _read_at(file, USER_BLOCK_BYTES, 8) == _HDF5_SIGNATURE:
+        return "has lost its commit records: it is damaged, or another program has rewritten it"
+    offset = 0
+    while offset < size:
+        if _read_at(file, offset, 8) == _HDF5_SIGNATURE:
+            return (
+                "is an HDF5 file, but no recording of training dynamics, or another program has rewritten it"
+            )
+        offset = max(512, 2 * offset)
+    return "is no HDF5 file" if size else "is empty"
 
 
 def _pack_pages(pages: dict[int, bytearray]) -> bytes:
@@ -118,15 +228,132 @@ def _unpack_pages(body: bytes) -> dict[int, bytes]:
     return pages
 
 
-def _read_exactly(file: io.FileIO, n_bytes: int) -> bytes:
+@dataclass
+class Seals:
+    """The checksums of all units as of one commit.
+
+    Attributes:
+        crcs: CRC-32 by unit; the first units are the user block and have none.
+        data_end: bytes of the file that they cover.
+        notes: what each transaction noted, oldest first.
+        newest: where the newest seal is.
+    """
+
+    crcs: npt.NDArray[np.uint32]
+    data_end: int
+    notes: list[bytes]
+    newest: Place
+
+    @classmethod
+    def read(cls, file: io.FileIO, newest: Place) -> Seals:
+        """Follow the chain of seals back from the newest.
+
+        Raises:
+            DamagedError: a seal is not as it was written.
+        """
+        place, end = newest, -1
+        crcs = np.zeros(0, np.uint32)
+        known = np.zeros(0, bool)
+        notes: list[bytes] = []
+        while place.length:
+            raw = _read_at(file, place.offset, place.length)
+            if len(raw) < place.length or zlib.crc32(raw) != place.crc:
+                raise DamagedError(f"the checksums at byte {place.offset} are damaged")
+            magic, data_end, *before, first, n_fresh, n_changed, n_note = _SEAL.unpack_from(raw)
+            if magic != _SEAL_MAGIC or before[0] >= place.offset:
+                raise DamagedError(f"the checksums at byte {place.offset} are damaged")
+            if end < 0:
+                end = data_end
+                crcs = np.zeros(first + n_fresh, np.uint32)
+                known = np.zeros(first + n_fresh, bool)
+            units = np.frombuffer(raw, "<u8", n_changed, _SEAL.size)
+            values = np.frombuffer(raw, "<u4", n_changed + n_fresh, _SEAL.size + 8 * n_changed)
+            for where, value in (
+                (units.astype(np.intp), values[:n_changed]),
+                (np.arange(first, first + n_fresh), values[n_changed:]),
+            ):
+                older = ~known[where]
+                crcs[where[older]] = value[older]
+                known[where] = True
+            notes.append(raw[place.length - n_note :])
+            place = Place(*before)
+        return cls(crcs, end, notes[::-1], newest)
+
+
+class SealedFile:
+    """The bytes of a file as of one commit, none of which is handed out unchecked.
+
+    Args:
+        file: the file.
+        seals: the checksums of that commit.
+        pages: what replaces the file's own bytes.
+    """
+
+    def __init__(self, file: io.FileIO, seals: Seals, pages: dict[int, bytes]) -> None:
+        self._file = file
+        self._pages = pages
+        self._pages_of: dict[int, list[int]] = {}
+        for page in pages:
+            self._pages_of.setdefault(page * _PAGE_BYTES // UNIT_BYTES, []).append(page)
+        self._cache: dict[int, bytes] = {}
+        self.seals = seals
+
+    def unit(self, unit: int) -> bytes:
+        """The bytes of a unit, as far as they are sealed.
+
+        Raises:
+            DamagedError: they are not what was committed.
+        """
+        data = self._cache.get(unit)
+        if data is None:
+            data = self._read_unit(unit)
+            if zlib.crc32(data) != self.seals.crcs[unit]:
+                raise DamagedError(
+                    f"bytes {unit * UNIT_BYTES} to {unit * UNIT_BYTES + len(data)} are damaged"
+                )
+            if len(self._cache) >= _CACHED_UNITS:
+                del self._cache[next(iter(self._cache))]
+            self._cache[unit] = data
+        return data
+
+    def _read_unit(self, unit: int) -> bytes:
+        start = unit * UNIT_BYTES
+        data = _read_at(self._file, start, max(0, min(UNIT_BYTES, self.seals.data_end - start)))
+        if unit in self._pages_of:
+            changed = bytearray(data)
+            for page in self._pages_of[unit]:
+                inside = page * _PAGE_BYTES - start
+                changed[inside : inside + _PAGE_BYTES] = self._pages[page][: len(data) - inside]
+            data = bytes(changed)
+        return data
+
+    def read_into(self, view: memoryview, start: int) -> None:
+        """Fill a buffer from byte `start` on; what is not sealed reads as zeros."""
+        stop = min(start + len(view), self.seals.data_end)
+        position = start
+        while position < stop:
+            unit, inside = divmod(position, UNIT_BYTES)
+            take = min(stop - position, UNIT_BYTES - inside)
+            if unit * UNIT_BYTES < USER_BLOCK_BYTES:  # HDF5 looks here for its signature
+                view[position - start : position - start + take] = bytes(take)
+            else:
+                view[position - start : position - start + take] = self.unit(unit)[inside : inside + take]
+            position += take
+        position = max(position, start)
+        view[position - start :] = bytes(len(view) - (position - start))
+
+
+def _read_at(file: io.FileIO, offset: int, n_bytes: int) -> bytes:
+    """Up to `n_bytes` from `offset` on, fewer at the end of the file."""
     parts = []
+    file.seek(offset)
     while n_bytes > 0:
         part = file.read(n_bytes)
         if not part:
             break
         parts.append(part)
         n_bytes -= len(part)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _write_all(file: io.FileIO, offset: int, data: bytes | memoryview) -> None:
@@ -137,25 +364,35 @@ def _write_all(file: io.FileIO, offset: int, data: bytes | memoryview) -> None:
 
 
 class OverlayFile(io.RawIOBase):
-    """What h5py reads and writes: the file with some pages replaced, and an end of its own.
+    """What h5py reads and writes: a sealed file, and the changes of the transaction under way.
 
     Writes past `boundary` (a multiple of the page size, so that no page is half on disk and half here) go to
     disk, writes below it only into `pages`; with `boundary=None` it is read-only.
+
+    HDF5 never hears of an error, since what it does then is its least tested part, and with an exception
+    pending h5py's callbacks go astray. After an error, reads give zeros and writes are forgotten; `check`
+    raises it once HDF5 has returned, and whatever HDF5 made of the zeros is worth nothing.
     """
 
-    def __init__(self, file: io.FileIO, pages: dict[int, bytearray], size: int, boundary: int | None) -> None:
+    def __init__(self, file: io.FileIO, base: SealedFile, size: int, boundary: int | None) -> None:
         super().__init__()
         self._file = file
+        self._base = base
         self._position = 0
         self._discard = False
-        self.pages = pages
+        self._error: BaseException | None = None
+        self.pages: dict[int, bytearray] = {}
         self.size = size
         self.boundary = boundary
-        self.error: OSError | None = None
 
     def discard_writes(self) -> None:
         """From now on accept writes and forget them, so that HDF5 can close a transaction that failed."""
         self._discard = True
+
+    def check(self) -> None:
+        """Raise the first error there was, if any."""
+        if self._error is not None:
+            raise self._error
 
     def readable(self) -> bool:  # noqa: D102
         return True
@@ -177,40 +414,53 @@ class OverlayFile(io.RawIOBase):
     def truncate(self, size: int | None = None) -> int:  # noqa: D102
         size = self._position if size is None else size
         if not self._discard and self.boundary is not None:
-            try:
+            with self._keeping_error():
                 if size > self.boundary:
                     self._file.truncate(size)
-            except OSError as error:
-                self.error = self.error or error
-                raise
             self.size = size
         return size
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]  # noqa: D102
         view = memoryview(buffer).cast("B")
         start, wanted = self._position, min(len(view), max(0, self.size - self._position))
-        self._file.seek(start)
-        data = _read_exactly(self._file, wanted)
-        view[: len(data)] = data
-        view[len(data) : wanted] = bytes(wanted - len(data))  # a hole that no write has reached yet
-        for page in self._overlaid(start, start + wanted):
-            low, high = max(start, page * _PAGE_BYTES), min(start + wanted, (page + 1) * _PAGE_BYTES)
-            inside = low - page * _PAGE_BYTES
-            view[low - start : high - start] = self.pages[page][inside : inside + high - low]
+        with self._keeping_error():
+            self._read(view[:wanted], start, start + wanted)
+        if self._error is not None:
+            view[:wanted] = bytes(wanted)
         self._position += wanted
         return wanted
+
+    def _read(self, view: memoryview, start: int, stop: int) -> None:
+        boundary = stop if self.boundary is None else min(stop, max(start, self.boundary))
+        self._base.read_into(view[: boundary - start], start)
+        if boundary < stop:
+            data = _read_at(self._file, boundary, stop - boundary)
+            view[boundary - start : boundary - start + len(data)] = data
+            view[boundary - start + len(data) :] = bytes(stop - boundary - len(data))  # not yet written
+        self._overlay(view, start, stop)
+
+    def _overlay(self, view: memoryview, start: int, stop: int) -> None:
+        for page in self._changed(start, stop):
+            low, high = max(start, page * _PAGE_BYTES), min(stop, (page + 1) * _PAGE_BYTES)
+            inside = low - page * _PAGE_BYTES
+            view[low - start : high - start] = self.pages[page][inside : inside + high - low]
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]  # noqa: D102
         view = memoryview(data).cast("B")
         n_bytes = len(view)
         if not self._discard:
-            try:
+            with self._keeping_error():
                 self._write(view)
-            except OSError as error:
-                self.error = self.error or error
-                raise
         self._position += n_bytes
         return n_bytes
+
+    @contextlib.contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:  # Ctrl-C too
+            self._discard = True
+            self._error = self._error or error.with_traceback(None)
 
     def _write(self, view: memoryview) -> None:
         if self.boundary is None:
@@ -231,19 +481,99 @@ class OverlayFile(io.RawIOBase):
 
     def _page(self, page: int) -> bytearray:
         if page not in self.pages:
-            self._file.seek(page * _PAGE_BYTES)
-            self.pages[page] = bytearray(_read_exactly(self._file, _PAGE_BYTES).ljust(_PAGE_BYTES, b"\0"))
+            fresh = bytearray(_PAGE_BYTES)
+            self._base.read_into(memoryview(fresh), page * _PAGE_BYTES)
+            self.pages[page] = fresh
         return self.pages[page]
 
-    def _overlaid(self, start: int, stop: int) -> Iterator[int]:
-        first, last = start // _PAGE_BYTES, (stop + _PAGE_BYTES - 1) // _PAGE_BYTES
+    def _changed(self, start: int, stop: int) -> Iterator[int]:
+        first, last = start // _PAGE_BYTES, -(-stop // _PAGE_BYTES)
         if last - first < len(self.pages):
             return (page for page in range(first, last) if page in self.pages)
         return (page for page in self.pages if first <= page < last)
 
+    def seal(self, note: bytes) -> tuple[bytes, Seals]:
+        """Raise HDF5's end of file over the seal to be written there, and make that seal.
+
+        Returns:
+            The seal's bytes, padded to whole pages, and the checksums it stands for.
+        """
+        assert self.boundary is not None
+        old, data_end = self._base.seals, self.size
+        first = max(USER_BLOCK_BYTES, old.data_end) // UNIT_BYTES
+        stop = -(-data_end // UNIT_BYTES)
+        superblock = USER_BLOCK_BYTES // _PAGE_BYTES
+        pages = {*self.pages, *([superblock] if superblock * _PAGE_BYTES < self.boundary else [])}
+        changed = sorted({page * _PAGE_BYTES // UNIT_BYTES for page in pages} - set(range(first, stop)))
+        length = _SEAL.size + 12 * len(changed) + 4 * (stop - first) + len(note)
+        offset = _to_page_boundary(data_end)
+        self._raise_end_of_file(data_end, offset + _to_page_boundary(length))
+        crcs = np.zeros(stop, np.uint32)
+        crcs[:first] = old.crcs[:first]
+        for unit in (*changed, *range(first, stop)):
+            crcs[unit] = self._unit_crc(unit, data_end)
+        raw = (
+            _SEAL.pack(
+                *(_SEAL_MAGIC, data_end, old.newest.offset, old.newest.length, old.newest.crc),
+                *(first, stop - first, len(changed), len(note)),
+            )
+            + np.asarray(changed, "<u8").tobytes()
+            + crcs[changed].astype("<u4").tobytes()
+            + crcs[first:].astype("<u4").tobytes()
+            + note
+        )
+        place = Place(offset, length, zlib.crc32(raw))
+        return raw.ljust(_to_page_boundary(length), b"\0"), Seals(crcs, data_end, [*old.notes, note], place)
+
+    def _unit_crc(self, unit: int, data_end: int) -> int:
+        start = unit * UNIT_BYTES
+        stop = min(start + UNIT_BYTES, data_end)
+        data = bytearray(_read_at(self._file, start, stop - start).ljust(stop - start, b"\0"))
+        if start < self._base.seals.data_end:  # checked, so that no damage is sealed anew
+            sealed = self._base.unit(unit)
+            data[: len(sealed)] = sealed
+        self._overlay(memoryview(data), start, stop)
+        return zlib.crc32(data)
+
+    def _raise_end_of_file(self, old: int, new: int) -> None:
+        head = bytearray(_END_OF_FILE_AT + 8 - USER_BLOCK_BYTES)
+        self._read(memoryview(head), USER_BLOCK_BYTES, _END_OF_FILE_AT + 8)
+        (there,) = struct.unpack_from("<Q", head, _END_OF_FILE_AT - USER_BLOCK_BYTES)
+        if head[_SUPERBLOCK_VERSION_AT - USER_BLOCK_BYTES] != 0 or there != old:
+            raise DamagedError(f"HDF5's superblock is not as expected: it ends at {there}, the data at {old}")
+        self.seek(_END_OF_FILE_AT)
+        self.write(struct.pack("<Q", new))
+        self.size = old
+
+
+def _open_h5(image: OverlayFile, mode: str) -> h5py.File:
+    """Open HDF5 on an image.
+
+    Raises:
+        OSError: it cannot be opened. The error is a new one, for the traceback of h5py's own holds an access
+            property list, and one that is still alive when Python ends makes HDF5 call into the dead interpreter.
+    """
+    try:
+        h5 = h5py.File(image, mode, libver="earliest")
+    except Exception as error:
+        message = str(error)
+        h5 = None
+    if h5 is None:
+        image.check()
+        raise DamagedError(message)
+    return h5
+
 
 def _to_page_boundary(n_bytes: int) -> int:
     return -(-n_bytes // _PAGE_BYTES) * _PAGE_BYTES
+
+
+class Transaction:
+    """What `Journal.transaction` yields: the HDF5 file `h5`, and a `note` to keep in the commit's seal."""
+
+    def __init__(self, h5: h5py.File) -> None:
+        self.h5 = h5
+        self.note = b""
 
 
 class Journal:
@@ -256,167 +586,266 @@ class Journal:
     Raises:
         FileNotFoundError: there is no such file.
         BlockingIOError: another process records into it.
-        ValueError: the file has no redo record, so it was not written by this package.
+        NotSealedError: the file was not written by this package.
+        DamagedError: the file's record or checksums are damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.path = os.fspath(path)
         self._durable = durable
-        self._file = open(self.path, "r+b", buffering=0)  # noqa: SIM115  closed by close()
+        self._file = _open_file(self.path, "r+b")
         try:
-            self._lock()
-            record = read_newest_record(self._file)
-            if record is None:
-                raise ValueError(f"'{self.path}' has no redo record")
-            self._recover(record)
+            _lock(self._file)
+            self._recover()
         except BaseException:
             self._file.close()
             raise
+        _open_journals.add(self)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, durable: bool = True) -> Journal:
         """Make an empty HDF5 file at `path`, which must not exist, and open its journal."""
-        with open(path, "x+b", buffering=0) as file:
-            image = OverlayFile(file, {}, 0, boundary=0)
-            with h5py.File(image, "w", libver="earliest", userblock_size=USER_BLOCK_BYTES):
-                pass
+        with contextlib.closing(_open_file(path, "x+b")) as file:
+            empty = Seals(np.zeros(USER_BLOCK_BYTES // UNIT_BYTES, np.uint32), 0, [], Place(0, 0, 0))
+            image = OverlayFile(file, SealedFile(file, empty, {}), 0, boundary=0)
+            h5py.File(image, "w", libver="earliest", userblock_size=USER_BLOCK_BYTES).close()
+            image.check()
             _write_all(file, 0, bytes(USER_BLOCK_BYTES))  # no hole: a record must not fail for want of space
-            _write_record(file, 0, image.size, b"", 0)
+            seal, seals = image.seal(b"")
+            offset = seals.newest.offset
+            _write_all(file, offset, seal)
+            body = Place(_HEADER_BYTES, 0, zlib.crc32(b""))
+            Record(0, offset + len(seal), body, seals.newest).write(file, b"")
             if durable:
-                os.fsync(file.fileno())
+                _fsync(file)
         return cls(path, durable=durable)
 
-    def _lock(self) -> None:
-        # A lock of the process, not of the open file: DataLoader workers forked from a training that is then
-        # killed must not keep it. HDF5's own readers use flock, which does not meet this one.
-        if fcntl is not None:
-            try:
-                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
-            except BlockingIOError:
-                raise
-            except OSError:
-                pass  # a file system without locks
+    @property
+    def notes(self) -> list[bytes]:
+        """What each transaction noted, oldest first."""
+        return self._base.seals.notes
 
-    def _recover(self, record: Record) -> None:
-        self._apply({page: bytearray(data) for page, data in record.pages.items()})
-        self._file.truncate(_to_page_boundary(record.committed_bytes))
-        self._sequence, self._size = record.sequence, record.committed_bytes
+    def _recover(self) -> None:
+        """Bring the file to the state of its last commit, durably."""
+        record = read_newest_record(self._file)
+        if os.fstat(self._file.fileno()).st_size < record.committed_bytes:
+            raise DamagedError(f"the file is cut off before byte {record.committed_bytes}")
+        # The record too, byte by byte the same: should its fsync have failed, the pages count as clean now
+        # and no further fsync would write them.
+        if record.is_inline:
+            record.write(self._file, _pack_pages({p: bytearray(data) for p, data in record.pages.items()}))
+        self._apply(record.pages)
         self._sync()
-        self._replay_pending = False
+        self._file.truncate(record.committed_bytes)
+        self._sync()
+        seals = Seals.read(self._file, record.seal)
+        self._stand_at(record.sequence, record.committed_bytes, seals)
 
-    def _apply(self, pages: dict[int, bytearray]) -> None:
+    def _stand_at(self, sequence: int, committed_bytes: int, seals: Seals) -> None:
+        self._sequence, self._size = sequence, committed_bytes
+        self._known_headers = _headers(self._file)
+        self._base = SealedFile(self._file, seals, {})
+        self._recovery_needed = False
+
+    def _apply(self, pages: dict[int, bytes] | dict[int, bytearray]) -> None:
         for page, data in sorted(pages.items()):
             _write_all(self._file, page * _PAGE_BYTES, bytes(data))
 
     def _sync(self) -> None:
         if self._durable:
-            os.fsync(self._file.fileno())
+            _fsync(self._file)
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[h5py.File]:
+    def transaction(self) -> Iterator[Transaction]:
         """The file, opened for changes that are kept if the block ends and undone if it raises.
 
+        Where the disk fails in the last moment, the changes may have been kept although this raises: the next
+        transaction finds them done or undone.
+
         Yields:
-            An `h5py.File`; nothing opened from it may be used after the block.
+            A `Transaction`; nothing opened from its `h5` may be used after the block.
 
         Raises:
-            OSError: the disk refused a write (its own error, not HDF5's). The file is as before.
+            OSError: the disk refused (its own error, not HDF5's), or the file is gone, replaced or damaged.
         """
         if not os.path.samestat(os.stat(self.path), os.fstat(self._file.fileno())):
             raise FileNotFoundError(f"'{self.path}' was replaced by another file")
-        if self._replay_pending:
-            self._recover_from_newest()
-        if newest_sequence(self._file) != self._sequence:
-            raise BlockingIOError(f"'{self.path}' was written by another process")
-        image = OverlayFile(self._file, {}, self._size, boundary=_to_page_boundary(self._size))
-        h5: h5py.File | None = None
+        if self._recovery_needed:
+            self._recover()
+        self._check_headers()
+        image = OverlayFile(self._file, self._base, self._size, boundary=self._size)
+        self._recovery_needed = True
+        transaction: Transaction | None = None
         try:
-            h5 = h5py.File(image, "r+", libver="earliest")
-            yield h5
-            h5.close()
-            self._commit(image)
-        except BaseException as error:
+            transaction = Transaction(_open_h5(image, "r+"))
+            yield transaction
+            transaction.h5.close()
+            image.check()
+            self._commit(image, transaction.note)
+        except BaseException:
             image.discard_writes()
-            if h5 is not None:
+            if transaction is not None:
                 with contextlib.suppress(Exception):
-                    h5.close()
-            with contextlib.suppress(OSError):
-                self._recover_from_newest()
-            if image.error is not None and error is not image.error:
-                raise image.error from error
+                    transaction.h5.close()
+            with contextlib.suppress(OSError, ValueError):  # the next transaction will try again
+                self._recover()
+            image.check()  # HDF5's own error may be but a consequence of it
             raise
 
-    def _recover_from_newest(self) -> None:
-        record = read_newest_record(self._file)
-        if record is not None:
-            self._recover(record)
+    def _check_headers(self) -> None:
+        if _headers(self._file) != self._known_headers:
+            raise BlockingIOError(f"'{self.path}' was written by another process")
 
-    def _commit(self, image: OverlayFile) -> None:
+    def _commit(self, image: OverlayFile, note: bytes) -> None:
+        seal, seals = image.seal(note)
+        _write_all(self._file, seals.newest.offset, seal)
+        committed_bytes = seals.newest.offset + len(seal)
         body = _pack_pages(image.pages)
-        inline = _HEADER_BYTES + len(body) <= _SLOT_BYTES
         sequence = self._sequence + 1
-        if inline:
-            offset = (sequence % 2) * _SLOT_BYTES + _HEADER_BYTES
-        else:
-            offset = _to_page_boundary(image.size)
+        inline = _HEADER_BYTES + len(body) <= _SLOT_BYTES
+        offset = (sequence % 2) * _SLOT_BYTES + _HEADER_BYTES if inline else committed_bytes
+        if not inline:
             _write_all(self._file, offset, body)
         self._sync()
-        _write_record(self._file, sequence, image.size, body, offset)
+        self._check_headers()
+        record = Record(sequence, committed_bytes, Place(offset, len(body), zlib.crc32(body)), seals.newest)
+        record.write(self._file, body)
         self._sync()
-        self._sequence, self._size = sequence, image.size
+        # Committed. What fails from here on is made up for by the next transaction, or the next reader.
+        self._stand_at(sequence, committed_bytes, seals)
         try:
             self._apply(image.pages)
             if not inline:
                 self._sync()
-        except OSError:  # committed all the same: the record stands
-            self._replay_pending = True
+        except OSError:
+            self._recovery_needed = True
 
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
         self._file.close()
-
-
-def _write_record(file: io.FileIO, sequence: int, committed_bytes: int, body: bytes, offset: int) -> None:
-    slot_start = (sequence % 2) * _SLOT_BYTES
-    offset = offset or slot_start + _HEADER_BYTES
-    header = _HEADER.pack(_MAGIC, sequence, committed_bytes, offset, len(body), zlib.crc32(body))
-    inline = offset == slot_start + _HEADER_BYTES
-    _write_all(file, slot_start, header + _CRC.pack(zlib.crc32(header)) + (body if inline else b""))
 
 
 class Snapshot:
     """A file as of its last commit, for reading while somebody may be writing.
 
     Args:
-        path: an HDF5 file; one without a redo record (copied by another tool) is read as it stands.
+        path: a file made by `Journal.create`.
+        strict: see `read_newest_record`.
 
     Raises:
-        OSError: there is no such file, it may not be read, or HDF5 cannot open it.
-        EOFError: the file is shorter than its last commit left it.
+        OSError: there is no such file, or it may not be read.
+        NotSealedError: the file was not written by this package.
+        DamagedError: the file is cut off, or its record or checksums are damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by close()
+    def __init__(self, path: str | os.PathLike[str], *, strict: bool = True) -> None:
+        self._file = _open_file(path, "rb")
+        self._strict = strict
+        self._h5: h5py.File | None = None
+        self._image: OverlayFile | None = None
         try:
-            record = read_newest_record(self._file)
-            size = os.fstat(self._file.fileno()).st_size
-            self._sequence = record.sequence if record else -1
-            if record is not None and size < record.committed_bytes:
-                raise EOFError(f"holds {size} bytes of {record.committed_bytes}")
-            pages = {page: bytearray(data) for page, data in record.pages.items()} if record else {}
-            image = OverlayFile(self._file, pages, record.committed_bytes if record else size, boundary=None)
-            self.h5 = h5py.File(image, "r")
+            self.refresh()
         except BaseException:
             self._file.close()
             raise
 
+    def refresh(self) -> None:
+        """Move on to the last commit; what was opened from `h5` is of no use any more."""
+        self._close_h5()
+        while True:
+            self._seen_headers = _headers(self._file)
+            self.record = read_newest_record(self._file, strict=self._strict)
+            self.size = os.fstat(self._file.fileno()).st_size
+            try:
+                if self.size < self.record.committed_bytes:
+                    raise DamagedError(f"it is cut off: {self.size} bytes of {self.record.committed_bytes}")
+                self.seals = Seals.read(self._file, self.record.seal)
+                return
+            except DamagedError:
+                if self.is_current:
+                    raise
+
+    @property
+    def h5(self) -> h5py.File:
+        """The file, opened for reading; call `check` before believing what was read."""
+        if self._h5 is None:
+            base = SealedFile(self._file, self.seals, self.record.pages)
+            self._image = OverlayFile(self._file, base, self.record.committed_bytes, None)
+            self._h5 = _open_h5(self._image, "r")
+        return self._h5
+
+    def check(self) -> None:
+        """Raise what went wrong while `h5` was read; to be called before what was read is believed.
+
+        Raises:
+            DamagedError: bytes are not what was committed.
+        """
+        if self._image is not None:
+            self._image.check()
+
     @property
     def is_current(self) -> bool:
-        """Whether no commit happened since; if one did, what was read in between may be torn."""
-        return newest_sequence(self._file) == self._sequence
+        """Whether no commit happened since."""
+        return _headers(self._file) == self._seen_headers
+
+    def bytes_at(self, offset: int, length: int) -> bytes:
+        """Bytes of the file as of the commit.
+
+        Raises:
+            DamagedError: they are not what was committed.
+        """
+        data = bytearray(length)
+        SealedFile(self._file, self.seals, self.record.pages).read_into(memoryview(data), offset)
+        return bytes(data)
+
+    def _close_h5(self) -> None:
+        if self._h5 is not None:
+            with contextlib.suppress(Exception):
+                self._h5.close()
+            self._h5 = None
 
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
-        with contextlib.suppress(Exception):
-            self.h5.close()
+        self._close_h5()
         self._file.close()
+
+
+def _open_file(path: str | os.PathLike[str], mode: str) -> io.FileIO:
+    return open(path, mode, buffering=0)  # type: ignore[return-value]
+
+
+def _fsync(file: io.FileIO) -> None:
+    os.fsync(file.fileno())
+
+
+def _lock(file: io.FileIO) -> None:
+    """Lock a file against other writers.
+
+    The lock belongs to the open file: one of the process would be lost as soon as the process closed any other
+    descriptor of the file, as its own live readers do. HDF5's readers use flock, which does not meet this one.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        if sys.platform == "linux":
+            # struct flock: type, whence, start, length, pid
+            fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
+        else:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
+    except (BlockingIOError, PermissionError) as error:
+        raise BlockingIOError("another process holds its lock") from error
+    except OSError:
+        pass  # a file system without locks
+
+
+def _close_in_child() -> None:
+    """Give up the locks that a forked process, a DataLoader worker for instance, has inherited."""
+    for journal in list(_open_journals):
+        journal.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

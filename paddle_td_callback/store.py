@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
+import json
 import math
 import os
 import sys
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeVar
 
 import h5py
@@ -23,7 +27,7 @@ import numpy.typing as npt
 from ._version import __version__
 from .chunks import creation_properties, encode_chunk
 from .errors import StoreError, StoreExistsError, StoreNotFoundError
-from .journal import Journal, Snapshot
+from .journal import DamagedError, Journal, NotSealedError, Snapshot
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -32,12 +36,14 @@ SCHEMA_VERSION = 1
 
 Keep = Literal["all", "given"] | int
 Samples = slice | npt.ArrayLike | None
+# By field: first sample, byte offset and stored bytes of each chunk.
+ChunkPlaces = dict[str, list[tuple[int, int, int]]]
 _T = TypeVar("_T")
 
 _CHUNK_BYTES = 1 << 20
-_CHUNK_ROWS = (
-    16384  # of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else
-)
+# Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
+_CHUNK_ROWS = 16384
+_CHUNKS_AHEAD = 4  # encoded while one is written
 _DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
@@ -63,6 +69,7 @@ TOP_FIELDS = (
     Field("top_classes", "k", "int32", -1, "the k classes with the largest probabilities, largest first"),
     Field("top_probabilities", "k", "float16", math.nan, "their probabilities"),
 )
+SAMPLE_IDS = "sample_ids"  # [sample] UTF-8, only where samples have names
 LABELS = Field("labels", None, "int32", -1, "the given label of each sample; -1 = never seen")
 
 
@@ -184,6 +191,29 @@ def label_checksum(labels: npt.NDArray[np.int32]) -> str:
     return f"{zlib.crc32(np.ascontiguousarray(labels, dtype='<i4').data):08x}"
 
 
+def pack_note(facts: dict[str, Any]) -> bytes:
+    """What a commit notes beside HDF5, so that `verify.salvage` finds the chunks where HDF5 cannot."""
+    return zlib.compress(json.dumps(facts, separators=(",", ":")).encode())
+
+
+def unpack_note(note: bytes) -> dict[str, Any]:
+    """The facts given to `pack_note`; of a transaction without a note, none."""
+    return dict(json.loads(zlib.decompress(note))) if note else {}
+
+
+def _open_journal(path: str | os.PathLike[str], *, durable: bool) -> Journal:
+    name = os.fspath(path)
+    try:
+        return Journal(path, durable=durable)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"'{name}' is being recorded by another process, or by another recorder of this one; "
+            "wait for it to end, or record to another path"
+        ) from error
+    except (OSError, NotSealedError) as error:
+        raise StoreError(f"'{name}' cannot be written: {error}") from error
+
+
 class StoreWriter:
     """The one writer of a recording; made by `create` or `resume`.
 
@@ -202,6 +232,7 @@ class StoreWriter:
         self.layout = layout
         self.labels = labels
         self.n_epochs = n_epochs
+        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
 
     @classmethod
     def create(
@@ -210,6 +241,7 @@ class StoreWriter:
         layout: Layout,
         *,
         class_names: Sequence[str] | None = None,
+        sample_ids: Sequence[str] | None = None,
         overwrite: bool = False,
         durable: bool = True,
     ) -> StoreWriter:
@@ -219,21 +251,26 @@ class StoreWriter:
             path: where; its folder must exist.
             layout: the fixed facts of the recording.
             class_names: one for each class, or None.
+            sample_ids: one for each sample, no two alike, or None where they are known by their indices.
             overwrite: replace an existing file.
             durable: whether commits wait for the disk.
 
         Raises:
             StoreError: see `check_path`; or the disk refused.
-            ValueError: a wrong number of class names.
+            ValueError: a wrong number of class names or sample ids.
         """
         name = check_path(path, overwrite=overwrite)
         if class_names is not None and len(class_names) != layout.n_classes:
             raise ValueError(f"got {len(class_names)} class names for {layout.n_classes} classes")
+        if sample_ids is not None and len(sample_ids) != layout.n_samples:
+            raise ValueError(f"got {len(sample_ids)} sample ids for {layout.n_samples} samples")
         fresh = f"{name}.{os.getpid()}.new"
         try:
             journal = Journal.create(fresh, durable=durable)
-            with journal.transaction() as h5:
-                _write_schema(h5, layout, class_names)
+            with journal.transaction() as transaction:
+                _write_schema(transaction.h5, layout, class_names, sample_ids)
+                names = None if class_names is None else [str(name) for name in class_names]
+                transaction.note = pack_note({"layout": asdict(layout), "class_names": names})
             journal.close()
             _move_into_place(fresh, name, overwrite=overwrite)
             journal = Journal(name, durable=durable)
@@ -259,6 +296,17 @@ class StoreWriter:
             StoreError: not such a file, another recording than `layout`, damaged labels, or another process
                 is recording into it.
         """
+        TrainingDynamicsStore(path).close()  # says best what is wrong with a file
+        journal = _open_journal(path, durable=durable)
+        try:
+            return cls._resume(journal, layout)
+        except BaseException:
+            journal.close()
+            raise
+
+    @classmethod
+    def _resume(cls, journal: Journal, layout: Layout | None) -> StoreWriter:
+        path = journal.path
         with TrainingDynamicsStore(path) as store:
             there, labels, n_epochs = store.layout, store.labels, store.n_epochs
             recorded_checksum = store.label_checksum
@@ -267,23 +315,14 @@ class StoreWriter:
                 old, new = getattr(there, fact), getattr(layout, fact)
                 if old != new:
                     raise StoreError(
-                        f"'{os.fspath(path)}' was recorded with {fact}={old!r}, this training has {new!r}; "
+                        f"'{path}' was recorded with {fact}={old!r}, this training has {new!r}; "
                         "resume needs the same, so record to another path"
                     )
         if label_checksum(labels) != recorded_checksum:
             raise StoreError(
-                f"'{os.fspath(path)}': the labels do not match their checksum {recorded_checksum}; "
+                f"'{path}': the labels do not match their checksum {recorded_checksum}; "
                 "the file is damaged, see `paddle-td verify`"
             )
-        try:
-            journal = Journal(path, durable=durable)
-        except BlockingIOError as error:
-            raise StoreError(
-                f"'{os.fspath(path)}' is being recorded by another process; wait for it to end, "
-                "or record to another path"
-            ) from error
-        except (OSError, ValueError) as error:
-            raise StoreError(f"'{os.fspath(path)}' cannot be written: {error}") from error
         return cls(journal, there, labels, n_epochs)
 
     def commit_epoch(
@@ -294,7 +333,8 @@ class StoreWriter:
         Args:
             index: number of the epoch; a gap behind the last committed one stays unseen and is noted as
                 dropped, an epoch already committed is left alone.
-            epoch: arrays as `Layout.unseen_epoch` makes them.
+            epoch: arrays as `Layout.unseen_epoch` makes them; samples whose `n_presentations` is 0 are
+                stored as unseen, whatever the other arrays hold for them.
             labels: `[sample]` int32, -1 = not seen so far.
 
         Raises:
@@ -302,45 +342,79 @@ class StoreWriter:
         """
         if index < self.n_epochs:
             return
-        with self._journal.transaction() as h5:
-            for field in self.layout.fields:
-                dataset = h5[field.name]
-                dataset.resize(index + 1, axis=0)
-                self._write_rows(dataset, field, epoch[field.name], index)
-            self._write_labels(h5[LABELS.name], labels)
-            h5.attrs.modify("label_checksum", np.bytes_(label_checksum(labels)))
-            if index > self.n_epochs:
-                dropped = [*h5.attrs["dropped_epochs"], *range(self.n_epochs, index)]
-                h5.attrs["dropped_epochs"] = np.asarray(dropped, np.int64)
-            h5.attrs.modify("committed_epochs", np.int64(index + 1))
+        with self._journal.transaction() as transaction:
+            h5 = transaction.h5
+            if int(h5.attrs["committed_epochs"]) <= index:  # else the last try was kept although it failed
+                chunks = self._write_epoch(h5, index, epoch)
+                chunks[LABELS.name] = self._write_labels(h5[LABELS.name], labels)
+                h5.attrs.modify("label_checksum", np.bytes_(label_checksum(labels)))
+                if index > self.n_epochs:
+                    dropped = [*h5.attrs["dropped_epochs"], *range(self.n_epochs, index)]
+                    h5.attrs["dropped_epochs"] = np.asarray(dropped, np.int64)
+                h5.attrs.modify("committed_epochs", np.int64(index + 1))
+                transaction.note = pack_note(
+                    {"epoch": index, "label_checksum": label_checksum(labels), "chunks": chunks}
+                )
         self.n_epochs = index + 1
         self.labels = labels.copy()
 
-    def _write_rows(self, dataset: Any, field: Field, rows: npt.NDArray[Any], index: int) -> None:
-        n_rows = self.layout.chunk_rows(field)
-        gzip_level = self.layout.gzip_level
-        for start in range(0, len(rows), n_rows):
-            block = rows[start : start + n_rows]
-            if len(block) < n_rows:  # HDF5 stores whole chunks, the last one too
-                block = np.concatenate(
-                    [block, np.full((n_rows - len(block), *block.shape[1:]), field.unseen)]
-                )
-            encoded = encode_chunk(block.astype(dataset.dtype, copy=False), gzip_level=gzip_level)
-            dataset.id.write_direct_chunk((index, start) + (0,) * (block.ndim - 1), encoded)
+    def _write_epoch(self, h5: h5py.File, index: int, epoch: Mapping[str, npt.NDArray[Any]]) -> ChunkPlaces:
+        """Encode each chunk in a second thread while the one before is written."""
+        unseen = epoch["n_presentations"] == 0
+        pending: list[tuple[Field, int, Future[bytearray]]] = []
+        places: ChunkPlaces = {field.name: [] for field in self.layout.fields}
 
-    def _write_labels(self, dataset: Any, labels: npt.NDArray[np.int32]) -> None:
+        def write_first() -> None:
+            field, start, encoded = pending.pop(0)
+            dataset = h5[field.name]
+            at = (index, start) + (0,) * (dataset.ndim - 2)
+            dataset.id.write_direct_chunk(at, encoded.result())
+            chunk = dataset.id.get_chunk_info_by_coord(at)
+            places[field.name].append((start, chunk.byte_offset, chunk.size))
+
+        for field in self.layout.fields:
+            h5[field.name].resize(index + 1, axis=0)
+            rows, n_rows = epoch[field.name], self.layout.chunk_rows(field)
+            for start in range(0, len(rows), n_rows):
+                stop = start + n_rows
+                job = self._encoder.submit(self._encode, field, rows[start:stop], unseen[start:stop], n_rows)
+                pending.append((field, start, job))
+                if len(pending) > _CHUNKS_AHEAD:
+                    write_first()
+        while pending:
+            write_first()
+        return places
+
+    def _encode(
+        self, field: Field, rows: npt.NDArray[Any], unseen: npt.NDArray[np.bool_], n_rows: int
+    ) -> bytearray:
+        if len(rows) < n_rows or unseen.any():  # HDF5 stores whole chunks, the last one too
+            block = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
+            block[: len(rows)][~unseen] = rows[~unseen]
+            rows = block
+        return encode_chunk(rows, gzip_level=self.layout.gzip_level)
+
+    def _write_labels(self, dataset: Any, labels: npt.NDArray[np.int32]) -> list[tuple[int, int, int]]:
         n_rows = dataset.chunks[0]
+        places = []
         for start in range(0, len(labels), n_rows):
             stop = start + n_rows
             if not np.array_equal(labels[start:stop], self.labels[start:stop]):
                 dataset[start:stop] = labels[start:stop]
+                dataset.flush()
+                chunk = dataset.id.get_chunk_info_by_coord((start,))
+                places.append((start, chunk.byte_offset, chunk.size))
+        return places
 
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
+        self._encoder.shutdown()
         self._journal.close()
 
 
-def _write_schema(h5: h5py.File, layout: Layout, class_names: Sequence[str] | None) -> None:
+def _write_schema(
+    h5: h5py.File, layout: Layout, class_names: Sequence[str] | None, sample_ids: Sequence[str] | None
+) -> None:
     for field in layout.fields:
         shape = layout.epoch_shape(field)
         chunk = (1, layout.chunk_rows(field), *shape[1:])
@@ -349,9 +423,15 @@ def _write_schema(h5: h5py.File, layout: Layout, class_names: Sequence[str] | No
     # Labels change in place as samples are first seen, so their chunks keep one size: no compression.
     _create_dataset(h5, LABELS, shape, shape, (min(layout.n_samples, _CHUNK_ROWS),), None)
     if class_names is not None:
-        names = [str(name).encode() for name in class_names]
+        h5.create_dataset("class_names", data=_as_bytes(class_names))
+    if sample_ids is not None:
         h5.create_dataset(
-            "class_names", data=np.asarray(names, dtype=f"S{max(map(len, names), default=1) or 1}")
+            SAMPLE_IDS,
+            data=_as_bytes(sample_ids),
+            chunks=(min(layout.n_samples, _CHUNK_ROWS),),
+            compression="gzip",
+            shuffle=True,
+            fletcher32=True,
         )
     paddle = sys.modules.get("paddle")
     facts: dict[str, Any] = {
@@ -372,6 +452,11 @@ def _write_schema(h5: h5py.File, layout: Layout, class_names: Sequence[str] | No
     h5.attrs["label_checksum"] = np.bytes_(label_checksum(np.full(layout.n_samples, -1, np.int32)))
     h5.attrs["dropped_epochs"] = np.zeros(0, np.int64)
     h5.attrs["committed_epochs"] = np.int64(0)
+
+
+def _as_bytes(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
+    encoded = [str(name).encode() for name in names]
+    return np.asarray(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
 
 
 def _create_dataset(
@@ -439,6 +524,7 @@ class TrainingDynamicsStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self._lock = threading.RLock()
         self._snapshot: Snapshot | None = None
         self._snapshot = self._open()
         try:
@@ -464,6 +550,23 @@ class TrainingDynamicsStore:
             f"<TrainingDynamicsStore '{self.path}': {self.n_samples} samples, {self.n_classes} classes, "
             f"{self.n_epochs} epochs, keep={self.keep!r}, mode={self.mode!r}>"
         )
+
+    @functools.cached_property
+    def sample_ids(self) -> list[str] | None:
+        """`[sample]` names, None where samples are known by their indices only."""
+        ids = self._consistently(self._read_sample_ids)
+        return None if ids is None else [_text(one) for one in ids]
+
+    def _read_sample_ids(self, h5: h5py.File) -> npt.NDArray[np.bytes_] | None:
+        if SAMPLE_IDS not in h5:
+            return None
+        dataset = h5[SAMPLE_IDS]
+        if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "S":
+            raise StoreError(f"'{self.path}' is damaged: '{SAMPLE_IDS}' is no dataset of strings")
+        expanded = dataset.dtype.itemsize * self.n_samples
+        if dataset.shape != (self.n_samples,) or expanded > _DEFLATE_MAX_RATIO * dataset.id.get_storage_size():
+            raise StoreError(f"'{self.path}' is damaged: '{SAMPLE_IDS}' has shape {dataset.shape}")
+        return np.asarray(dataset[:])
 
     def given_probabilities(self, samples: Samples = None) -> npt.NDArray[np.float32]:
         """Softmax probability of the given label, `[sample, epoch]` float32, NaN = unseen.
@@ -539,45 +642,48 @@ class TrainingDynamicsStore:
             return Snapshot(self.path)
         except FileNotFoundError as error:
             raise StoreNotFoundError(f"'{self.path}': there is no such file") from error
-        except EOFError as error:
+        except NotSealedError as error:
             raise StoreError(
-                f"'{self.path}' is truncated: it {error}; copy it again, or salvage it with `paddle-td verify`"
+                f"'{self.path}' {error}; give a file that TrainingDynamicsCallback or "
+                "TrainingDynamicsRecorder made"
             ) from error
-        except Exception as error:
+        except DamagedError as error:
+            raise self._damaged(error) from error
+        except OSError as error:
             if os.path.isdir(self.path):
                 raise StoreError(
                     f"'{self.path}' is a folder; give the path of the recording in it"
                 ) from error
-            if isinstance(error, PermissionError):
-                raise StoreError(f"'{self.path}' may not be read: permission denied") from error
-            raise StoreError(
-                f"'{self.path}' cannot be opened as HDF5 ({_one_line(error)}); "
-                "it is damaged, or no recording of training dynamics"
-            ) from error
+            raise StoreError(f"'{self.path}' cannot be read: {error.strerror or error}") from error
+
+    def _damaged(self, error: BaseException) -> StoreError:
+        return StoreError(
+            f"'{self.path}' is damaged: {_one_line(error)}; `paddle-td verify` says what can be salvaged"
+        )
 
     def _consistently(self, read: Callable[[h5py.File], _T]) -> _T:
-        """Read again from a newer snapshot if a commit came between."""
-        if self._snapshot is None:
-            raise ValueError(f"'{self.path}' is closed")
-        while True:
-            failure: Exception | None = None
-            try:
-                result = read(self._snapshot.h5)
-            except (IndexError, StoreError) as error:
-                if self._snapshot.is_current:
+        """Read as of the last commit known; if a newer one changed the file under the read, read as of that."""
+        with self._lock:
+            if self._snapshot is None:
+                raise ValueError(f"'{self.path}' is closed")
+            while True:
+                try:
+                    try:
+                        result = read(self._snapshot.h5)
+                    finally:  # an error in reading may be but a consequence
+                        self._snapshot.check()
+                    return result
+                except DamagedError as error:
+                    if self._snapshot.is_current:
+                        raise self._damaged(error) from error
+                except (IndexError, StoreError, MemoryError):
                     raise
-                failure = error
-            except Exception as error:  # whatever h5py makes of a damaged file
-                failure = error
-            if self._snapshot.is_current:
-                if failure is not None:
-                    raise StoreError(
-                        f"'{self.path}' is damaged: {_one_line(failure)}; "
-                        "`paddle-td verify` says what can be salvaged"
-                    ) from failure
-                return result
-            self._snapshot.close()
-            self._snapshot = self._open()
+                except Exception as error:  # whatever h5py says of a file that is not as it should be
+                    raise self._damaged(error) from error
+                try:
+                    self._snapshot.refresh()
+                except (DamagedError, NotSealedError) as error:
+                    raise self._damaged(error) from error
 
     def _read_facts(self, h5: h5py.File) -> None:
         attributes = h5.attrs
@@ -619,6 +725,8 @@ class TrainingDynamicsStore:
 
     def _check_shapes(self, h5: h5py.File) -> None:
         """Trust no shape that the bytes on disk cannot back: a forged one would fill the memory."""
+        assert self._snapshot is not None
+        file_bytes = self._snapshot.size
         labels_shape = (self.n_samples,)
         written = self.n_epochs - len(self.dropped_epochs)
         for field in (*self.layout.fields, LABELS):
@@ -640,7 +748,7 @@ class TrainingDynamicsStore:
                 )
             if field is LABELS and self.n_epochs == 0 and math.prod(wanted) > 2**31:
                 raise StoreError(f"'{self.path}' is damaged: {self.n_samples} samples, but nothing recorded")
-            if min(dataset.id.get_storage_size(), os.path.getsize(self.path)) < least:
+            if min(dataset.id.get_storage_size(), file_bytes) < least:
                 raise StoreError(
                     f"'{self.path}' is damaged: '{field.name}' holds {dataset.id.get_storage_size()} bytes, "
                     f"too few for its shape {wanted}"
