@@ -19,7 +19,7 @@ from .errors import (  # noqa: E402
     StoreNotFoundError,
     TrainingDynamicsError,
 )
-from .issues import LabelIssues, find_label_issues  # noqa: E402
+from .issues import LabelIssues, detector_input, find_label_issues  # noqa: E402
 from .recorder import TrainingDynamicsRecorder  # noqa: E402
 from .store import TrainingDynamicsStore  # noqa: E402
 
@@ -41,6 +41,7 @@ __all__ = [
     "TrainingDynamicsRecorder",
     "TrainingDynamicsStore",
     "__version__",
+    "detector_input",
     "find_label_issues",
     "scores",
 ]
