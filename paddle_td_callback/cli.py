@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ def _detect(options: argparse.Namespace) -> None:
     detector: Any = None
     if options.csv is not None:
         check_csv_path(options.csv)
+    for recording in options.recordings:  # before Paddle is imported, which takes seconds
+        TrainingDynamicsStore(recording).close()
     if options.method == "lstm":
         _need_paddle("method lstm needs it, the other methods do not")
         from .detector import NoiseDetector
@@ -125,7 +128,9 @@ def _detect(options: argparse.Namespace) -> None:
 
 def _need_paddle(why: str) -> None:
     try:
-        import paddle  # noqa: F401
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of compilers that Paddle would use for things not done here
+            import paddle  # noqa: F401
     except ModuleNotFoundError as error:
         raise ImportError(
             f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import paddle
 
 from .callbacks import LabelIssuesCallback, TrainingDynamicsCallback
+from .errors import StoreExistsError
 from .issues import LabelIssues, find_label_issues
 from .store import check_path
 
@@ -76,6 +77,10 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
     """
     recording, table = folder / "run.h5", folder / "issues.csv"
     for path in (recording, table):
+        if path.exists() and not overwrite:
+            raise StoreExistsError(
+                f"'{path}' exists already; --overwrite replaces it, --dir DIR puts the demo's files elsewhere"
+            )
         check_path(path, overwrite=overwrite)
     dataset = Digits()
     print(

@@ -40,7 +40,7 @@ def test_the_demo_finds_the_changed_labels(tmp_path, capsys):
 def test_the_demo_overwrites_only_when_told(tmp_path, capsys):
     (tmp_path / "run.h5").write_text("precious")
     assert main(["demo", "--dir", str(tmp_path)]) == 1
-    assert "overwrite" in capsys.readouterr().err
+    assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "run.h5").read_text() == "precious"
 
 
