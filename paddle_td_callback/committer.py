@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 import time
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,9 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .store import StoreWriter
+from .errors import StoreError
+from .spill import Spill, default_memory_limit_bytes
+from .store import Layout, StoreWriter
 
 EpochArrays = dict[str, npt.NDArray[Any]]
+_N_BUFFERS = 2
 
 
 @dataclass
@@ -30,24 +35,48 @@ class Committer:
     empty `buffer` to fill. An epoch that could not be written stays in memory and is tried again with the next
     one; while it waits, epochs that end are dropped, since a third buffer is not promised.
 
+    A buffer's `n_presentations` say which of its rows count: where they are 0, the other arrays hold rubbish.
+
     Args:
         writer: the store's writer; closed by `close`.
         on_error: "warn" to say once what went wrong and go on, "raise" to raise it from `submit`, `flush` or
             `close`.
+        memory_limit_bytes: where two epochs are larger, they are kept in a file beside the store; None = a
+            quarter of the machine's memory.
+
+    Raises:
+        StoreError: the disk has no room for that file.
     """
 
-    def __init__(self, writer: StoreWriter, *, on_error: str = "warn") -> None:
+    def __init__(
+        self, writer: StoreWriter, *, on_error: str = "warn", memory_limit_bytes: int | None = None
+    ) -> None:
         self._writer = writer
         self._on_error = on_error
-        self._free = [writer.layout.unseen_epoch()]
-        self.buffer = writer.layout.unseen_epoch()
+        self._spill = _make_spill(writer, memory_limit_bytes)
+        self._free = [self._make_buffer()]
+        self.buffer = self._make_buffer()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
-        self._running: Future[OSError | None] | None = None
+        self._running: Future[Exception | None] | None = None
         self._waiting: _Job | None = None
         self._failing = False
         self.next_index = writer.n_epochs
         self.dropped: list[int] = []
         self.blocked_seconds = 0.0
+
+    def _make_buffer(self) -> EpochArrays:
+        layout = self._writer.layout
+        arrays = {}
+        for field in layout.fields:
+            shape = layout.epoch_shape(field)
+            # Only what grows with the classes goes into the file: the rest is 13 bytes a sample.
+            spilled = self._spill is not None and field.last_axis is not None
+            arrays[field.name] = (
+                self._spill.empty(shape, field.dtype)
+                if spilled and self._spill is not None
+                else np.zeros(shape, field.dtype)
+            )
+        return arrays
 
     def submit(self, labels: npt.NDArray[np.int32]) -> None:
         """Commit `buffer` as the next epoch.
@@ -85,7 +114,7 @@ class Committer:
         try:
             self.flush()
             if self._waiting is not None:
-                self.dropped.append(self._waiting.index)
+                self.dropped.insert(0, self._waiting.index)
                 self._waiting = None
             if self.dropped:
                 warnings.warn(
@@ -97,15 +126,19 @@ class Committer:
         finally:
             self._pool.shutdown()
             self._writer.close()
+            self._free.clear()
+            self.buffer = {}
+            if self._spill is not None:
+                self._spill.close()
 
     def _start(self, job: _Job) -> None:
         self._waiting = job
         self._running = self._pool.submit(self._commit, job)
 
-    def _commit(self, job: _Job) -> OSError | None:
+    def _commit(self, job: _Job) -> Exception | None:
         try:
             self._writer.commit_epoch(job.index, job.arrays, job.labels)
-        except OSError as error:
+        except Exception as error:  # whatever it is, the training must not die of it
             return error
         self._reset(job.arrays)
         return None
@@ -136,3 +169,27 @@ class Committer:
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+def spill_bytes(layout: Layout, memory_limit_bytes: int | None) -> int:
+    """Size of the file that the buffers need beside the store; 0 where they stay in memory."""
+    limit = default_memory_limit_bytes() if memory_limit_bytes is None else memory_limit_bytes
+    if _N_BUFFERS * layout.epoch_bytes <= limit:
+        return 0
+    sizes = (layout.field_bytes(field) for field in layout.fields if field.last_axis is not None)
+    return _N_BUFFERS * sum(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes)
+
+
+def _make_spill(writer: StoreWriter, memory_limit_bytes: int | None) -> Spill | None:
+    n_bytes = spill_bytes(writer.layout, memory_limit_bytes)
+    if n_bytes == 0:
+        return None
+    folder = os.path.dirname(writer.path) or "."
+    try:
+        return Spill(folder, n_bytes)
+    except OSError as error:
+        raise StoreError(
+            f"'{writer.path}': two epochs of {writer.layout.epoch_bytes} bytes pass the memory limit, and the file "
+            f"for them in '{folder}' cannot be made ({error}); raise memory_limit_bytes, make room, or keep less "
+            "than keep=" + repr(writer.layout.keep)
+        ) from error

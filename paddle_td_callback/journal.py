@@ -198,7 +198,7 @@ def _describe_foreign(file: io.FileIO) -> str:
                 "is an HDF5 file, but no recording of training dynamics, or another program has rewritten it"
             )
         offset = max(512, 2 * offset)
-    return "is no HDF5 file" if size else "is empty"
+    return "cannot be opened as HDF5: it is " + ("something else" if size else "empty")
 
 
 def _pack_pages(pages: dict[int, bytearray]) -> bytes:
@@ -308,8 +308,10 @@ class SealedFile:
         if data is None:
             data = self._read_unit(unit)
             if zlib.crc32(data) != self.seals.crcs[unit]:
+                stop = unit * UNIT_BYTES + len(data)
                 raise DamagedError(
-                    f"bytes {unit * UNIT_BYTES} to {unit * UNIT_BYTES + len(data)} are damaged"
+                    f"bytes {unit * UNIT_BYTES} to {stop} are not what was committed (or another program has "
+                    "changed the file)"
                 )
             if len(self._cache) >= _CACHED_UNITS:
                 del self._cache[next(iter(self._cache))]

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from .committer import spill_bytes
+from .errors import StoreError
 from .sinks import LocalSink, Sink
-from .store import Keep, Layout, StoreWriter
+from .store import Keep, Layout, StoreWriter, TrainingDynamicsStore, check_space
 
 if TYPE_CHECKING:
     from .distributed import RankGroup
@@ -42,8 +44,12 @@ class TrainingDynamicsRecorder:
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label.
         mode: "train" for outputs of training steps, "eval" for those of a pass in evaluation mode.
         class_names: one for each class, or None.
+        sample_ids: `[sample]` strings or integers that name the samples in every output, or None.
         dtype: of the stored probabilities of all or the largest classes, "float16" or "float32".
         compression: "gzip" or None.
+        expected_epochs: how many epochs are to come, to refuse at once what the disk has no room for.
+        memory_limit_bytes: where two epochs are larger, they are kept in a nameless file beside the store
+            instead of in memory; None = a quarter of the machine's memory.
         resume: continue an existing file after its last committed epoch.
         overwrite: replace an existing file.
         on_error: what to do when an epoch cannot be written: "warn" once and go on, or "raise".
@@ -70,8 +76,11 @@ class TrainingDynamicsRecorder:
         keep: Keep = "all",
         mode: str = "train",
         class_names: Sequence[str] | None = None,
+        sample_ids: Sequence[Any] | None = None,
         dtype: str = "float16",
         compression: str | None = None,
+        expected_epochs: int | None = None,
+        memory_limit_bytes: int | None = None,
         resume: bool = False,
         overwrite: bool = False,
         on_error: str = "warn",
@@ -99,18 +108,28 @@ class TrainingDynamicsRecorder:
 
             self._sink = SendingSink(self.layout, ranks)
         else:
+            if expected_epochs is not None:
+                buffer_bytes = spill_bytes(self.layout, memory_limit_bytes)
+                check_space(self.path, self.layout, expected_epochs, buffer_bytes=buffer_bytes)
             if resume and os.path.exists(self.path):
+                _check_ids(self.path, sample_ids)
                 writer = StoreWriter.resume(self.path, self.layout)
             else:
                 writer = StoreWriter.create(
-                    self.path, self.layout, class_names=class_names, overwrite=overwrite
+                    self.path,
+                    self.layout,
+                    class_names=class_names,
+                    sample_ids=sample_ids,
+                    overwrite=overwrite,
                 )
             if ranks is None:
-                self._sink = LocalSink(writer, on_error=on_error)
+                self._sink = LocalSink(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
             else:
                 from .distributed import RankZeroSink
 
-                self._sink = RankZeroSink(writer, ranks, on_error=on_error)
+                self._sink = RankZeroSink(
+                    writer, ranks, on_error=on_error, memory_limit_bytes=memory_limit_bytes
+                )
         self.n_nonfinite = 0
         self._n_rows = 0
         self._closed = False
@@ -306,6 +325,22 @@ class TrainingDynamicsRecorder:
             values["top_classes"] = top
             values["top_probabilities"] = np.take_along_axis(softmax, top, axis=1)
         return values
+
+
+def _check_ids(path: str, sample_ids: Sequence[Any] | None) -> None:
+    """Refuse to resume a recording whose samples have other names.
+
+    Raises:
+        StoreError: they have.
+    """
+    with TrainingDynamicsStore(path) as store:
+        there = store.sample_ids
+    wanted = None if sample_ids is None else [str(one) for one in sample_ids]
+    if there != wanted:
+        raise StoreError(
+            f"'{path}' was recorded {'without' if there is None else 'with other'} sample_ids; resume needs the same, "
+            "so record to another path"
+        )
 
 
 def _ranks() -> RankGroup | None:

@@ -62,13 +62,16 @@ class LocalSink:
     Args:
         writer: the store's writer; closed by `close`.
         on_error: as for `Committer`.
+        memory_limit_bytes: as for `Committer`.
     """
 
     gathered_bytes = 0
 
-    def __init__(self, writer: StoreWriter, *, on_error: str) -> None:
+    def __init__(
+        self, writer: StoreWriter, *, on_error: str, memory_limit_bytes: int | None = None
+    ) -> None:
         self.labels = writer.labels.copy()
-        self._committer = Committer(writer, on_error=on_error)
+        self._committer = Committer(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
 
     @property
     def n_epochs(self) -> int:

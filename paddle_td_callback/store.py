@@ -12,12 +12,13 @@ import functools
 import json
 import math
 import os
+import shutil
 import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 import h5py
@@ -44,6 +45,7 @@ _CHUNK_BYTES = 1 << 20
 # Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
 _CHUNK_ROWS = 16384
 _CHUNKS_AHEAD = 4  # encoded while one is written
+_USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 _DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
@@ -138,7 +140,11 @@ class Layout:
     @property
     def epoch_bytes(self) -> int:
         """Bytes of one epoch before compression, in memory and on disk."""
-        return sum(math.prod(self.epoch_shape(f)) * np.dtype(f.dtype).itemsize for f in self.fields)
+        return sum(map(self.field_bytes, self.fields))
+
+    def field_bytes(self, field: Field) -> int:
+        """Bytes of one epoch of a field."""
+        return math.prod(self.epoch_shape(field)) * np.dtype(field.dtype).itemsize
 
     def unseen_epoch(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays of one epoch in which nothing was seen yet."""
@@ -184,6 +190,56 @@ def check_path(path: str | os.PathLike[str], *, resume: bool = False, overwrite:
     elif not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(f"'{name}': the folder '{folder}' may not be written; give a path in another folder")
     return name
+
+
+def check_space(
+    path: str | os.PathLike[str], layout: Layout, n_epochs: int, *, buffer_bytes: int = 0
+) -> None:
+    """Refuse a recording that cannot fit on the disk.
+
+    Args:
+        path: where it goes; what lies there counts as room, since it is continued or replaced.
+        layout: of the recording.
+        n_epochs: epochs to come.
+        buffer_bytes: what else is needed beside it.
+
+    Raises:
+        StoreError: it cannot fit; the message names the `keep=` that would.
+    """
+    name = os.fspath(path)
+    try:
+        free = shutil.disk_usage(os.path.dirname(name) or ".").free
+    except OSError:
+        return  # the first commit will say it
+    needed = expected_bytes(layout, n_epochs) + buffer_bytes
+    if needed <= free:
+        return
+    itemsize = np.dtype(layout.dtype).itemsize
+    given = replace(layout, keep="given")
+    # As many classes as what is left behind the fixed columns has room for.
+    room = free / max(1, expected_bytes(given, n_epochs)) - 1
+    k = min(int(room * given.epoch_bytes / (layout.n_samples * (4 + itemsize))), layout.n_classes)
+    if k >= 1 and expected_bytes(replace(layout, keep=k), n_epochs) <= free:
+        way_out = f"keep={k} fits"
+    elif room >= 0:
+        way_out = "keep='given' fits"
+    else:
+        way_out = "no keep= fits"
+    raise StoreError(
+        f"'{name}': {n_epochs} epochs of {layout.n_samples} samples with keep={layout.keep!r} need about "
+        f"{_giga(needed)}, the disk has {_giga(free)} free; {way_out}, or give a path on a larger disk"
+    )
+
+
+def expected_bytes(layout: Layout, n_epochs: int) -> int:
+    """About the size of the file; with compression the least that is likely."""
+    ratio = _USUAL_GZIP_RATIO if layout.gzip_level else 1
+    fixed = 1 << 20  # user block, labels' first chunks, metadata
+    return fixed + 4 * layout.n_samples + int(n_epochs * layout.epoch_bytes * 1.01 / ratio)
+
+
+def _giga(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
 
 
 def label_checksum(labels: npt.NDArray[np.int32]) -> str:
@@ -564,7 +620,10 @@ class TrainingDynamicsStore:
         if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind != "S":
             raise StoreError(f"'{self.path}' is damaged: '{SAMPLE_IDS}' is no dataset of strings")
         expanded = dataset.dtype.itemsize * self.n_samples
-        if dataset.shape != (self.n_samples,) or expanded > _DEFLATE_MAX_RATIO * dataset.id.get_storage_size():
+        if (
+            dataset.shape != (self.n_samples,)
+            or expanded > _DEFLATE_MAX_RATIO * dataset.id.get_storage_size()
+        ):
             raise StoreError(f"'{self.path}' is damaged: '{SAMPLE_IDS}' has shape {dataset.shape}")
         return np.asarray(dataset[:])
 

@@ -174,7 +174,7 @@ def test_damage_is_never_sealed_anew(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[131072 + 900] ^= 4
     path.write_bytes(content)
-    with pytest.raises(OSError, match="damaged"):
+    with pytest.raises(OSError, match="are not what was committed"):
         writer.commit_epoch(3, make_epoch(layout, labels, 3), labels)
     with pytest.raises(StoreError, match=r"run\.h5' is damaged"):
         TrainingDynamicsStore(path)
