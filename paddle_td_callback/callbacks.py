@@ -11,12 +11,15 @@ from typing import Any
 import numpy.typing as npt
 import paddle
 
-from .capture import Batch, EpochTap, check_model, find_n_samples, intercept_next_epoch
+from .capture import Batch, EpochTap, IndexTap, LossTap, check_model, find_n_samples, intercept_next_epoch
+from .distributed import RankGroup, RanksEndedError, SharedResult, current_ranks, pack_issues, unpack_issues
 from .errors import CaptureError, TrainingDynamicsError
+from .evaluation import EvaluationPass
 from .issues import LabelIssues, check_csv_path, find_label_issues
 from .outputs import OUTPUTS, OutputReader
 from .recorder import TrainingDynamicsRecorder, as_integers, check_on_error, gzip_level_of, wait_for_commits
 from .store import Keep, check_keep, check_path
+from .streams import FieldTap, SampleIds, split_field
 
 
 class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
@@ -32,11 +35,17 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         path: the HDF5 file to make.
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label. Every
             score but EL2N needs no more than "given".
-        mode: "train": the outputs of the training step itself, before its update.
+        mode: "train": the outputs of the training step itself, before its update. "eval": those of one more pass
+            over the training data after each epoch, in evaluation mode and in the order of the samples.
         labels: `[sample]` integers, the given labels, where the loss does not get them as classes (mixup, soft
             labels); None takes the loss's.
         n_samples: size of the data set; None asks the loader's data set.
         class_names: one for each class, for the reports.
+        index_field: where a batch of the data carries its sample indices (or ids, with `sample_ids`): a place such
+            as -1, the last, or a key; the field is taken out before the model sees the batch. For data without a
+            batch sampler: an IterableDataset, `batch_size=None`, a generator.
+        sample_ids: `[sample]` strings or integers that name the samples, for every output; None = their places in
+            the data set.
         resume: continue an existing file after its last committed epoch.
         overwrite: replace an existing file.
         on_error: what to do with errors after the first step: "warn" once and go on, or "raise".
@@ -46,6 +55,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         outputs: whether the network gives "logits" or "probabilities"; "auto" goes by the loss.
         dtype: of the stored probabilities of all or the largest classes: "float16" or "float32".
         compression: "gzip" or None.
+        memory_limit_bytes: where two epochs are larger, they are kept in a nameless file beside the store
+            instead of in memory; None = a quarter of the machine's memory.
 
     Attributes:
         path: as given.
@@ -65,6 +76,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         labels: npt.ArrayLike | None = None,
         n_samples: int | None = None,
         class_names: Sequence[str] | None = None,
+        index_field: int | str | None = None,
+        sample_ids: Sequence[Any] | None = None,
         resume: bool = False,
         overwrite: bool = False,
         on_error: str = "warn",
@@ -73,18 +86,25 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         outputs: str = "auto",
         dtype: str = "float16",
         compression: str | None = None,
+        memory_limit_bytes: int | None = None,
     ) -> None:
         super().__init__()
         check_keep(keep)
         check_on_error(on_error)
         gzip_level_of(compression)
-        if mode != "train":
-            raise ValueError(f"mode must be 'train', got {mode!r}")
+        if mode not in ("train", "eval"):
+            raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
+        ids = None if sample_ids is None else SampleIds(sample_ids)
+        if ids is not None and n_samples not in (None, len(ids)):
+            raise ValueError(f"n_samples={n_samples}, but there are {len(ids)} sample_ids")
         if outputs not in OUTPUTS:
             raise ValueError(f"outputs must be one of {OUTPUTS}, got {outputs!r}")
         self.path = os.fspath(path)
         self._labels = None if labels is None else as_integers(labels, "labels")
-        self._n_samples = n_samples
+        self._n_samples = n_samples if ids is None else len(ids)
+        self._mode = mode
+        self._index_field = index_field
+        self._ids = ids
         self._resume = resume
         self._overwrite = overwrite
         self._on_error = on_error
@@ -93,57 +113,109 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             "keep": keep,
             "mode": mode,
             "class_names": class_names,
+            "sample_ids": None if ids is None else ids.names,
             "dtype": dtype,
             "compression": compression,
+            "memory_limit_bytes": memory_limit_bytes,
             "on_error": on_error,
         }
         self._recorder: TrainingDynamicsRecorder | None = None
         self._tap: EpochTap | None = None
+        self._first_step: LossTap | None = None
         self._loader: Any = None
+        self._ranks: RankGroup | None = None
+        self._classes_agreed = False
+        self._padded = False
         self._stopped = False
+        self._ranks_ended = False
         self._skipped_batches = 0
         self._began = False
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
+        if self._recorder is not None:  # a fit that died between two epochs left it open
+            self._recorder.close()
+            self._recorder = None
+        self._stopped = self._ranks_ended = self._classes_agreed = False
+        self._ranks = current_ranks()
+        try:
+            self._refuse_early()
+        except Exception as error:
+            if self._ranks is not None:
+                self._ranks.meet(error)
+            raise
+        if self._ranks is not None:
+            self._ranks.meet()
+
+    def _refuse_early(self) -> None:
         check_model(self.model)
         if self.params.get("epochs") == 0:
             raise CaptureError(
                 "fit was called with epochs=0: there is nothing to record; give epochs=1 or more"
             )
-        if self._recorder is not None:  # a fit that died between two epochs left it open
-            self._recorder.close()
-            self._recorder = None
-        # A second fit with the same callback goes on in its own file.
-        resume = self._resume or self._began
-        check_path(self.path, resume=resume, overwrite=self._overwrite and not self._began)
-        self._stopped = False
+        if self._ranks is None or self._ranks.rank == 0:
+            # A second fit with the same callback goes on in its own file.
+            resume = self._resume or self._began
+            check_path(self.path, resume=resume, overwrite=self._overwrite and not self._began)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the coming epoch run under the taps."""
+        self._loader = None
         if not self._stopped:
             intercept_next_epoch(self.model, self, self._tapped)
 
     @contextlib.contextmanager
-    def _tapped(self, loader: Any) -> Iterator[None]:
+    def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
         self._loader = loader
+        indices: IndexTap | FieldTap | None = None
         try:
-            self._tap = EpochTap(self.model, loader, self._reader)
+            indices = self._tap_indices(loader)
+            if indices is not None and self._mode == "train":
+                self._tap = EpochTap(self.model, indices, self._reader)
+            elif self._mode == "eval" and self._recorder is None:
+                self._first_step = LossTap(self.model, self._reader)
         except CaptureError as error:
             self._give_up(error)
+        self._share_issues(callbacks)
         try:
-            yield
+            yield loader if indices is None else indices.loader
         except BaseException:
             # fit dies here without on_train_end: the epoch under way is forgotten, the others stay.
             self._close_recorder()
             raise
         finally:
-            if self._tap is not None:
-                self._tap.remove()
-            self._tap = self._loader = None
+            for tap in (self._tap, self._first_step, indices):
+                if tap is not None:
+                    tap.remove()
+            self._tap = self._first_step = None
+
+    def _tap_indices(self, loader: Any) -> IndexTap | FieldTap | None:
+        if self._mode == "eval":
+            self._evaluation(loader)  # refuses what it cannot read
+        if self._index_field is not None:
+            return FieldTap(loader, self._index_field, self._ids)
+        if self._mode == "eval":
+            return None
+        sampler = getattr(loader, "batch_sampler", None)
+        padding = paddle.io.DistributedBatchSampler
+        self._padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
+        return IndexTap(loader)
+
+    def _evaluation(self, loader: Any) -> EvaluationPass:
+        field, ranks = self._index_field, self._ranks
+        return EvaluationPass(
+            self.model,
+            loader,
+            self._reader,
+            strip=None if field is None else lambda batch: split_field(batch, field)[1],
+            rank=0 if ranks is None else ranks.rank,
+            n_ranks=1 if ranks is None else ranks.size,
+        )
 
     def on_train_batch_end(self, step: int, logs: dict[str, Any] | None = None) -> None:
         """Take the step's outputs to the host, after Paddle took the loss there, and record them."""
+        if self._first_step is not None and not self._stopped:
+            self._check_first_step(self._first_step)
         if self._tap is None or self._stopped:
             return
         try:
@@ -158,6 +230,17 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             self._record(batch)
         except (TrainingDynamicsError, ValueError, TypeError) as error:
             self._give_up(error)
+
+    def _check_first_step(self, tap: LossTap) -> None:
+        """See before the first epoch is spent whether the pass after it can be recorded."""
+        try:
+            logits, _, _ = tap.take()
+            self._open_recorder(logits.shape[1])
+        except (TrainingDynamicsError, ValueError, TypeError) as error:
+            self._give_up(error)
+        finally:
+            tap.remove()
+            self._first_step = None
 
     def _record(self, batch: Batch) -> None:
         recorder = self._recorder or self._open_recorder(batch.logits.shape[1])
@@ -180,6 +263,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             n_classes=n_classes,
             resume=self._resume or self._began,
             overwrite=self._overwrite and not self._began,
+            expected_epochs=self.params.get("epochs"),
             **self._recorder_options,
         )
         self._began = True
@@ -187,12 +271,66 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Commit the epoch, beside the training that goes on."""
-        if self._recorder is not None and not self._stopped:
+        if self._mode == "eval" and not self._stopped and self._loader is not None:
+            self._evaluate(epoch)
+        if self._ranks is not None:
+            self._end_epoch_of_ranks(self._ranks)
+        elif self._recorder is not None and not self._stopped:
             self._recorder.end_epoch()
 
+    def _evaluate(self, epoch: int) -> None:
+        ranks = self._ranks
+        first_rank = ranks is None or ranks.rank == 0
+        try:
+            self._evaluation(self._loader).run(
+                self._record,
+                agree=(lambda well: well) if ranks is None else lambda well: self._all_well(ranks, well),
+                description=f"training dynamics, epoch {epoch + 1}",
+                progress=bool(self.params.get("verbose", 1)) and first_rank,
+            )
+        except (
+            Exception
+        ) as error:  # also what the data set or the network raises: training did without this pass
+            self._give_up(error)
+
+    def _all_well(self, ranks: RankGroup, well: bool) -> bool:
+        try:
+            return bool(ranks.all_gather([int(well)]).all())
+        except RanksEndedError:
+            self._ranks_ended = True
+            raise
+
+    def _end_epoch_of_ranks(self, ranks: RankGroup) -> None:
+        """All ranks come here at the end of every epoch, until they have agreed to record no more."""
+        if self._ranks_ended:
+            return
+        try:
+            if not self._classes_agreed:
+                known = 0 if self._recorder is None else self._recorder.layout.n_classes
+                n_classes = int(ranks.all_gather([known]).max())
+                if n_classes == 0:
+                    return
+                self._classes_agreed = True
+                if self._recorder is None:  # no batch came to this rank
+                    self._open_recorder(n_classes)
+            assert self._recorder is not None
+            self._recorder.agree_on_epoch(failed=self._stopped, count_once=self._padded)
+        except RanksEndedError as error:
+            self._ranks_ended = True
+            if not self._stopped:
+                self._give_up(error)
+            self._close_recorder()
+        except CaptureError as error:
+            self._give_up(error)
+
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Wait for the last commit and release the file."""
+        """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
         self._close_recorder()
+        if self._ranks is not None and not self._ranks_ended:
+            try:
+                self._ranks.meet()
+            except CaptureError as error:
+                self._warn(str(error))
         if self._skipped_batches:
             self._warn(f"{self._skipped_batches} batches in all could not be recorded")
             self._skipped_batches = 0
@@ -201,6 +339,20 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if self._recorder is not None:
             recorder, self._recorder = self._recorder, None
             recorder.close()
+
+    def _share_issues(self, callbacks: Any) -> None:
+        """Let the finders of this recording's issues know that one rank finds and the others get the result."""
+        ranks = self._ranks
+        if ranks is None or self._classes_agreed:
+            return
+        same = os.path.abspath(self.path)
+        finders = [
+            callback
+            for callback in callbacks
+            if isinstance(callback, LabelIssuesCallback) and os.path.abspath(callback.path) == same
+        ]
+        for number, finder in enumerate(finders):
+            finder.share(SharedResult(ranks, number))
 
     def _skip(self, step: int, error: Exception) -> None:
         if self._on_error == "raise":
@@ -214,7 +366,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if self._recorder is None or self._on_error == "raise":
             raise error
         self._stopped = True
-        self._close_recorder()
+        if self._ranks is None:  # with several, the others are told at the end of the epoch
+            self._close_recorder()
         self._warn(f"{error}; recording ends here, committed epochs stay, training goes on")
 
     def _warn(self, message: str) -> None:
@@ -225,7 +378,8 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     """Finds label issues in a recording once `fit` has ended: the same as calling `find_label_issues`.
 
     It may stand before or behind the `TrainingDynamicsCallback` of the same path. Should detection fail, it
-    warns and `fit` returns as usual.
+    warns and `fit` returns as usual. With several ranks, rank 0 finds the issues, writes and prints them, and the
+    callbacks of the other ranks get the same `issues`.
 
     Args:
         path: the recording, as given to `TrainingDynamicsCallback`.
@@ -255,17 +409,27 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
         self._csv = csv
         self._progress = progress
+        self._shared: SharedResult | None = None
+
+    def share(self, result: SharedResult) -> None:
+        """Several ranks are in this fit: rank 0 finds, the others get the result."""
+        self._shared = result
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forget the issues of an earlier fit, and refuse a CSV path that could not be written at the end."""
         self.issues = None
+        self._shared = None
         if self._csv is not None:
             check_csv_path(self._csv)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Find the issues and write them where they were asked for."""
+        shared = self._shared
         progress = bool(self.params.get("verbose", 1)) if self._progress is None else self._progress
         try:
+            if shared is not None and shared.rank > 0:
+                self.issues = unpack_issues(shared.fetch())
+                return
             wait_for_commits(self.path)
             self.issues = find_label_issues(self.path, progress=progress, **self._options)
             if self._csv is not None:
@@ -278,5 +442,18 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 stacklevel=2,
             )
             return
+        finally:
+            if shared is not None and shared.rank == 0:
+                self._publish(shared)
         if progress:
             print(self.issues)
+
+    def _publish(self, shared: SharedResult) -> None:
+        try:
+            shared.publish(pack_issues(self.issues))
+        except Exception as error:  # as above
+            warnings.warn(
+                f"the other ranks did not get the label issues of '{self.path}': {error}",
+                RuntimeWarning,
+                stacklevel=3,
+            )

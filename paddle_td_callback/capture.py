@@ -18,8 +18,10 @@ import paddle
 
 from .errors import CaptureError
 from .outputs import OutputReader, Seen
+from .streams import FieldTap
 
 _EPOCH_PARAMETERS = ["data_loader", "callbacks", "mode", "logs"]
+_FIELD_WAY = "let the data carry the sample index as their last field and pass index_field=-1"
 _EXPLICIT_WAY = (
     "record with TrainingDynamicsRecorder.update(indices, logits, labels) from a loop of your own instead"
 )
@@ -59,9 +61,9 @@ def check_model(model: Any) -> None:
 
 
 def intercept_next_epoch(
-    model: Any, owner: Any, around: Callable[[Any], contextlib.AbstractContextManager[None]]
+    model: Any, owner: Any, around: Callable[[Any, Any], contextlib.AbstractContextManager[Any]]
 ) -> None:
-    """Run the model's next training epoch inside `around(data_loader)`.
+    """Run the model's next training epoch inside `around(data_loader, callbacks)`, on the loader that it gives.
 
     The replacement sits on the instance and takes itself off when it is called, so nothing is left of it even
     where `fit` dies; should `fit` die before the epoch starts, the next call of any kind takes it off, and
@@ -84,8 +86,8 @@ def intercept_next_epoch(
                 own_attributes["_run_one_epoch"] = previous
         if mode != "train" or not any(callback is owner for callback in callbacks):
             return original(data_loader, callbacks, mode, *args, **kwargs)
-        with around(data_loader):
-            return original(data_loader, callbacks, mode, *args, **kwargs)
+        with around(data_loader, callbacks) as loader:
+            return original(loader, callbacks, mode, *args, **kwargs)
 
     run_one_epoch.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     own_attributes["_run_one_epoch"] = run_one_epoch
@@ -111,6 +113,9 @@ class IndexTap:
     Args:
         loader: a `paddle.io.DataLoader` with a batch sampler.
 
+    Attributes:
+        loader: the same.
+
     Raises:
         CaptureError: the loader has none, so nobody knows which samples a batch holds.
     """
@@ -121,15 +126,15 @@ class IndexTap:
         if isinstance(dataset, paddle.io.IterableDataset):
             raise CaptureError(
                 "the training data is an IterableDataset, which has no sample indices; use a map-style "
-                f"paddle.io.Dataset, or {_EXPLICIT_WAY}"
+                f"paddle.io.Dataset, or {_FIELD_WAY}, or {_EXPLICIT_WAY}"
             )
         if sampler is None:
             raise CaptureError(
                 f"the training data ({type(loader).__name__}) has no batch sampler (batch_size=None?), so the "
                 "sample indices of a batch are unknown; give fit a Dataset, or a DataLoader with batch_size or "
-                f"batch_sampler, or {_EXPLICIT_WAY}"
+                f"batch_sampler, or {_FIELD_WAY}, or {_EXPLICIT_WAY}"
             )
-        self._loader = loader
+        self.loader = loader
         self._sampler = sampler
         self._dealt: deque[Any] | None = None
         self._proxy = _sampler_proxy(sampler, self)
@@ -156,7 +161,7 @@ class IndexTap:
 
     def remove(self) -> None:
         """Put the sampler back wherever the stand-in is, also in an iterator made meanwhile."""
-        iterator = getattr(self._loader, "_iterator", None)
+        iterator = getattr(self.loader, "_iterator", None)
         for holder, name in [*self._places, (iterator, "_batch_sampler")]:
             if getattr(holder, name, None) is self._proxy:
                 setattr(holder, name, self._sampler)
@@ -326,12 +331,12 @@ class EpochTap:
 
     Args:
         model: the fitting `paddle.Model`.
-        loader: what it iterates over.
+        indices: knows the samples of each batch.
         reader: finds logits and labels among the loss's arguments.
     """
 
-    def __init__(self, model: Any, loader: Any, reader: OutputReader) -> None:
-        self._indices = IndexTap(loader)
+    def __init__(self, model: Any, indices: IndexTap | FieldTap, reader: OutputReader) -> None:
+        self._indices = indices
         self._loss = LossTap(model, reader)
 
     def take(self) -> Batch:

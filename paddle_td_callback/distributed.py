@@ -14,6 +14,9 @@ looks for label issues), they wait for each other at the TCP store with which Pa
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import io
+import json
 import time
 import warnings
 import zlib
@@ -27,6 +30,7 @@ import paddle.distributed as dist
 from paddle.distributed import collective
 
 from .errors import CaptureError
+from .issues import LabelIssues
 from .sinks import (
     TILE_BYTES,
     LocalSink,
@@ -45,6 +49,10 @@ _PATIENCE_SECONDS = 60.0
 _LIMIT_SECONDS = 1800.0  # Paddle's own default for a process group
 _POLL_SECONDS = 0.1
 _LOST = "committed epochs stay; start again with resume=True, with any number of ranks"
+
+
+class RanksEndedError(CaptureError):
+    """The ranks record no more together, and all of them know."""
 
 
 class RankGroup:
@@ -112,6 +120,15 @@ class RankGroup:
                 )
             time.sleep(_POLL_SECONDS)
 
+    @property
+    def n_meetings(self) -> int:
+        """How often the ranks have met, the same on all of them."""
+        return self._n_meetings
+
+    def count(self, name: str, add: int) -> int:
+        """Add to a counter that all ranks see, and read it, without waiting."""
+        return 0 if self._store is None else int(self._store.add(f"paddle_td_callback/{name}", add))
+
     def publish(self, name: str, payload: bytes, *, readers: int) -> None:
         """Hand bytes to other ranks, and wait until so many have read them (a minute, then they are on their own)."""
         key = f"paddle_td_callback/{name}"
@@ -174,11 +191,79 @@ def _lost_ranks() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
-        raise CaptureError(f"the ranks lost each other ({_first_line(error)}); {_LOST}") from error
+        raise RanksEndedError(f"the ranks lost each other ({_first_line(error)}); {_LOST}") from error
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class SharedResult:
+    """What rank 0 finds for one callback, and the callbacks of other ranks want too.
+
+    Every rank makes it in the first epoch of a fit, so that rank 0 knows at the end how many wait.
+
+    Args:
+        ranks: all of them.
+        number: of the callback in this fit.
+
+    Attributes:
+        rank: of this process.
+    """
+
+    def __init__(self, ranks: RankGroup, number: int) -> None:
+        self.rank = ranks.rank
+        self._ranks = ranks
+        self._name = f"result{ranks.n_meetings}.{number}"
+        ranks.count(f"{self._name}/offers" if self.rank == 0 else f"{self._name}/asks", 1)
+
+    def publish(self, payload: bytes) -> None:
+        """Give it to the ranks that asked, and wait until they have it."""
+        readers = self._ranks.count(f"{self._name}/asks", 0)
+        if readers:
+            self._ranks.publish(self._name, payload, readers=readers)
+
+    def fetch(self) -> bytes:
+        """What rank 0 published.
+
+        Raises:
+            CaptureError: rank 0 has no such callback, or ended.
+        """
+        if not self._ranks.count(f"{self._name}/offers", 0):
+            raise CaptureError("rank 0 has no LabelIssuesCallback for this recording; give it to every rank")
+        return self._ranks.fetch(self._name)
+
+
+def pack_issues(issues: LabelIssues | None) -> bytes:
+    """Label issues as bytes: arrays as NumPy writes them, the rest as JSON. Nothing where none were found."""
+    if issues is None:
+        return b""
+    values = {field.name: getattr(issues, field.name) for field in dataclasses.fields(issues)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in values.items() if name not in arrays}
+    arrays["plain"] = np.frombuffer(json.dumps(plain, default=_as_json).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot travel between ranks")
+
+
+def unpack_issues(payload: bytes) -> LabelIssues:
+    """The issues that `pack_issues` packed.
+
+    Raises:
+        CaptureError: rank 0 found none.
+    """
+    if not payload:
+        raise CaptureError("rank 0 could not find them, as its own log says")
+    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+        values = {name: file[name] for name in file.files}
+    return LabelIssues(**json.loads(values.pop("plain").tobytes()), **values)
 
 
 _group: RankGroup | None = None
@@ -219,12 +304,12 @@ class _Exchange:
         headers = self._ranks.all_gather([*self._facts, int(failed), n_rows])
         broken = np.flatnonzero(headers[:, 2])
         if len(broken):
-            raise CaptureError(
+            raise RanksEndedError(
                 f"ranks {broken.tolist()} of {self._ranks.size} could not record, as their own logs say, so none does"
             )
         odd = np.flatnonzero((headers[:, :2] != headers[0, :2]).any(axis=1))
         if len(odd):
-            raise CaptureError(
+            raise RanksEndedError(
                 f"ranks {odd.tolist()} record something else than rank 0 (samples, classes, keep, dtype or mode "
                 "differ); give every rank the same arguments and data set"
             )
@@ -238,10 +323,18 @@ class RankZeroSink(LocalSink):
         writer: the store's writer; closed by `close`.
         ranks: all of them.
         on_error: as for `Committer`.
+        memory_limit_bytes: as for `Committer`.
     """
 
-    def __init__(self, writer: StoreWriter, ranks: RankGroup, *, on_error: str) -> None:
-        super().__init__(writer, on_error=on_error)
+    def __init__(
+        self,
+        writer: StoreWriter,
+        ranks: RankGroup,
+        *,
+        on_error: str,
+        memory_limit_bytes: int | None = None,
+    ) -> None:
+        super().__init__(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
         self._ranks = ranks
         self._exchange = _Exchange(ranks, writer.layout)
         self._dtype = row_dtype(writer.layout)

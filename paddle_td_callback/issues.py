@@ -40,6 +40,7 @@ class LabelIssues:
         suggested_confidence: float32 in [0, 1], its share of the probability that the given label did not get.
         n_epochs_seen: int32, in how many epochs (of all runs) the sample was seen.
         class_names: one for each class, or None.
+        sample_ids: one for each sample, or None where samples are known by their indices.
     """
 
     method: str
@@ -49,6 +50,7 @@ class LabelIssues:
     suggested_confidence: npt.NDArray[np.float32]
     n_epochs_seen: npt.NDArray[np.int32]
     class_names: Sequence[str] | None = field(default=None)
+    sample_ids: Sequence[str] | None = field(default=None)
 
     def __len__(self) -> int:
         return len(self.noise_score)
@@ -84,9 +86,9 @@ class LabelIssues:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write all samples, the most suspicious first and never-seen ones last.
 
-        Columns: `sample`, `rank` (1 = most suspicious, empty = never seen), `noise_score`, `label_quality`,
-        `is_label_issue`, `given_label`, `suggested_label`, `suggested_confidence`, `n_epochs_seen`, and where
-        class names are known `given_name`, `suggested_name`.
+        Columns: `sample`, where samples have ids `sample_id`, `rank` (1 = most suspicious, empty = never seen),
+        `noise_score`, `label_quality`, `is_label_issue`, `given_label`, `suggested_label`,
+        `suggested_confidence`, `n_epochs_seen`, and where class names are known `given_name`, `suggested_name`.
 
         Args:
             path: the file to write; an existing one is replaced once the new one is whole.
@@ -104,7 +106,11 @@ class LabelIssues:
     def _write_csv(self, writer: Any) -> None:
         columns = self._columns()
         named = self.class_names is not None
-        writer.writerow(["sample", "rank", *columns, *(["given_name", "suggested_name"] if named else [])])
+        ids = self.sample_ids
+        writer.writerow(
+            ["sample", *([] if ids is None else ["sample_id"]), "rank", *columns]
+            + (["given_name", "suggested_name"] if named else [])
+        )
         for rank, sample in enumerate(np.concatenate([self.ranking, self.unscored]), start=1):
             row = [_plain(values[sample]) for values in columns.values()]
             if named:
@@ -113,7 +119,8 @@ class LabelIssues:
                     for labels in (self.given_label, self.suggested_label)
                 ]
             seen = rank <= len(self) - len(self.unscored)
-            writer.writerow([int(sample), rank if seen else "", *row])
+            name = [] if ids is None else [ids[sample]]
+            writer.writerow([int(sample), *name, rank if seen else "", *row])
 
     def to_dataframe(self) -> Any:
         """The same columns as a `pandas.DataFrame`, in the order of the samples, which are its index.
@@ -125,7 +132,8 @@ class LabelIssues:
             import pandas as pd
         except ImportError as error:
             raise ImportError("to_dataframe() needs pandas: pip install pandas, or use to_csv()") from error
-        return pd.DataFrame(self._columns(), index=pd.RangeIndex(len(self), name="sample"))
+        ids = {} if self.sample_ids is None else {"sample_id": self.sample_ids}
+        return pd.DataFrame({**ids, **self._columns()}, index=pd.RangeIndex(len(self), name="sample"))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         return {
@@ -150,7 +158,10 @@ class LabelIssues:
                 self.label_name(int(labels[sample]))[:12]
                 for labels in (self.given_label, self.suggested_label)
             )
-            lines.append(f"{rank:>6} {sample:>9} {given:>12} {other:>12} {self.noise_score[sample]:>12.4f}")
+            lines.append(
+                f"{rank:>6} {sample:>9} {given:>12} {other:>12} {self.noise_score[sample]:>12.4f}"
+                + ("" if self.sample_ids is None else f"  {self.sample_ids[sample]}")
+            )
         if len(ranking) > _HEAD:
             lines.append(f"   ... {len(ranking) - _HEAD} more in .ranking")
         return "\n".join(lines)
@@ -261,7 +272,9 @@ def _score_run(
     never = n_seen == 0
     noise_score[never] = np.nan
     suggested[never], confidence[never] = -1, 0
-    return LabelIssues(method, noise_score, store.labels, suggested, confidence, n_seen, store.class_names)
+    return LabelIssues(
+        method, noise_score, store.labels, suggested, confidence, n_seen, store.class_names, store.sample_ids
+    )
 
 
 def _check_detectable(store: TrainingDynamicsStore) -> None:
@@ -321,6 +334,8 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
             raise ValueError(
                 f"{source!r} has {len(run)} samples, the first run {len(first)}: not the same data"
             )
+        if run.sample_ids != first.sample_ids:
+            raise ValueError(f"{source!r} has other sample ids than the first run: not the same data")
         both = (run.given_label >= 0) & (first.given_label >= 0)
         differing = np.flatnonzero(both & (run.given_label != first.given_label))
         if len(differing):
@@ -332,9 +347,7 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
     scores = np.stack([run.noise_score for run in runs])
     scored = ~np.isnan(scores)
     total = np.where(scored, scores, 0).sum(axis=0)
-    mean = np.divide(
-        total, scored.sum(axis=0), out=np.full(len(first), np.nan), where=scored.any(axis=0)
-    )
+    mean = np.divide(total, scored.sum(axis=0), out=np.full(len(first), np.nan), where=scored.any(axis=0))
     # The runs vote with their confidence; ties go to the earlier run.
     classes = np.stack([run.suggested_label for run in runs])
     weights = np.stack([run.suggested_confidence for run in runs])
@@ -348,6 +361,7 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
         (np.take_along_axis(votes, chosen, axis=0)[0] / len(runs)).astype(np.float32),
         np.sum([run.n_epochs_seen for run in runs], axis=0).astype(np.int32),
         first.class_names,
+        first.sample_ids,
     )
 
 
