@@ -246,6 +246,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         recorder = self._recorder or self._open_recorder(batch.logits.shape[1])
         if batch.labels is not None:
             labels = batch.labels
+            kept = labels != self._reader.ignored_label(self.model._loss)
+            if not kept.all():
+                labels, batch = labels[kept], batch.only(kept)
         else:
             assert self._labels is not None
             labels = self._labels[batch.indices]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import operator
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -31,13 +32,18 @@ _EXPLICIT_WAY = (
 class Batch:
     """One training step: `indices` `[row]`, `logits` and `probabilities` `[row, class]`, `labels` `[row]`.
 
-    Rows whose label the loss ignores are left out. `labels` is None where they are not to be tapped.
+    `labels` is None where they are not to be tapped.
     """
 
     indices: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64] | None
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Batch:
+        """The rows that are kept `[row]`."""
+        labels = None if self.labels is None else self.labels[kept]
+        return Batch(self.indices[kept], self.logits[kept], self.probabilities[kept], labels)
 
 
 def check_model(model: Any) -> None:
@@ -154,10 +160,21 @@ class IndexTap:
         return _Dealing(iter(self._sampler), dealt)
 
     def take(self) -> npt.NDArray[np.int64] | None:
-        """Indices of the next batch in the order of training, `[row]`; None when more came than were dealt."""
+        """Indices of the next batch in the order of training, `[row]`; None when more came than were dealt.
+
+        Raises:
+            CaptureError: what the sampler dealt are no indices.
+        """
         if not self._dealt:
             return None
-        return np.asarray(self._dealt.popleft(), dtype=np.int64).reshape(-1)
+        batch = self._dealt.popleft()
+        try:
+            return np.array([operator.index(sample) for sample in batch], np.int64)
+        except TypeError as error:
+            raise CaptureError(
+                f"the batch sampler ({type(self._sampler).__name__}) dealt {str(batch)[:80]}, wanted a list of "
+                f"integers; deal the places of the samples in the data set, or {_EXPLICIT_WAY}"
+            ) from error
 
     def remove(self) -> None:
         """Put the sampler back wherever the stand-in is, also in an iterator made meanwhile."""
@@ -179,8 +196,13 @@ class _Dealing:
 
     def __next__(self) -> Any:
         batch = next(self._batches)
+        if isinstance(batch, Iterator):  # it can be read but once
+            batch = list(batch)
         # A copy of its own: a sampler may deal one list and refill it.
-        self._dealt.append(list(batch))
+        try:
+            self._dealt.append(list(batch))
+        except TypeError:  # no batch of indices; what the loader makes of it is the loader's business
+            self._dealt.append(batch)
         return batch
 
 
@@ -222,8 +244,6 @@ class LossTap:
         self._reader = reader
         self._seen: Seen | None = None
         self._failure: CaptureError | None = None
-        self._loss: Any = None
-        self._detach: Callable[[], None] | None = None
         self._n_labels = 1
         self._train_batch = model.train_batch
         self._previous_train_batch = vars(model).get("train_batch")
@@ -235,40 +255,33 @@ class LossTap:
             # Only here is it known how many of the loss's arguments are labels.
             self._n_labels = len(labels) if isinstance(labels, (list, tuple)) else int(labels is not None)
             self._seen, self._failure = None, None
-            self._follow_loss()
-            return self._train_batch(inputs, labels, *args, **kwargs)
+            with self._watching():
+                return self._train_batch(inputs, labels, *args, **kwargs)
 
         return train_batch
 
-    def _follow_loss(self) -> None:
-        """Attach to the model's loss; again, if somebody exchanged it."""
-        loss = self._model._loss
-        if loss is self._loss:
-            return
-        self._detach_loss()
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """See what the model's loss, whichever it is in this step, is given in it."""
+        model, loss = self._model, self._model._loss
         if isinstance(loss, paddle.nn.Layer):
             hook = loss.register_forward_pre_hook(lambda _layer, arguments: self._see(loss, arguments))
-            self._detach = hook.remove
-            self._loss = loss
+            try:
+                yield
+            finally:
+                hook.remove()
         elif callable(loss):
-            proxy = _loss_proxy(loss, self._see)
-            self._model._loss = proxy
-
-            def put_back() -> None:
-                if self._model._loss is proxy:
-                    self._model._loss = loss
-
-            self._detach = put_back
-            self._loss = proxy
-
-    def _detach_loss(self) -> None:
-        if self._detach is not None:
-            self._detach()
-        self._detach = self._loss = None
+            model._loss = proxy = _loss_proxy(loss, self._see)
+            try:
+                yield
+            finally:
+                if model._loss is proxy:
+                    model._loss = loss
+        else:
+            yield
 
     def remove(self) -> None:
         """Take every hook off."""
-        self._detach_loss()
         own_attributes = vars(self._model)
         if own_attributes.get("train_batch") is self._step:
             if self._previous_train_batch is None:
@@ -277,8 +290,8 @@ class LossTap:
                 own_attributes["train_batch"] = self._previous_train_batch
 
     def _see(self, loss: Any, arguments: tuple[Any, ...]) -> None:
-        if self._model.mode != "train":
-            return
+        if self._seen is not None or self._failure is not None:
+            return  # a step that asks its loss again does so after an update, or for a part of the batch
         # A failure must not surface inside the training step; `take` raises it between the steps.
         try:
             with paddle.no_grad():
@@ -312,6 +325,7 @@ def _loss_proxy(loss: Any, see: Callable[[Any, tuple[Any, ...]], None]) -> Any:
 
     class Proxy:
         __slots__ = ()
+        _paddle_td_wrapped = getattr(loss, "_paddle_td_wrapped", loss)
 
         def __call__(self, *arguments: Any, **named: Any) -> Any:
             see(loss, arguments)

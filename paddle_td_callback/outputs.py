@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from .errors import CaptureError
 from .recorder import as_array
 
 OUTPUTS = ("auto", "logits", "probabilities")
+_IGNORE_INDEX = -100
 
 
 class OutputReader:
@@ -56,6 +58,8 @@ class OutputReader:
                     "class among them, or labels="
                 )
             label = labels[self._label]
+            if isinstance(label, paddle.Tensor):
+                label = label.clone()
         kind = self._kind(loss)
         # Copies, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
         values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
@@ -64,7 +68,13 @@ class OutputReader:
             soft = values if kind == "probabilities" else F.sigmoid(values)
         else:
             soft = values if kind == "probabilities" else F.softmax(values, axis=-1)
-        return Seen(values, soft, label, kind, getattr(loss, "ignore_index", None))
+        return Seen(values, soft, label, kind)
+
+    @staticmethod
+    def ignored_label(loss: Any) -> int:
+        """The label that a loss passes over: its `ignore_index`, or the -100 of Paddle's own losses."""
+        ignored = _said_by(loss, "ignore_index", _IGNORE_INDEX)
+        return int(ignored) if isinstance(ignored, (int, np.integer)) else _IGNORE_INDEX
 
     def _chosen_output(self, outputs: tuple[Any, ...]) -> Any:
         choose = self._choose
@@ -103,11 +113,17 @@ class OutputReader:
         if self._outputs != "auto":
             return self._outputs
         plain = getattr(loss, "_paddle_td_wrapped", loss)
-        if isinstance(plain, paddle.nn.CrossEntropyLoss) and not plain.use_softmax:
+        function = plain.func if isinstance(plain, functools.partial) else plain
+        if isinstance(function, paddle.nn.BCELoss) or function is F.binary_cross_entropy:
             return "probabilities"
-        if isinstance(plain, paddle.nn.BCELoss) or plain is F.binary_cross_entropy:
-            return "probabilities"
-        return "logits"
+        return "logits" if _said_by(plain, "use_softmax", True) else "probabilities"
+
+
+def _said_by(loss: Any, name: str, otherwise: Any) -> Any:
+    """An argument of a loss, where the loss is an object that keeps it or a partial function that binds it."""
+    if isinstance(loss, functools.partial):
+        return loss.keywords.get(name, otherwise)
+    return getattr(loss, name, otherwise)
 
 
 @dataclass
@@ -118,7 +134,6 @@ class Seen:
     soft: Any
     labels: Any
     kind: str
-    ignore_index: int | None
 
     def to_host(self) -> tuple[npt.NDArray[Any], ...]:
         """Logits and probabilities `[row, class]`, labels `[row]` or None.

@@ -1,0 +1,31 @@
+"""What every test shares: one thread for Paddle, a path to record to, fresh random streams."""
+
+import os
+import random
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order, and the machine left to the other tests
+
+import numpy as np
+import pytest
+
+import paddle_td_callback  # noqa: F401  (before Paddle: 2.6 spoils the zlib of what comes after)
+
+try:
+    import paddle
+except ModuleNotFoundError:
+    paddle = None
+
+
+@pytest.fixture(autouse=True)
+def _fresh_random_streams() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (the global stream is what Paddle draws from)
+    if paddle is not None:
+        paddle.seed(0)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where a recording may be made."""
+    return str(tmp_path / "run.h5")
