@@ -8,16 +8,26 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import paddle
 
 from .capture import Batch, EpochTap, IndexTap, LossTap, check_model, find_n_samples, intercept_next_epoch
 from .distributed import RankGroup, RanksEndedError, SharedResult, current_ranks, pack_issues, unpack_issues
-from .errors import CaptureError, TrainingDynamicsError
+from .errors import CaptureError
 from .evaluation import EvaluationPass
 from .issues import LabelIssues, check_csv_path, find_label_issues
 from .outputs import OUTPUTS, OutputReader
-from .recorder import TrainingDynamicsRecorder, as_integers, check_on_error, gzip_level_of, wait_for_commits
+from .recorder import (
+    TrainingDynamicsRecorder,
+    as_integers,
+    check_on_error,
+    check_rows,
+    close_abandoned,
+    gzip_level_of,
+    is_open,
+    wait_for_commits,
+)
 from .store import Keep, check_keep, check_path
 from .streams import FieldTap, SampleIds, split_field
 
@@ -130,12 +140,16 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._ranks_ended = False
         self._skipped_batches = 0
         self._began = False
+        self._is_new_file = False
+        self._call_off: Callable[[], None] = lambda: None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
-        if self._recorder is not None:  # a fit that died between two epochs left it open
-            self._recorder.close()
-            self._recorder = None
+        # What a fit that died between two epochs left: this callback's, or an earlier one's of the same path.
+        self._call_off()
+        self._recorder = None
+        self._skipped_batches = 0
+        close_abandoned(self.path)
         self._stopped = self._ranks_ended = self._classes_agreed = False
         self._ranks = current_ranks()
         try:
@@ -161,8 +175,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the coming epoch run under the taps."""
         self._loader = None
+        self._call_off()
         if not self._stopped:
-            intercept_next_epoch(self.model, self, self._tapped)
+            self._call_off = intercept_next_epoch(self.model, self, self._tapped)
 
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
@@ -181,7 +196,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             yield loader if indices is None else indices.loader
         except BaseException:
             # fit dies here without on_train_end: the epoch under way is forgotten, the others stay.
-            self._close_recorder()
+            try:
+                self._close_recorder()
+            except Exception as error:  # must not hide what fit died of
+                self._warn(str(error))
             raise
         finally:
             for tap in (self._tap, self._first_step, indices):
@@ -220,7 +238,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             return
         try:
             batch = self._tap.take()
-        except CaptureError as error:
+        except Exception as error:
             if self._recorder is None:
                 self._give_up(error)
             else:
@@ -228,7 +246,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             return
         try:
             self._record(batch)
-        except (TrainingDynamicsError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever it is, the training must not die of it later on
             self._give_up(error)
 
     def _check_first_step(self, tap: LossTap) -> None:
@@ -236,41 +254,65 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         try:
             logits, _, _ = tap.take()
             self._open_recorder(logits.shape[1])
-        except (TrainingDynamicsError, ValueError, TypeError) as error:
+        except Exception as error:
             self._give_up(error)
         finally:
             tap.remove()
             self._first_step = None
 
     def _record(self, batch: Batch) -> None:
-        recorder = self._recorder or self._open_recorder(batch.logits.shape[1])
-        if batch.labels is not None:
-            labels = batch.labels
-            kept = labels != self._reader.ignored_label(self.model._loss)
-            if not kept.all():
-                labels, batch = labels[kept], batch.only(kept)
-        else:
+        labels = batch.labels
+        if labels is None:
             assert self._labels is not None
             labels = self._labels[batch.indices]
-        recorder.update(batch.indices, batch.logits, labels, probabilities=batch.probabilities)
+        kept = labels != self._reader.ignored_label(self.model._loss)
+        if not kept.all():
+            labels, batch = labels[kept], batch.only(kept)
+        recorder = self._recorder
+        if recorder is None:  # refuse a first batch before a file is made, or one replaced
+            check_rows(batch.indices, labels, self._count_samples(), batch.logits.shape[1], "first step")
+            doubts = self._reader.doubts(batch.logits)
+            if doubts is not None:
+                self._warn(doubts)
+            recorder = self._open_recorder(batch.logits.shape[1])
+            try:
+                recorder.update(batch.indices, batch.logits, labels, probabilities=batch.probabilities)
+            except Exception:
+                self._close_recorder()
+                raise
+        else:
+            recorder.update(batch.indices, batch.logits, labels, probabilities=batch.probabilities)
+
+    def _count_samples(self) -> int:
+        return find_n_samples(self._loader) if self._n_samples is None else self._n_samples
 
     def _open_recorder(self, n_classes: int) -> TrainingDynamicsRecorder:
-        n_samples = find_n_samples(self._loader) if self._n_samples is None else self._n_samples
-        if self._labels is not None and len(self._labels) != n_samples:
+        n_samples = self._count_samples()
+        if self._labels is not None:
+            self._check_labels(self._labels, n_samples, n_classes)
+        if is_open(self.path):
             raise CaptureError(
-                f"labels= has {len(self._labels)} entries for a data set of {n_samples} samples"
+                f"'{self.path}' is being recorded by another callback of this fit; give each a path of its own"
             )
+        resume = self._resume or self._began
+        self._is_new_file = not (resume and os.path.exists(self.path))
         self._recorder = TrainingDynamicsRecorder(
             self.path,
             n_samples=n_samples,
             n_classes=n_classes,
-            resume=self._resume or self._began,
+            resume=resume,
             overwrite=self._overwrite and not self._began,
             expected_epochs=self.params.get("epochs"),
             **self._recorder_options,
         )
         self._began = True
         return self._recorder
+
+    def _check_labels(self, labels: npt.NDArray[np.int64], n_samples: int, n_classes: int) -> None:
+        if len(labels) != n_samples:
+            raise CaptureError(f"labels= has {len(labels)} entries for a data set of {n_samples} samples")
+        rows = np.flatnonzero(labels != self._reader.ignored_label(self.model._loss))
+        check_rows(rows, labels[rows], n_samples, n_classes, "labels=")
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Commit the epoch, beside the training that goes on."""
@@ -279,7 +321,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if self._ranks is not None:
             self._end_epoch_of_ranks(self._ranks)
         elif self._recorder is not None and not self._stopped:
-            self._recorder.end_epoch()
+            try:
+                self._recorder.end_epoch()
+            except Exception as error:
+                self._give_up(error)
 
     def _evaluate(self, epoch: int) -> None:
         ranks = self._ranks
@@ -328,6 +373,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
+        if self._recorder is None and self._ranks is None and not self._stopped:
+            self._warn("no training step was seen, so nothing is recorded; is the loader empty?")
         self._close_recorder()
         if self._ranks is not None and not self._ranks_ended:
             try:
@@ -339,9 +386,15 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             self._skipped_batches = 0
 
     def _close_recorder(self) -> None:
-        if self._recorder is not None:
-            recorder, self._recorder = self._recorder, None
-            recorder.close()
+        if self._recorder is None:
+            return
+        recorder, self._recorder = self._recorder, None
+        is_empty = recorder.n_epochs == 0
+        recorder.close()
+        if is_empty and self._is_new_file and (self._ranks is None or self._ranks.rank == 0):
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)  # a file without an epoch would only be in the way of the next try
+            self._began = False
 
     def _share_issues(self, callbacks: Any) -> None:
         """Let the finders of this recording's issues know that one rank finds and the others get the result."""
@@ -439,8 +492,8 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self.issues.to_csv(self._csv)
         except Exception as error:  # whatever it is, the training that just ended must not be lost to it
             warnings.warn(
-                f"label issues of '{self.path}' were not found: {error}; the recording stays, "
-                f"`paddle-td detect {self.path}` tries again",
+                f"label issues of '{self.path}' were not found: {error}; `paddle-td detect {self.path}` tries "
+                "again once the cause is gone",
                 RuntimeWarning,
                 stacklevel=2,
             )

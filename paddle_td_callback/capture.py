@@ -68,7 +68,7 @@ def check_model(model: Any) -> None:
 
 def intercept_next_epoch(
     model: Any, owner: Any, around: Callable[[Any, Any], contextlib.AbstractContextManager[Any]]
-) -> None:
+) -> Callable[[], None]:
     """Run the model's next training epoch inside `around(data_loader, callbacks)`, on the loader that it gives.
 
     The replacement sits on the instance and takes itself off when it is called, so nothing is left of it even
@@ -79,24 +79,35 @@ def intercept_next_epoch(
         model: the fitting `paddle.Model`.
         owner: the callback for whose training epochs it is meant.
         around: makes the context manager.
+
+    Returns:
+        What calls it off. Calling off twice, or after the epoch, is fine.
     """
     own_attributes = vars(model)
     previous = own_attributes.get("_run_one_epoch")
     original = model._run_one_epoch
+    wanted = True
 
-    def run_one_epoch(data_loader: Any, callbacks: Any, mode: str, *args: Any, **kwargs: Any) -> Any:
+    def call_off() -> None:
+        nonlocal wanted
+        wanted = False
         if own_attributes.get("_run_one_epoch") is run_one_epoch:
             if previous is None:
                 del own_attributes["_run_one_epoch"]
             else:
                 own_attributes["_run_one_epoch"] = previous
-        if mode != "train" or not any(callback is owner for callback in callbacks):
+
+    def run_one_epoch(data_loader: Any, callbacks: Any, mode: str, *args: Any, **kwargs: Any) -> Any:
+        mine = wanted and mode == "train" and any(callback is owner for callback in callbacks)
+        call_off()
+        if not mine:
             return original(data_loader, callbacks, mode, *args, **kwargs)
         with around(data_loader, callbacks) as loader:
             return original(loader, callbacks, mode, *args, **kwargs)
 
     run_one_epoch.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     own_attributes["_run_one_epoch"] = run_one_epoch
+    return call_off
 
 
 def find_n_samples(loader: Any) -> int:

@@ -17,6 +17,7 @@ from .recorder import as_array
 
 OUTPUTS = ("auto", "logits", "probabilities")
 _IGNORE_INDEX = -100
+_SUM_TOLERANCE = 1e-2  # bfloat16 keeps no more
 
 
 class OutputReader:
@@ -69,6 +70,17 @@ class OutputReader:
         else:
             soft = values if kind == "probabilities" else F.softmax(values, axis=-1)
         return Seen(values, soft, label, kind)
+
+    def doubts(self, logits: npt.NDArray[np.float32]) -> str | None:
+        """What is odd about a batch of logits `[row, class]` that only the loss says are logits."""
+        if self._outputs != "auto" or not len(logits) or logits.min() < 0:
+            return None
+        if np.abs(logits.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
+            return None
+        return (
+            "the network's outputs are recorded as logits, as the loss takes them, but each row sums to 1 like "
+            "probabilities; pass outputs='probabilities' if they are, or outputs='logits' to say that they are not"
+        )
 
     @staticmethod
     def ignored_label(loss: Any) -> int:

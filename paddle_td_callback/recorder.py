@@ -134,6 +134,9 @@ class TrainingDynamicsRecorder:
         self._n_rows = 0
         self._closed = False
         _open_recorders.add(self)
+        # Of a recorder that nobody closed, as where `fit` died between two epochs. Not at exit: threads are gone then.
+        self._release = weakref.finalize(self, self._sink.close)
+        self._release.atexit = False
 
     def __enter__(self) -> TrainingDynamicsRecorder:
         return self
@@ -200,16 +203,7 @@ class TrainingDynamicsRecorder:
         scores, softmax = self._outputs(logits, probabilities, len(rows))
         if len(given) != len(rows):
             raise ValueError(f"{self._where}: {len(given)} labels for {len(rows)} indices")
-        _check_range(
-            rows, self.layout.n_samples, lambda i: f"index {rows[i]} in row {i}", "indices", self._where
-        )
-        _check_range(
-            given,
-            self.layout.n_classes,
-            lambda i: f"{given[i]} for sample {rows[i]}",
-            "labels",
-            self._where,
-        )
+        check_rows(rows, given, self.layout.n_samples, self.layout.n_classes, self._where)
         finite = np.isfinite(scores).all(axis=1) & np.isfinite(softmax).all(axis=1)
         if not finite.all():
             self._note_nonfinite(rows[~finite])
@@ -255,6 +249,7 @@ class TrainingDynamicsRecorder:
         if not self._closed:
             self._closed = True
             _open_recorders.discard(self)
+            self._release.detach()
             self._sink.close()
 
     @property
@@ -352,6 +347,18 @@ def _ranks() -> RankGroup | None:
     return current_ranks()
 
 
+def is_open(path: str | os.PathLike[str]) -> bool:
+    """Whether this process has a recorder of `path` that is not closed."""
+    return any(os.path.abspath(recorder.path) == os.path.abspath(path) for recorder in _open_recorders)
+
+
+def close_abandoned(path: str | os.PathLike[str]) -> None:
+    """Close what a training that died between two epochs left open, so that `path` can be recorded into again."""
+    for recorder in list(_open_recorders):
+        if os.path.abspath(recorder.path) == os.path.abspath(path):
+            recorder.close()
+
+
 def wait_for_commits(path: str | os.PathLike[str]) -> None:
     """Make every epoch that an open recorder of this process has ended in `path` durable."""
     for recorder in list(_open_recorders):
@@ -400,7 +407,17 @@ def as_integers(values: Any, name: str) -> npt.NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def _check_range(values: npt.NDArray[np.int64], stop: int, describe: Any, name: str, where: str) -> None:
-    outside = np.flatnonzero((values < 0) | (values >= stop))
+def check_rows(
+    rows: npt.NDArray[np.int64], given: npt.NDArray[np.int64], n_samples: int, n_classes: int, where: str
+) -> None:
+    """Raise ValueError unless all indices and labels, both `[row]`, are in range."""
+    outside = np.flatnonzero((rows < 0) | (rows >= n_samples))
     if len(outside):
-        raise ValueError(f"{where}: {name} must be in [0, {stop}), got {describe(int(outside[0]))}")
+        raise ValueError(
+            f"{where}: indices must be in [0, {n_samples}), got index {rows[outside[0]]} in row {outside[0]}"
+        )
+    outside = np.flatnonzero((given < 0) | (given >= n_classes))
+    if len(outside):
+        raise ValueError(
+            f"{where}: labels must be in [0, {n_classes}), got {given[outside[0]]} for sample {rows[outside[0]]}"
+        )
