@@ -55,15 +55,16 @@ UNIT_BYTES = 64 * 1024  # of one checksum: small metadata reads stay cheap, a te
 _SLOT_BYTES = USER_BLOCK_BYTES // 2
 _PAGE_BYTES = 512  # of a change: a record holds little else than what changed
 _CACHED_UNITS = 32
+_SCAN_BYTES = 1 << 20
 # magic, sequence, committed file size, body offset, length, CRC, seal offset, length, CRC; then CRC of these
 _HEADER = struct.Struct("<8sQQQQIQQI")
 _MAGIC = b"PTDredo1"
 _CRC = struct.Struct("<I")
 _HEADER_BYTES = _HEADER.size + _CRC.size
 _RUN = struct.Struct("<QI")
-# magic, end of the sealed data, seal before: offset, length, CRC; first unit of the new ones, how many,
-# how many changed ones, bytes of note
-_SEAL = struct.Struct("<8sQQQIQQQQ")
+# magic, own length, end of the sealed data, seal before: offset, length, CRC; first unit of the new ones, how
+# many, how many changed ones, bytes of note; behind it all comes the CRC of all
+_SEAL = struct.Struct("<8sQQQQIQQQQ")
 _SEAL_MAGIC = b"PTDseal1"
 # Version 0 of the superblock, which libver="earliest" makes, has the end of file here.
 _SUPERBLOCK_VERSION_AT = USER_BLOCK_BYTES + 8
@@ -135,7 +136,7 @@ def _read_header(file: io.FileIO, slot: int) -> Record | None:
     return Record(sequence, committed, Place(*rest[:3]), Place(*rest[3:]))
 
 
-def _headers(file: io.FileIO) -> bytes:
+def headers(file: io.FileIO) -> bytes:
     """The headers of both slots as they stand, which change with every commit."""
     return b"".join(_read_at(file, slot * _SLOT_BYTES, _HEADER_BYTES) for slot in (0, 1))
 
@@ -152,7 +153,7 @@ def read_newest_record(file: io.FileIO, *, strict: bool = True) -> Record:
         DamagedError: see `strict`.
     """
     while True:
-        before = _headers(file)
+        before = headers(file)
         found = _read_valid_records(file)
         if found:
             newest = found[0]
@@ -161,7 +162,7 @@ def read_newest_record(file: io.FileIO, *, strict: bool = True) -> Record:
             # are in place. If they are not, the damaged record was committed.
             if not (strict and torn and newest.sequence) or _is_in_place(file, newest):
                 return newest
-        if _headers(file) == before:  # else a writer was at it
+        if headers(file) == before:  # else a writer was at it
             break
     if found:
         raise DamagedError("its last commit record is damaged")
@@ -235,13 +236,11 @@ class Seals:
     Attributes:
         crcs: CRC-32 by unit; the first units are the user block and have none.
         data_end: bytes of the file that they cover.
-        notes: what each transaction noted, oldest first.
         newest: where the newest seal is.
     """
 
     crcs: npt.NDArray[np.uint32]
     data_end: int
-    notes: list[bytes]
     newest: Place
 
     @classmethod
@@ -254,30 +253,64 @@ class Seals:
         place, end = newest, -1
         crcs = np.zeros(0, np.uint32)
         known = np.zeros(0, bool)
-        notes: list[bytes] = []
         while place.length:
-            raw = _read_at(file, place.offset, place.length)
-            if len(raw) < place.length or zlib.crc32(raw) != place.crc:
-                raise DamagedError(f"the checksums at byte {place.offset} are damaged")
-            magic, data_end, *before, first, n_fresh, n_changed, n_note = _SEAL.unpack_from(raw)
-            if magic != _SEAL_MAGIC or before[0] >= place.offset:
+            seal = Seal.read(file, place.offset)
+            if seal is None or seal.place != place or seal.before.offset >= place.offset:
                 raise DamagedError(f"the checksums at byte {place.offset} are damaged")
             if end < 0:
-                end = data_end
-                crcs = np.zeros(first + n_fresh, np.uint32)
-                known = np.zeros(first + n_fresh, bool)
-            units = np.frombuffer(raw, "<u8", n_changed, _SEAL.size)
-            values = np.frombuffer(raw, "<u4", n_changed + n_fresh, _SEAL.size + 8 * n_changed)
-            for where, value in (
-                (units.astype(np.intp), values[:n_changed]),
-                (np.arange(first, first + n_fresh), values[n_changed:]),
-            ):
-                older = ~known[where]
-                crcs[where[older]] = value[older]
-                known[where] = True
-            notes.append(raw[place.length - n_note :])
-            place = Place(*before)
-        return cls(crcs, end, notes[::-1], newest)
+                end = seal.data_end
+                crcs = np.zeros(seal.units.max(initial=-1) + 1, np.uint32)
+                known = np.zeros(len(crcs), bool)
+            older = ~known[seal.units]
+            crcs[seal.units[older]] = seal.crcs[older]
+            known[seal.units] = True
+            place = seal.before
+        return cls(crcs, end, newest)
+
+
+@dataclass
+class Seal:
+    """What one commit left behind its data: checksums of the units it wrote or changed, and a note."""
+
+    place: Place
+    before: Place
+    data_end: int
+    units: npt.NDArray[np.intp]
+    crcs: npt.NDArray[np.uint32]
+    note: bytes
+
+    @classmethod
+    def read(cls, file: io.FileIO, offset: int) -> Seal | None:
+        """Read the seal at a place, None if there is no whole one."""
+        head = _read_at(file, offset, _SEAL.size)
+        if len(head) < _SEAL.size:
+            return None
+        magic, length, data_end, *before, first, n_fresh, n_changed, n_note = _SEAL.unpack(head)
+        wanted = _SEAL.size + 12 * n_changed + 4 * n_fresh + n_note + _CRC.size
+        if magic != _SEAL_MAGIC or length != wanted or offset + length > os.fstat(file.fileno()).st_size:
+            return None
+        raw = _read_at(file, offset, length)
+        if zlib.crc32(raw[: -_CRC.size]) != _CRC.unpack(raw[-_CRC.size :])[0]:
+            return None
+        changed = np.frombuffer(raw, "<u8", n_changed, _SEAL.size).astype(np.intp)
+        crcs = np.frombuffer(raw, "<u4", n_changed + n_fresh, _SEAL.size + 8 * n_changed)
+        units = np.concatenate([changed, np.arange(first, first + n_fresh, dtype=np.intp)])
+        note = raw[length - n_note - _CRC.size : -_CRC.size]
+        return cls(Place(offset, length, zlib.crc32(raw)), Place(*before), data_end, units, crcs, note)
+
+
+def find_seals(file: io.FileIO) -> Iterator[Seal]:
+    """All whole seals of a file, oldest first, wherever they are: for a file that is damaged."""
+    offset, size = USER_BLOCK_BYTES, os.fstat(file.fileno()).st_size
+    (magic,) = struct.unpack("<Q", _SEAL_MAGIC)
+    while offset < size:
+        block = _read_at(file, offset, _SCAN_BYTES)
+        pages = np.frombuffer(block[: len(block) // _PAGE_BYTES * _PAGE_BYTES], "<u8")
+        for page in np.flatnonzero(pages[:: _PAGE_BYTES // 8] == magic):
+            seal = Seal.read(file, offset + int(page) * _PAGE_BYTES)
+            if seal is not None:
+                yield seal
+        offset += _SCAN_BYTES
 
 
 class SealedFile:
@@ -292,9 +325,6 @@ class SealedFile:
     def __init__(self, file: io.FileIO, seals: Seals, pages: dict[int, bytes]) -> None:
         self._file = file
         self._pages = pages
-        self._pages_of: dict[int, list[int]] = {}
-        for page in pages:
-            self._pages_of.setdefault(page * _PAGE_BYTES // UNIT_BYTES, []).append(page)
         self._cache: dict[int, bytes] = {}
         self.seals = seals
 
@@ -318,16 +348,14 @@ class SealedFile:
             self._cache[unit] = data
         return data
 
+    def is_sound(self, unit: int) -> bool:
+        """Whether a unit's bytes are what was committed."""
+        return bool(zlib.crc32(self._read_unit(unit)) == self.seals.crcs[unit])
+
     def _read_unit(self, unit: int) -> bytes:
         start = unit * UNIT_BYTES
-        data = _read_at(self._file, start, max(0, min(UNIT_BYTES, self.seals.data_end - start)))
-        if unit in self._pages_of:
-            changed = bytearray(data)
-            for page in self._pages_of[unit]:
-                inside = page * _PAGE_BYTES - start
-                changed[inside : inside + _PAGE_BYTES] = self._pages[page][: len(data) - inside]
-            data = bytes(changed)
-        return data
+        n_bytes = max(0, min(UNIT_BYTES, self.seals.data_end - start))
+        return read_overlaid(self._file, self._pages, start, n_bytes)
 
     def read_into(self, view: memoryview, start: int) -> None:
         """Fill a buffer from byte `start` on; what is not sealed reads as zeros."""
@@ -358,6 +386,24 @@ def _read_at(file: io.FileIO, offset: int, n_bytes: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def read_overlaid(file: io.FileIO, pages: dict[int, bytes], offset: int, n_bytes: int) -> bytes:
+    """Up to `n_bytes` of a file, some of whose pages are replaced; nothing is checked."""
+    data = _read_at(file, offset, n_bytes)
+    changed = [
+        page
+        for page in range(offset // _PAGE_BYTES, -(-(offset + len(data)) // _PAGE_BYTES))
+        if page in pages
+    ]
+    if not changed:
+        return data
+    patched = bytearray(data)
+    for page in changed:
+        low, high = max(offset, page * _PAGE_BYTES), min(offset + len(data), (page + 1) * _PAGE_BYTES)
+        inside = low - page * _PAGE_BYTES
+        patched[low - offset : high - offset] = pages[page][inside : inside + high - low]
+    return bytes(patched)
+
+
 def _write_all(file: io.FileIO, offset: int, data: bytes | memoryview) -> None:
     file.seek(offset)
     view = memoryview(data).cast("B")
@@ -386,6 +432,7 @@ class OverlayFile(io.RawIOBase):
         self.pages: dict[int, bytearray] = {}
         self.size = size
         self.boundary = boundary
+        self.last_write = (0, 0)
 
     def discard_writes(self) -> None:
         """From now on accept writes and forget them, so that HDF5 can close a transaction that failed."""
@@ -453,6 +500,7 @@ class OverlayFile(io.RawIOBase):
         if not self._discard:
             with self._keeping_error():
                 self._write(view)
+        self.last_write = (self._position, n_bytes)
         self._position += n_bytes
         return n_bytes
 
@@ -507,7 +555,7 @@ class OverlayFile(io.RawIOBase):
         superblock = USER_BLOCK_BYTES // _PAGE_BYTES
         pages = {*self.pages, *([superblock] if superblock * _PAGE_BYTES < self.boundary else [])}
         changed = sorted({page * _PAGE_BYTES // UNIT_BYTES for page in pages} - set(range(first, stop)))
-        length = _SEAL.size + 12 * len(changed) + 4 * (stop - first) + len(note)
+        length = _SEAL.size + 12 * len(changed) + 4 * (stop - first) + len(note) + _CRC.size
         offset = _to_page_boundary(data_end)
         self._raise_end_of_file(data_end, offset + _to_page_boundary(length))
         crcs = np.zeros(stop, np.uint32)
@@ -516,7 +564,7 @@ class OverlayFile(io.RawIOBase):
             crcs[unit] = self._unit_crc(unit, data_end)
         raw = (
             _SEAL.pack(
-                *(_SEAL_MAGIC, data_end, old.newest.offset, old.newest.length, old.newest.crc),
+                *(_SEAL_MAGIC, length, data_end, old.newest.offset, old.newest.length, old.newest.crc),
                 *(first, stop - first, len(changed), len(note)),
             )
             + np.asarray(changed, "<u8").tobytes()
@@ -524,8 +572,9 @@ class OverlayFile(io.RawIOBase):
             + crcs[first:].astype("<u4").tobytes()
             + note
         )
+        raw += _CRC.pack(zlib.crc32(raw))
         place = Place(offset, length, zlib.crc32(raw))
-        return raw.ljust(_to_page_boundary(length), b"\0"), Seals(crcs, data_end, [*old.notes, note], place)
+        return raw.ljust(_to_page_boundary(length), b"\0"), Seals(crcs, data_end, place)
 
     def _unit_crc(self, unit: int, data_end: int) -> int:
         start = unit * UNIT_BYTES
@@ -573,9 +622,15 @@ def _to_page_boundary(n_bytes: int) -> int:
 class Transaction:
     """What `Journal.transaction` yields: the HDF5 file `h5`, and a `note` to keep in the commit's seal."""
 
-    def __init__(self, h5: h5py.File) -> None:
+    def __init__(self, h5: h5py.File, image: OverlayFile) -> None:
         self.h5 = h5
         self.note = b""
+        self._image = image
+
+    @property
+    def last_write(self) -> tuple[int, int]:
+        """Where in the file HDF5 wrote last, and how many bytes."""
+        return self._image.last_write
 
 
 class Journal:
@@ -608,7 +663,7 @@ class Journal:
     def create(cls, path: str | os.PathLike[str], *, durable: bool = True) -> Journal:
         """Make an empty HDF5 file at `path`, which must not exist, and open its journal."""
         with contextlib.closing(_open_file(path, "x+b")) as file:
-            empty = Seals(np.zeros(USER_BLOCK_BYTES // UNIT_BYTES, np.uint32), 0, [], Place(0, 0, 0))
+            empty = Seals(np.zeros(USER_BLOCK_BYTES // UNIT_BYTES, np.uint32), 0, Place(0, 0, 0))
             image = OverlayFile(file, SealedFile(file, empty, {}), 0, boundary=0)
             h5py.File(image, "w", libver="earliest", userblock_size=USER_BLOCK_BYTES).close()
             image.check()
@@ -621,11 +676,6 @@ class Journal:
             if durable:
                 _fsync(file)
         return cls(path, durable=durable)
-
-    @property
-    def notes(self) -> list[bytes]:
-        """What each transaction noted, oldest first."""
-        return self._base.seals.notes
 
     def _recover(self) -> None:
         """Bring the file to the state of its last commit, durably."""
@@ -645,7 +695,7 @@ class Journal:
 
     def _stand_at(self, sequence: int, committed_bytes: int, seals: Seals) -> None:
         self._sequence, self._size = sequence, committed_bytes
-        self._known_headers = _headers(self._file)
+        self._known_headers = headers(self._file)
         self._base = SealedFile(self._file, seals, {})
         self._recovery_needed = False
 
@@ -679,7 +729,7 @@ class Journal:
         self._recovery_needed = True
         transaction: Transaction | None = None
         try:
-            transaction = Transaction(_open_h5(image, "r+"))
+            transaction = Transaction(_open_h5(image, "r+"), image)
             yield transaction
             transaction.h5.close()
             image.check()
@@ -695,7 +745,7 @@ class Journal:
             raise
 
     def _check_headers(self) -> None:
-        if _headers(self._file) != self._known_headers:
+        if headers(self._file) != self._known_headers:
             raise BlockingIOError(f"'{self.path}' was written by another process")
 
     def _commit(self, image: OverlayFile, note: bytes) -> None:
@@ -755,7 +805,7 @@ class Snapshot:
         """Move on to the last commit; what was opened from `h5` is of no use any more."""
         self._close_h5()
         while True:
-            self._seen_headers = _headers(self._file)
+            self._seen_headers = headers(self._file)
             self.record = read_newest_record(self._file, strict=self._strict)
             self.size = os.fstat(self._file.fileno()).st_size
             try:
@@ -788,17 +838,7 @@ class Snapshot:
     @property
     def is_current(self) -> bool:
         """Whether no commit happened since."""
-        return _headers(self._file) == self._seen_headers
-
-    def bytes_at(self, offset: int, length: int) -> bytes:
-        """Bytes of the file as of the commit.
-
-        Raises:
-            DamagedError: they are not what was committed.
-        """
-        data = bytearray(length)
-        SealedFile(self._file, self.seals, self.record.pages).read_into(memoryview(data), offset)
-        return bytes(data)
+        return headers(self._file) == self._seen_headers
 
     def _close_h5(self) -> None:
         if self._h5 is not None:

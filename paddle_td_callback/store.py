@@ -28,7 +28,7 @@ import numpy.typing as npt
 from ._version import __version__
 from .chunks import creation_properties, encode_chunk
 from .errors import StoreError, StoreExistsError, StoreNotFoundError
-from .journal import DamagedError, Journal, NotSealedError, Snapshot
+from .journal import DamagedError, Journal, NotSealedError, Snapshot, Transaction
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -37,10 +37,13 @@ SCHEMA_VERSION = 1
 
 Keep = Literal["all", "given"] | int
 Samples = slice | npt.ArrayLike | None
-# By field: first sample, byte offset and stored bytes of each chunk.
-ChunkPlaces = dict[str, list[tuple[int, int, int]]]
+# Of a chunk: its first sample, where it is in the file, how many bytes it has there, and their CRC-32.
+ChunkPlace = tuple[int, int, int, int]
+ChunkPlaces = dict[str, list[ChunkPlace]]
+Encoded = tuple[bytearray, int]
 _T = TypeVar("_T")
 
+HINT = "; `paddle-td verify` says what can be salvaged"
 _CHUNK_BYTES = 1 << 20
 # Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
 _CHUNK_ROWS = 16384
@@ -132,7 +135,7 @@ class Layout:
 
     def chunk_rows(self, field: Field) -> int:
         """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
-        if field.last_axis is None:
+        if field.last_axis is None:  # the labels too
             return min(self.n_samples, _CHUNK_ROWS)
         row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
         return max(1, min(self.n_samples, _CHUNK_BYTES // row_bytes))
@@ -401,35 +404,44 @@ class StoreWriter:
         with self._journal.transaction() as transaction:
             h5 = transaction.h5
             if int(h5.attrs["committed_epochs"]) <= index:  # else the last try was kept although it failed
-                chunks = self._write_epoch(h5, index, epoch)
-                chunks[LABELS.name] = self._write_labels(h5[LABELS.name], labels)
-                h5.attrs.modify("label_checksum", np.bytes_(label_checksum(labels)))
-                if index > self.n_epochs:
-                    dropped = [*h5.attrs["dropped_epochs"], *range(self.n_epochs, index)]
+                places = self._write_epoch(transaction, index, epoch)
+                places[LABELS.name] = self._write_labels(transaction, labels)
+                checksum = label_checksum(labels)
+                h5.attrs.modify("label_checksum", np.bytes_(checksum))
+                skipped = list(range(self.n_epochs, index))
+                if skipped:
+                    dropped = [*h5.attrs["dropped_epochs"], *skipped]
                     h5.attrs["dropped_epochs"] = np.asarray(dropped, np.int64)
                 h5.attrs.modify("committed_epochs", np.int64(index + 1))
                 transaction.note = pack_note(
-                    {"epoch": index, "label_checksum": label_checksum(labels), "chunks": chunks}
+                    {
+                        "layout": asdict(self.layout),
+                        "epoch": index,
+                        "dropped": skipped,
+                        "label_checksum": checksum,
+                        "chunks": places,
+                    }
                 )
         self.n_epochs = index + 1
         self.labels = labels.copy()
 
-    def _write_epoch(self, h5: h5py.File, index: int, epoch: Mapping[str, npt.NDArray[Any]]) -> ChunkPlaces:
+    def _write_epoch(
+        self, transaction: Transaction, index: int, epoch: Mapping[str, npt.NDArray[Any]]
+    ) -> ChunkPlaces:
         """Encode each chunk in a second thread while the one before is written."""
         unseen = epoch["n_presentations"] == 0
-        pending: list[tuple[Field, int, Future[bytearray]]] = []
+        pending: list[tuple[Field, int, Future[Encoded]]] = []
         places: ChunkPlaces = {field.name: [] for field in self.layout.fields}
 
         def write_first() -> None:
             field, start, encoded = pending.pop(0)
-            dataset = h5[field.name]
+            dataset = datasets[field.name]
             at = (index, start) + (0,) * (dataset.ndim - 2)
-            dataset.id.write_direct_chunk(at, encoded.result())
-            chunk = dataset.id.get_chunk_info_by_coord(at)
-            places[field.name].append((start, chunk.byte_offset, chunk.size))
+            places[field.name].append(_write_chunk(transaction, dataset, at, start, *encoded.result()))
 
+        datasets = {field.name: transaction.h5[field.name] for field in self.layout.fields}
         for field in self.layout.fields:
-            h5[field.name].resize(index + 1, axis=0)
+            datasets[field.name].resize(index + 1, axis=0)
             rows, n_rows = epoch[field.name], self.layout.chunk_rows(field)
             for start in range(0, len(rows), n_rows):
                 stop = start + n_rows
@@ -443,29 +455,42 @@ class StoreWriter:
 
     def _encode(
         self, field: Field, rows: npt.NDArray[Any], unseen: npt.NDArray[np.bool_], n_rows: int
-    ) -> bytearray:
+    ) -> Encoded:
         if len(rows) < n_rows or unseen.any():  # HDF5 stores whole chunks, the last one too
             block = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
             block[: len(rows)][~unseen] = rows[~unseen]
             rows = block
-        return encode_chunk(rows, gzip_level=self.layout.gzip_level)
+        chunk = encode_chunk(rows, gzip_level=self.layout.gzip_level)
+        return chunk, zlib.crc32(chunk)
 
-    def _write_labels(self, dataset: Any, labels: npt.NDArray[np.int32]) -> list[tuple[int, int, int]]:
+    def _write_labels(self, transaction: Transaction, labels: npt.NDArray[np.int32]) -> list[ChunkPlace]:
+        dataset = transaction.h5[LABELS.name]
         n_rows = dataset.chunks[0]
         places = []
         for start in range(0, len(labels), n_rows):
             stop = start + n_rows
             if not np.array_equal(labels[start:stop], self.labels[start:stop]):
-                dataset[start:stop] = labels[start:stop]
-                dataset.flush()
-                chunk = dataset.id.get_chunk_info_by_coord((start,))
-                places.append((start, chunk.byte_offset, chunk.size))
+                block = np.full(n_rows, LABELS.unseen, LABELS.dtype)
+                block[: len(labels[start:stop])] = labels[start:stop]
+                chunk = encode_chunk(block, gzip_level=None)
+                places.append(_write_chunk(transaction, dataset, (start,), start, chunk, zlib.crc32(chunk)))
         return places
 
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
         self._encoder.shutdown()
         self._journal.close()
+
+
+def _write_chunk(
+    transaction: Transaction, dataset: Any, at: tuple[int, ...], start: int, chunk: bytearray, crc: int
+) -> ChunkPlace:
+    dataset.id.write_direct_chunk(at, chunk)
+    # HDF5's own answer to where a chunk is counts from different bytes in different versions.
+    offset, n_bytes = transaction.last_write
+    if n_bytes != len(chunk):
+        raise OSError(f"HDF5 wrote {n_bytes} bytes for a chunk of {len(chunk)}")
+    return start, offset, n_bytes, crc
 
 
 def _write_schema(
@@ -681,6 +706,16 @@ class TrainingDynamicsStore:
             raise StoreError(f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k")
         return self._rows(self.layout.fields[-2], samples), self._rows(self.layout.fields[-1], samples)
 
+    def read_epoch_rows(self, epoch: int, samples: slice) -> dict[str, npt.NDArray[Any]]:
+        """All fields of one epoch, each `[sample]`, `[sample, class]` or `[sample, k]`.
+
+        Raises:
+            StoreError: a damaged chunk.
+        """
+        return self._consistently(
+            lambda h5: {field.name: h5[field.name][epoch, samples] for field in self.layout.fields}
+        )
+
     def tiles(self, max_bytes: int = 1 << 26, *, wide: bool = False) -> Iterator[slice]:
         """Slices over all samples, each a whole number of chunks, to stream through what does not fit in memory.
 
@@ -716,9 +751,7 @@ class TrainingDynamicsStore:
             raise StoreError(f"'{self.path}' cannot be read: {error.strerror or error}") from error
 
     def _damaged(self, error: BaseException) -> StoreError:
-        return StoreError(
-            f"'{self.path}' is damaged: {_one_line(error)}; `paddle-td verify` says what can be salvaged"
-        )
+        return StoreError(f"'{self.path}' is damaged: {_one_line(error)}{HINT}")
 
     def _consistently(self, read: Callable[[h5py.File], _T]) -> _T:
         """Read as of the last commit known; if a newer one changed the file under the read, read as of that."""
