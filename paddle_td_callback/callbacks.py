@@ -16,7 +16,8 @@ from .capture import Batch, EpochTap, IndexTap, LossTap, check_model, find_n_sam
 from .distributed import RankGroup, RanksEndedError, SharedResult, current_ranks, pack_issues, unpack_issues
 from .errors import CaptureError
 from .evaluation import EvaluationPass
-from .issues import LabelIssues, check_csv_path, find_label_issues
+from .issues import find_label_issues
+from .label_issues import LabelIssues, check_csv_path
 from .outputs import OUTPUTS, OutputReader
 from .recorder import (
     TrainingDynamicsRecorder,

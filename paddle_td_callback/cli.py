@@ -15,7 +15,8 @@ import numpy as np
 
 from ._version import __version__
 from .errors import TrainingDynamicsError
-from .issues import METHODS, check_csv_path, find_label_issues
+from .issues import METHODS, find_label_issues
+from .label_issues import check_csv_path
 from .store import TrainingDynamicsStore
 
 

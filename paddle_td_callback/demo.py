@@ -11,7 +11,8 @@ import paddle
 
 from .callbacks import LabelIssuesCallback, TrainingDynamicsCallback
 from .errors import StoreExistsError
-from .issues import LabelIssues, find_label_issues
+from .issues import find_label_issues
+from .label_issues import LabelIssues
 from .store import check_path
 
 NOISE_RATE = 0.2

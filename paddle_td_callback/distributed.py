@@ -30,7 +30,7 @@ import paddle.distributed as dist
 from paddle.distributed import collective
 
 from .errors import CaptureError
-from .issues import LabelIssues
+from .label_issues import LabelIssues
 from .sinks import (
     TILE_BYTES,
     LocalSink,

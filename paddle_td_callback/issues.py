@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +12,9 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from .errors import StoreError
+from .label_issues import LabelIssues
 from .scores import NOISE_SCORES
-from .store import TrainingDynamicsStore, check_path
+from .store import TrainingDynamicsStore
 from .suggestions import largest_other_probabilities, suggest_labels
 
 if TYPE_CHECKING:
@@ -22,159 +22,6 @@ if TYPE_CHECKING:
 
 Source = str | os.PathLike[str] | TrainingDynamicsStore
 METHODS = ("lstm", *NOISE_SCORES)
-ISSUE_THRESHOLD = 0.5  # every noise score is scaled so that above one half speaks against the label
-
-_HEAD = 10
-
-
-@dataclass(frozen=True, repr=False)
-class LabelIssues:
-    """What a recording says of every sample's label. All arrays are `[sample]`.
-
-    Attributes:
-        method: what made the noise scores.
-        noise_score: float64 in [0, 1], higher = more suspicious, NaN = never seen. With `method="lstm"` the
-            probability that the label is wrong.
-        given_label: int32, -1 = never seen.
-        suggested_label: int32, the class the network leant to instead, -1 = none. Never applied by itself.
-        suggested_confidence: float32 in [0, 1], its share of the probability that the given label did not get.
-        n_epochs_seen: int32, in how many epochs (of all runs) the sample was seen.
-        class_names: one for each class, or None.
-        sample_ids: one for each sample, or None where samples are known by their indices.
-    """
-
-    method: str
-    noise_score: npt.NDArray[np.float64]
-    given_label: npt.NDArray[np.int32]
-    suggested_label: npt.NDArray[np.int32]
-    suggested_confidence: npt.NDArray[np.float32]
-    n_epochs_seen: npt.NDArray[np.int32]
-    class_names: Sequence[str] | None = field(default=None)
-    sample_ids: Sequence[str] | None = field(default=None)
-
-    def __len__(self) -> int:
-        return len(self.noise_score)
-
-    @property
-    def label_quality(self) -> npt.NDArray[np.float64]:
-        """1 - `noise_score`, as cleanlab counts: lower = worse, NaN = never seen."""
-        return np.asarray(1 - self.noise_score)
-
-    @property
-    def is_label_issue(self) -> npt.NDArray[np.bool_]:
-        """Whether the label is more likely wrong than right; False where the sample was never seen."""
-        with np.errstate(invalid="ignore"):
-            return np.asarray(self.noise_score > ISSUE_THRESHOLD)
-
-    @property
-    def ranking(self) -> npt.NDArray[np.int64]:
-        """Sample indices, the most suspicious first, never-seen samples left out."""
-        scored = np.flatnonzero(~np.isnan(self.noise_score))
-        return scored[np.argsort(-self.noise_score[scored], kind="stable")].astype(np.int64)
-
-    @property
-    def unscored(self) -> npt.NDArray[np.int64]:
-        """Indices of the samples that were never seen, ascending."""
-        return np.flatnonzero(np.isnan(self.noise_score)).astype(np.int64)
-
-    def label_name(self, label: int) -> str:
-        """The class's name where names are known, else its number; empty for -1."""
-        if label < 0:
-            return ""
-        return str(label) if self.class_names is None else self.class_names[label]
-
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write all samples, the most suspicious first and never-seen ones last.
-
-        Columns: `sample`, where samples have ids `sample_id`, `rank` (1 = most suspicious, empty = never seen),
-        `noise_score`, `label_quality`, `is_label_issue`, `given_label`, `suggested_label`,
-        `suggested_confidence`, `n_epochs_seen`, and where class names are known `given_name`, `suggested_name`.
-
-        Args:
-            path: the file to write; an existing one is replaced once the new one is whole.
-        """
-        name = os.fspath(path)
-        fresh = f"{name}.{os.getpid()}.new"
-        try:
-            with open(fresh, "w", newline="", encoding="utf-8") as file:
-                self._write_csv(csv.writer(file))
-            os.replace(fresh, name)
-        finally:
-            if os.path.exists(fresh):
-                os.unlink(fresh)
-
-    def _write_csv(self, writer: Any) -> None:
-        columns = self._columns()
-        named = self.class_names is not None
-        ids = self.sample_ids
-        writer.writerow(
-            ["sample", *([] if ids is None else ["sample_id"]), "rank", *columns]
-            + (["given_name", "suggested_name"] if named else [])
-        )
-        for rank, sample in enumerate(np.concatenate([self.ranking, self.unscored]), start=1):
-            row = [_plain(values[sample]) for values in columns.values()]
-            if named:
-                row += [
-                    self.label_name(int(labels[sample]))
-                    for labels in (self.given_label, self.suggested_label)
-                ]
-            seen = rank <= len(self) - len(self.unscored)
-            name = [] if ids is None else [ids[sample]]
-            writer.writerow([int(sample), *name, rank if seen else "", *row])
-
-    def to_dataframe(self) -> Any:
-        """The same columns as a `pandas.DataFrame`, in the order of the samples, which are its index.
-
-        Raises:
-            ImportError: pandas is not installed.
-        """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_dataframe() needs pandas: pip install pandas, or use to_csv()") from error
-        ids = {} if self.sample_ids is None else {"sample_id": self.sample_ids}
-        return pd.DataFrame({**ids, **self._columns()}, index=pd.RangeIndex(len(self), name="sample"))
-
-    def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        return {
-            "noise_score": self.noise_score,
-            "label_quality": self.label_quality,
-            "is_label_issue": self.is_label_issue,
-            "given_label": self.given_label,
-            "suggested_label": self.suggested_label,
-            "suggested_confidence": self.suggested_confidence,
-            "n_epochs_seen": self.n_epochs_seen,
-        }
-
-    def __repr__(self) -> str:
-        ranking, n_unscored = self.ranking, len(self.unscored)
-        lines = [
-            f"LabelIssues by {self.method}: {int(self.is_label_issue.sum())} of {len(self)} labels look wrong"
-            + (f"; {n_unscored} samples were never seen and are not scored" if n_unscored else ""),
-            f"{'rank':>6} {'sample':>9} {'given':>12} {'suggested':>12} {'noise_score':>12}",
-        ]
-        for rank, sample in enumerate(ranking[:_HEAD], start=1):
-            given, other = (
-                self.label_name(int(labels[sample]))[:12]
-                for labels in (self.given_label, self.suggested_label)
-            )
-            lines.append(
-                f"{rank:>6} {sample:>9} {given:>12} {other:>12} {self.noise_score[sample]:>12.4f}"
-                + ("" if self.sample_ids is None else f"  {self.sample_ids[sample]}")
-            )
-        if len(ranking) > _HEAD:
-            lines.append(f"   ... {len(ranking) - _HEAD} more in .ranking")
-        return "\n".join(lines)
-
-
-def check_csv_path(path: str | os.PathLike[str]) -> None:
-    """Refuse at the start what would fail after the work: a missing or read-only folder, a folder as file.
-
-    Raises:
-        StoreNotFoundError: the folder is missing.
-        StoreError: the folder may not be written, or the path is a folder.
-    """
-    check_path(path, overwrite=True)
 
 
 def find_label_issues(
@@ -249,6 +96,10 @@ def _score_run(
     progress: bool,
 ) -> LabelIssues:
     _check_detectable(store)
+    if method == "lstm" and detector is None:
+        from .detector import NoiseDetector  # Paddle is needed from here on
+
+        detector = NoiseDetector.pretrained()
     n_samples = store.n_samples
     noise_score = np.full(n_samples, np.nan)
     suggested = np.full(n_samples, -1, np.int32)
@@ -258,9 +109,9 @@ def _score_run(
         total=2 * n_samples, desc=f"label issues ({method})", unit="sample", disable=not progress
     ) as bar:
         scored = (
-            _by_detector(store, detector, device, batch_size)
-            if method == "lstm"
-            else _by_score(store, method)
+            _by_score(store, method)
+            if detector is None
+            else _by_detector(store, detector, device, batch_size)
         )
         for tile, score in scored:
             noise_score[tile] = score
@@ -272,9 +123,18 @@ def _score_run(
     never = n_seen == 0
     noise_score[never] = np.nan
     suggested[never], confidence[never] = -1, 0
-    return LabelIssues(
+    issues = LabelIssues(
         method, noise_score, store.labels, suggested, confidence, n_seen, store.class_names, store.sample_ids
     )
+    return issues if detector is None else _with_noise_rate(issues, detector)
+
+
+def _with_noise_rate(issues: LabelIssues, detector: NoiseDetector) -> LabelIssues:
+    rate = float(np.nanmean(issues.noise_score))
+    # Known only where the weights were measured on data they had not seen; see benchmarks/train_detector.py.
+    error = detector.provenance.get("noise_rate_error")
+    interval = None if error is None else (max(0.0, rate - error), min(1.0, rate + error))
+    return replace(issues, noise_rate=rate, noise_rate_interval=interval)
 
 
 def _check_detectable(store: TrainingDynamicsStore) -> None:
@@ -295,12 +155,10 @@ def _check_detectable(store: TrainingDynamicsStore) -> None:
 
 
 def _by_detector(
-    store: TrainingDynamicsStore, detector: NoiseDetector | None, device: str | None, batch_size: int | None
+    store: TrainingDynamicsStore, detector: NoiseDetector, device: str | None, batch_size: int | None
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     from .channels import context_samples
-    from .detector import NoiseDetector
 
-    detector = NoiseDetector.pretrained() if detector is None else detector
     options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     seen = np.flatnonzero(store.labels >= 0)
     context = detector.context(detector_input(store, seen[context_samples(len(seen))]), device=device)
@@ -362,11 +220,38 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
         np.sum([run.n_epochs_seen for run in runs], axis=0).astype(np.int32),
         first.class_names,
         first.sample_ids,
+        *_average_noise_rate(runs),
+        _stability(scores),
     )
 
 
-def _plain(value: Any) -> Any:
-    """A CSV cell: empty for NaN, floats in their shortest form that reads back as the same float32."""
-    if isinstance(value, np.floating):
-        return "" if np.isnan(value) else str(value)
-    return value.item()
+def _average_noise_rate(runs: list[LabelIssues]) -> tuple[float | None, tuple[float, float] | None]:
+    rates = [run.noise_rate for run in runs if run.noise_rate is not None]
+    intervals = [run.noise_rate_interval for run in runs if run.noise_rate_interval is not None]
+    if len(rates) < len(runs):
+        return None, None
+    # Runs over one data set err alike, so their mean is no surer than each of them.
+    rate = float(np.mean(rates))
+    if len(intervals) < len(runs):
+        return rate, None
+    return rate, (
+        float(np.mean([low for low, _ in intervals])),
+        float(np.mean([high for _, high in intervals])),
+    )
+
+
+def _stability(scores: npt.NDArray[np.float64]) -> float | None:
+    """Mean Spearman correlation of the runs' scores `[run, sample]`, over samples that all of them scored."""
+    everywhere = scores[:, ~np.isnan(scores).any(axis=0)]
+    ranks = np.stack([_ranks(run) for run in everywhere])
+    if ranks.shape[1] < 2 or (ranks.std(axis=1) == 0).any():
+        return None
+    correlations = np.atleast_2d(np.corrcoef(ranks))
+    return float(correlations[np.triu_indices(len(ranks), k=1)].mean())
+
+
+def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Ranks from 0, equal values sharing the mean of theirs."""
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return ((last - counts + last - 1) / 2)[place]

@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
+from paddle_td_callback import LabelIssues
 from paddle_td_callback.cli import main
 from paddle_td_callback.demo import Digits, evaluate, run
-from paddle_td_callback.issues import LabelIssues
 
 
 def test_digits_have_a_fifth_of_their_labels_changed():
