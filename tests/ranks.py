@@ -1,0 +1,306 @@
+"""What each process of `tests/test_distributed.py` runs, under `paddle.distributed.launch`: `ranks.py FOLDER WHAT`.
+
+Every scenario leaves its recording, each rank's own log of (index, logits) and its weights in the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.distributed as dist
+from paddle import nn
+from training import N_CLASSES, Bell, Points, Witness, model_of
+
+import paddle_td_callback.sinks as sinks
+from paddle_td_callback import (
+    LabelIssuesCallback,
+    TrainingDynamicsCallback,
+    TrainingDynamicsRecorder,
+    TrainingDynamicsStore,
+    find_label_issues,
+)
+
+SIZES = ((50, 8), (33, 16), (101, 7), (7, 4), (3, 2))  # (samples, batch size): few divide by anything
+N_TRAIN = 61
+
+folder = Path(sys.argv[1]) if __name__ == "__main__" else Path()
+
+
+def fresh(seed: int = 0) -> None:
+    paddle.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+
+
+def keep(name: str, network: Witness) -> None:
+    """This rank's log of (index, logits) and its weights."""
+    arrays = {
+        f"log.{epoch}.{step}.{what}": value
+        for epoch, steps in enumerate(network.epochs)
+        for step, (indices, logits) in enumerate(steps)
+        for what, value in (("indices", indices), ("logits", logits.numpy()))
+    }
+    arrays |= {f"weight.{i}": p.numpy() for i, p in enumerate(network.state_dict().values())}
+    np.savez(folder / f"{name}.rank{dist.get_rank()}.npz", **arrays)
+
+
+def note(name: str, **facts: Any) -> None:
+    (folder / f"{name}.rank{dist.get_rank()}.json").write_text(json.dumps(facts))
+
+
+def fit(
+    name: str,
+    *,
+    n: int = N_TRAIN,
+    batch_size: int = 8,
+    learning_rate: float = 0.01,
+    record: bool = True,
+    network: Witness | None = None,
+    callbacks: Any = (),
+    options: dict[str, Any] | None = None,
+    data: Any = None,
+    epochs: int = 3,
+    **fit_options: Any,
+) -> Witness:
+    fresh()
+    network = Witness(exact=learning_rate == 0) if network is None else network
+    ours = []
+    if record:
+        ours = [
+            TrainingDynamicsCallback(str(folder / f"{name}.h5"), **{"dtype": "float32", **(options or {})})
+        ]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model_of(network, learning_rate=learning_rate).fit(
+            Points(n) if data is None else data,
+            epochs=epochs,
+            batch_size=batch_size,
+            verbose=0,
+            callbacks=[Bell(), *ours, *callbacks],
+            **fit_options,
+        )
+    keep(name, network)
+    note(
+        f"{name}.warnings",
+        texts=[str(w.message) for w in caught if "paddle_td" in w.filename + str(w.message)],
+    )
+    return network
+
+
+def learning_rate_zero() -> None:
+    for n, batch_size in SIZES:
+        fit(f"still{n}", n=n, batch_size=batch_size, learning_rate=0.0)
+    fit("still_eval", n=33, batch_size=16, learning_rate=0.0, options={"mode": "eval"})
+
+
+def training() -> None:
+    plain = Witness(dropout=0.3, exact=False)
+    start = {key: value.numpy().copy() for key, value in plain.state_dict().items()}
+
+    def again() -> Witness:
+        network = Witness(dropout=0.3, exact=False)
+        network.set_state_dict(start)
+        return network
+
+    tile_bytes, sinks.TILE_BYTES = sinks.TILE_BYTES, 512  # several tiles an epoch
+    for record in (True, False):
+        fit(f"training{record}", network=again(), record=record)
+        fit(f"num_iters{record}", network=again(), record=record, num_iters=10)
+        fit(f"workers{record}", network=again(), record=record, num_workers=1, epochs=1)
+        fit(f"eval{record}", network=again(), record=record, options={"mode": "eval"})
+    sinks.TILE_BYTES = tile_bytes
+
+
+class StopAfter(paddle.callbacks.EarlyStopping):
+    """Paddle's early stopping, with a metric that never improves."""
+
+    def on_eval_end(self, logs: Any = None) -> None:
+        super().on_eval_end({"loss": 1.0})
+
+
+def early_stopping() -> None:
+    fit(
+        "early",
+        eval_data=Points(20),
+        epochs=6,
+        callbacks=[StopAfter(patience=1, verbose=0, save_best_model=False)],
+    )
+
+
+def label_issues() -> None:
+    for name, order in (("issues_behind", 1), ("issues_before", -1)):
+        fresh()
+        path = str(folder / f"{name}.h5")
+        finder = LabelIssuesCallback(path, method="aum", csv=str(folder / f"{name}.csv"))
+        second = LabelIssuesCallback(path, method="confidence")
+        callbacks = [TrainingDynamicsCallback(path, class_names=list("abcd")), finder, second][::order]
+        network = Witness()
+        model_of(network, learning_rate=0.01).fit(
+            Points(N_TRAIN), epochs=2, batch_size=8, verbose=0, callbacks=[Bell(), *callbacks]
+        )
+        assert finder.issues is not None
+        assert second.issues is not None
+        alone = find_label_issues(path, method="aum", progress=False)
+        note(
+            name,
+            same=bool(np.array_equal(alone.noise_score, finder.issues.noise_score)),
+            names=finder.issues.class_names,
+            second=second.issues.method,
+        )
+
+
+def one_rank_asks() -> None:
+    """Only the last rank has no LabelIssuesCallback; the others get the result all the same."""
+    fresh()
+    path = str(folder / "asks.h5")
+    finder = LabelIssuesCallback(path, method="aum")
+    last = dist.get_rank() == dist.get_world_size() - 1
+    model_of(Witness(), learning_rate=0.01).fit(
+        Points(N_TRAIN),
+        epochs=2,
+        batch_size=8,
+        verbose=0,
+        callbacks=[Bell(), TrainingDynamicsCallback(path), *([] if last else [finder])],
+    )
+    note("asks", found=finder.issues is not None)
+
+
+class Relabelled(Points):
+    """On one rank, a label changes in the third epoch."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self.n_read = 0
+
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        self.n_read += 1
+        x, label = super().__getitem__(i)
+        if dist.get_rank() == 1 and self.n_read > 2 * (len(self) + 1) // dist.get_world_size():
+            label = (label + 1) % N_CLASSES
+        return x, label
+
+
+def error_on_one_rank() -> None:
+    fit("error", data=Relabelled(N_TRAIN), epochs=5)
+
+
+def existing_file() -> None:
+    (folder / "exists.h5").touch()
+    try:
+        fit("exists")
+    except Exception as error:
+        note("exists", error=type(error).__name__, text=str(error))
+
+
+class Stream(paddle.io.IterableDataset):
+    """Each rank's share of the samples with their ids; the ranks' shares differ in size by up to one batch."""
+
+    def __init__(self, points: Points) -> None:
+        self.points = points
+
+    def __iter__(self) -> Any:
+        for i in range(dist.get_rank(), len(self.points), dist.get_world_size()):
+            yield (*self.points[i], f"sample-{i}")
+
+
+def stream() -> None:
+    n = 16 * dist.get_world_size()
+    fit(
+        "stream",
+        n=n,
+        data=paddle.io.DataLoader(Stream(Points(n)), batch_size=8),
+        options={"index_field": -1, "sample_ids": [f"sample-{i}" for i in range(n)]},
+    )
+
+
+def custom_loop() -> None:
+    """Unequal numbers of batches, a sample on both ranks and twice on one, samples never drawn."""
+    rank, points = dist.get_rank(), Points(40)
+    path, log = str(folder / "loop.h5"), {}
+    with TrainingDynamicsRecorder(path, n_samples=40, n_classes=N_CLASSES, dtype="float32") as recorder:
+        for epoch in range(3):
+            batches = [[0, 1, 2 + rank], [4 + rank, 0], [6 + rank, 0, 6 + rank]] + rank * epoch * [
+                [9],
+                [10 + epoch],
+            ]
+            if epoch == 2 and rank == 0:
+                batches = []
+            for step, batch in enumerate(batches):
+                rng = np.random.default_rng([rank, epoch, step])
+                logits = rng.normal(size=(len(batch), N_CLASSES)).astype(np.float32)
+                recorder.update(np.asarray(batch), logits, points.classes[batch])
+                log[f"log.{epoch}.{step}.indices"], log[f"log.{epoch}.{step}.logits"] = (
+                    np.asarray(batch),
+                    logits,
+                )
+            recorder.end_epoch()
+    with TrainingDynamicsStore(path) as store:  # whole on every rank once the recorder is left
+        note("loop", n_epochs=store.n_epochs)
+    np.savez(folder / f"loop.rank{rank}.npz", **log)
+
+
+SCENARIOS: list[Callable[[], None]] = [
+    learning_rate_zero,
+    training,
+    early_stopping,
+    label_issues,
+    one_rank_asks,
+    error_on_one_rank,
+    existing_file,
+    stream,
+    custom_loop,
+]
+
+
+def killed(where: str) -> None:
+    """Rank 1 is killed in the third epoch: by a step in the middle of it, or between two tiles of the gather."""
+    sinks.TILE_BYTES = 512
+    from paddle_td_callback.distributed import RankGroup
+
+    sent = []
+
+    class Killer(paddle.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch = epoch
+
+        def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+            if where == "epoch" and dist.get_rank() == 1 and (self.epoch, step) == (2, 2):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    killer = Killer()
+    send = RankGroup.send
+
+    def send_or_die(self: Any, tile: Any, to: int) -> None:
+        send(self, tile, to)
+        if where == "gather" and killer.epoch == 2 and dist.get_rank() == 1:
+            sent.append(tile)
+            if len(sent) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    RankGroup.send = send_or_die  # type: ignore[method-assign]
+    if dist.get_rank() == 0:
+        (folder / "begun").write_text(str(time.time()))
+    fit("killed", n=N_TRAIN, batch_size=4, callbacks=[killer], epochs=50)
+
+
+if __name__ == "__main__":
+    nn.Linear(1, 1)
+    dist.init_parallel_env()
+    what = sys.argv[2]
+    if what == "all":
+        for scenario in SCENARIOS:
+            begin = time.monotonic()
+            scenario()
+            print(f"rank {dist.get_rank()}: {scenario.__name__} {time.monotonic() - begin:.1f} s", flush=True)
+    else:
+        killed(what)
+    note(f"done-{what}")

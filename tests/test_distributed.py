@@ -1,0 +1,253 @@
+"""Recordings of several real processes under `paddle.distributed.launch`, gloo on the CPU (see `ranks.py`)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import pytest
+from ranks import N_TRAIN, SIZES
+from training import N_CLASSES, Bell, Points, Recorded, Witness, assert_same, expected, model_of, read
+
+from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore
+
+pytestmark = pytest.mark.distributed
+
+HERE = Path(__file__).parent
+LAUNCH_SECONDS = 150
+
+
+def launch(folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SECONDS) -> tuple[int, str]:
+    """Exit status and all logs of a launch; whatever is left of it after the timeout is killed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PADDLE_", "FLAGS_"))}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
+    environment["PYTHONWARNINGS"] = "default"
+    command = [sys.executable, "-m", "paddle.distributed.launch", f"--nproc_per_node={n_ranks}"]
+    command += [
+        "--backend",
+        "gloo",
+        "--log_dir",
+        str(folder / "log"),
+        str(HERE / "ranks.py"),
+        str(folder),
+        what,
+    ]
+    process = subprocess.Popen(
+        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    finally:
+        # The ranks are in this session's process group; none may outlive the test.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    logs = "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("log/workerlog.*")))
+    return process.returncode, output.decode(errors="replace") + logs
+
+
+def run_all(folder: Path, n_ranks: int) -> Path:
+    status, logs = launch(folder, "all", n_ranks)
+    finished = [(folder / f"done-all.rank{rank}.json").exists() for rank in range(n_ranks)]
+    assert status == 0, logs[-6000:]
+    assert all(finished), logs[-6000:]
+    return folder
+
+
+@pytest.fixture(
+    scope="module",
+    params=[2, pytest.param(4, marks=pytest.mark.slow)],
+    ids=["2-ranks", "4-ranks"],
+)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    n_ranks = request.param
+    return Run(run_all(tmp_path_factory.mktemp(f"ranks{n_ranks}"), n_ranks), n_ranks)
+
+
+class Run:
+    """What one launch left in its folder."""
+
+    def __init__(self, folder: Path, n_ranks: int) -> None:
+        self.folder = folder
+        self.n_ranks = n_ranks
+
+    def path(self, name: str) -> str:
+        return str(self.folder / f"{name}.h5")
+
+    def notes(self, name: str) -> list[dict[str, Any]]:
+        files = [self.folder / f"{name}.rank{rank}.json" for rank in range(self.n_ranks)]
+        return [json.loads(file.read_text()) for file in files]
+
+    def logs(self, name: str) -> list[dict[str, Any]]:
+        files = [self.folder / f"{name}.rank{rank}.npz" for rank in range(self.n_ranks)]
+        return [dict(np.load(file)) for file in files]
+
+    def steps(self, name: str, n_epochs: int) -> list[list[tuple[Any, Any]]]:
+        """All ranks' steps of each epoch, in the order in which the later one stays."""
+        logs = self.logs(name)
+        steps = []
+        for epoch in range(n_epochs):
+            keys = {
+                (int(k.split(".")[2]), r) for r, log in enumerate(logs) for k in log if f"log.{epoch}." in k
+            }
+            steps.append(
+                [
+                    (
+                        logs[r][f"log.{epoch}.{step}.indices"],
+                        paddle.to_tensor(logs[r][f"log.{epoch}.{step}.logits"]),
+                    )
+                    for step, r in sorted(keys)
+                ]
+            )
+        return steps
+
+    def weights(self, name: str) -> list[list[Any]]:
+        return [[log[k] for k in sorted(log) if k.startswith("weight")] for log in self.logs(name)]
+
+
+def seen_once(recorded: Recorded) -> Recorded:
+    """Samples that `DistributedBatchSampler` deals twice are padding, and count once."""
+    return recorded._replace(n_presentations=np.minimum(recorded.n_presentations, 1))
+
+
+@pytest.mark.parametrize(("n", "batch_size"), SIZES)
+def test_learning_rate_zero_equals_one_process(runs: Run, path: str, n: int, batch_size: int) -> None:
+    model_of(Witness()).fit(
+        Points(n),
+        epochs=3,
+        batch_size=batch_size,
+        verbose=0,
+        callbacks=[Bell(), TrainingDynamicsCallback(path, dtype="float32")],
+    )
+    assert_same(read(runs.path(f"still{n}")), read(path))
+
+
+def test_learning_rate_zero_equals_one_process_in_eval_mode(runs: Run, path: str) -> None:
+    model_of(Witness()).fit(
+        Points(33),
+        epochs=3,
+        batch_size=16,
+        verbose=0,
+        callbacks=[TrainingDynamicsCallback(path, dtype="float32", mode="eval")],
+    )
+    assert_same(read(runs.path("still_eval")), read(path))
+
+
+def test_recording_equals_the_logs_of_all_ranks(runs: Run) -> None:
+    want = seen_once(expected(runs.steps("trainingTrue", 3), Points(N_TRAIN).classes))
+    assert (want.n_presentations == 1).all()
+    assert_same(read(runs.path("trainingTrue")), want)
+
+
+def test_num_iters_on_several_ranks(runs: Run) -> None:
+    recorded = read(runs.path("num_itersTrue"))
+    n_epochs = recorded.given.shape[1]
+    want = seen_once(expected(runs.steps("num_itersTrue", n_epochs), Points(N_TRAIN).classes))
+    assert want.n_presentations[:, -1].sum() < N_TRAIN
+    assert_same(recorded, want)
+
+
+def test_workers_on_several_ranks(runs: Run) -> None:
+    want = seen_once(expected(runs.steps("workersTrue", 1), Points(N_TRAIN).classes))
+    assert_same(read(runs.path("workersTrue")), want)
+
+
+@pytest.mark.parametrize("what", ["training", "num_iters", "workers", "eval"])
+def test_weights_are_the_same_with_and_without_the_callback(runs: Run, what: str) -> None:
+    recorded, plain = runs.weights(f"{what}True"), runs.weights(f"{what}False")
+    for rank in range(runs.n_ranks):
+        for mine, theirs, first in zip(recorded[rank], plain[rank], recorded[0], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+            np.testing.assert_array_equal(mine, first)
+
+
+def test_early_stopping_on_several_ranks(runs: Run) -> None:
+    with TrainingDynamicsStore(runs.path("early")) as store:
+        assert 1 < store.n_epochs < 6
+        n_epochs = store.n_epochs
+    assert_same(
+        read(runs.path("early")), seen_once(expected(runs.steps("early", n_epochs), Points(N_TRAIN).classes))
+    )
+
+
+@pytest.mark.parametrize("name", ["issues_behind", "issues_before"])
+def test_label_issues_are_found_once_and_known_on_every_rank(runs: Run, name: str) -> None:
+    for note in runs.notes(name):
+        assert note == {"same": True, "names": list("abcd"), "second": "confidence"}
+    assert len((runs.folder / f"{name}.csv").read_text().splitlines()) == N_TRAIN + 1
+
+
+def test_label_issues_go_to_the_ranks_that_ask(runs: Run) -> None:
+    assert [note["found"] for note in runs.notes("asks")] == [True] * (runs.n_ranks - 1) + [False]
+
+
+def test_an_error_on_one_rank_ends_the_recording_on_all_and_training_on_none(runs: Run) -> None:
+    texts = [note["texts"] for note in runs.notes("error.warnings")]
+    assert "the label of sample" in texts[1][0]
+    for rank, said in enumerate(texts):
+        assert len(said) == 1
+        if rank != 1:
+            assert "ranks [1] of" in said[0]
+    for log in runs.logs("error"):
+        assert any(key.startswith("log.4.") for key in log)  # trained to the end
+    want = expected(runs.steps("error", 2), Points(N_TRAIN).classes)
+    assert_same(read(runs.path("error")), seen_once(want))
+
+
+def test_an_existing_file_is_refused_on_every_rank(runs: Run) -> None:
+    for rank, note in enumerate(runs.notes("exists")):
+        assert note["error"] == ("CaptureError" if rank else "StoreExistsError")
+        assert "overwrite=True" in note["text"]
+
+
+def test_a_stream_with_string_ids_on_several_ranks(runs: Run) -> None:
+    n = 16 * runs.n_ranks
+    assert_same(read(runs.path("stream")), expected(runs.steps("stream", 3), Points(n).classes))
+    with TrainingDynamicsStore(runs.path("stream")) as store:
+        assert store.sample_ids == [f"sample-{i}" for i in range(n)]
+
+
+def test_custom_loop_with_unequal_batch_counts(runs: Run) -> None:
+    recorded = read(runs.path("loop"))
+    want = expected(runs.steps("loop", 3), np.asarray(Points(40).classes))
+    assert_same(
+        recorded._replace(given=want.given, probabilities=want.probabilities), want
+    )  # the softmax is NumPy's here
+    np.testing.assert_allclose(recorded.given, want.given, rtol=1e-6)
+    np.testing.assert_allclose(recorded.probabilities, want.probabilities, rtol=1e-5)
+    assert recorded.n_presentations[0, 0] == 3 * runs.n_ranks
+    assert recorded.n_presentations[7, 0] == 2
+    assert recorded.n_presentations[39, 0] == 0
+    assert [note["n_epochs"] for note in runs.notes("loop")] == [3] * runs.n_ranks
+
+
+@pytest.mark.parametrize("where", ["epoch", "gather"])
+def test_a_killed_rank_ends_the_others_and_resume_goes_on_with_one(tmp_path: Path, where: str) -> None:
+    begin = time.time()
+    status, logs = launch(tmp_path, where, timeout=100)
+    assert status != 0, logs[-3000:]
+    assert time.time() - begin < 90
+    assert not (tmp_path / f"done-{where}.rank0.json").exists()
+    path = str(tmp_path / "killed.h5")
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 2
+        before = [store.margins(), store.predictions(), store.probabilities()]
+        assert not np.isnan(before[0]).any()
+    callback = TrainingDynamicsCallback(path, dtype="float32", resume=True)
+    model_of(Witness()).fit(Points(N_TRAIN), epochs=1, batch_size=8, verbose=0, callbacks=[Bell(), callback])
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 3
+        assert store.n_classes == N_CLASSES
+        after = [store.margins(), store.predictions(), store.probabilities()]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new[:, :2])
+        assert not np.isnan(new[:, 2]).any()
