@@ -20,12 +20,15 @@ from ._version import __version__
 from .calibration import platt
 from .channels import Context, Inputs, Tensor, context_samples
 from .errors import DetectorError
+from .evidence import NAMES, evidence_of_trajectories
 from .interpretdl import read_lstm
 from .network import Architecture, Group, Network, Schedule, Weights, paddle_on, train
 from .trajectories import Array, Arrays, Augmentation, checked, labelled, need_both
 
 PRETRAINED = Path(__file__).parent / "data" / "noise_detector.h5"
 LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64}
+EVIDENCE_SCALE, EVIDENCE_LIMIT = np.float32(2.0), 12.0  # brings the columns to the range of the LSTM's state
+TYPICAL_RATE = 0.2  # of wrong labels, that balanced training brings each recording to
 PREPARE_SAMPLES = 16_384  # that are made into channels at once
 
 
@@ -44,6 +47,7 @@ class NoiseDetector:
         n_layers: LSTM layers.
         n_members: independently trained LSTMs whose log-odds are averaged.
         summary: what is put beside the LSTM's last state; see `channels.Inputs` for the names.
+        evidence: what the whole recording says of a sample, also put there; names in `evidence.NAMES`.
     """
 
     def __init__(
@@ -55,13 +59,19 @@ class NoiseDetector:
         *,
         n_members: int = 1,
         summary: Sequence[str] = (),
+        evidence: Sequence[str] = (),
     ) -> None:
         if isinstance(channels, str) or isinstance(summary, str) or not channels:
             raise ValueError(
                 "channels must be a sequence of at least one name, summary a sequence of names, "
                 f"got {channels!r} and {summary!r}"
             )
-        self.channels, self.summary = tuple(channels), tuple(summary)
+        unknown = (
+            [evidence] if isinstance(evidence, str) else [name for name in evidence if name not in NAMES]
+        )
+        if unknown:
+            raise ValueError(f"evidence must be names of {', '.join(NAMES)}, got {unknown[0]!r}")
+        self.channels, self.summary, self.evidence = tuple(channels), tuple(summary), tuple(evidence)
         self.n_steps = None if n_steps is None else _whole(n_steps, "n_steps")
         self.hidden_size = _whole(hidden_size, "hidden_size")
         self.n_layers = _whole(n_layers, "n_layers")
@@ -70,14 +80,15 @@ class NoiseDetector:
         self.provenance: dict[str, Any] = {}
         self._inputs = Inputs(self.channels, self.summary, self.n_steps)
         self._architecture = Architecture(
-            len(self.channels), self.hidden_size, self.n_layers, len(self.summary)
+            len(self.channels), self.hidden_size, self.n_layers, len(self.summary) + len(self.evidence)
         )
         self._members: list[Weights] = []
 
     def __repr__(self) -> str:
         return (
             f"NoiseDetector({self.channels}, n_steps={self.n_steps}, hidden_size={self.hidden_size}, "
-            f"n_layers={self.n_layers}, n_members={self.n_members}, summary={self.summary})"
+            f"n_layers={self.n_layers}, n_members={self.n_members}, summary={self.summary}, "
+            f"evidence={len(self.evidence)} columns)"
             f"{'' if self.is_trained else ' without weights'}"
         )
 
@@ -91,15 +102,23 @@ class NoiseDetector:
         """Whether a sample's score depends on the rest of its data set; where not, `context` is empty."""
         return bool(self._inputs.context_names)
 
+    @property
+    def needs_evidence(self) -> bool:
+        """Whether the tables of `evidence.Evidence` are read."""
+        return bool(self.evidence)
+
     def fit(
         self,
         trajectories: Arrays,
         is_mislabeled: Arrays,
         *,
+        evidence: Arrays | None = None,
         epochs: int = 10,
         batch_size: int = 512,
         learning_rate: float = 3e-3,
         weight_decay: float = 0.01,
+        dropout: float = 0.0,
+        balance: float = 0.0,
         augment: Augmentation | None = None,
         reset: bool = False,
         device: str | None = None,
@@ -116,26 +135,36 @@ class NoiseDetector:
             trajectories: [sample, epoch, 3], or a list of such arrays, one a recording: each is filled,
                 resampled and ranked by itself. Never-seen samples are left out.
             is_mislabeled: bool [sample], or a list in the order of the recordings.
+            evidence: tables of `evidence.Evidence` [sample, column], or a list; None = made from the
+                trajectories alone, as `predict_proba` does.
             epochs: passes over all trajectories, for each member.
             batch_size: trajectories of one step.
             learning_rate: of AdamW at the start; it falls to zero along a cosine.
             weight_decay: of AdamW.
-            augment: how recordings are varied in every epoch; None = not.
+            dropout: share of the LSTM's last state, the summary and the evidence that each step goes without.
+            balance: 0 = each trajectory counts the same; 1 = each recording counts the same, and its wrong
+                labels together as much as a fifth of it; between = between.
+            augment: how recordings are varied in every epoch, their evidence staying as it is; None = not.
             reset: forget the weights there are.
             device: any Paddle device string; None = where Paddle is now.
             seed: of initial weights, order and augmentation. The same seed gives the same weights.
             progress: show a bar.
         """
-        recordings = [
-            (raw[scored].astype(np.float32), wrong[scored].astype(np.float32))
-            for raw, wrong in labelled(trajectories, is_mislabeled)
-            for scored in [self._scored(raw)]
-        ]
-        n_wrong = sum(int(wrong.sum()) for _, wrong in recordings)
-        n_right = sum(len(wrong) for _, wrong in recordings) - n_wrong
+        recordings: list[tuple[Array, Array, Array]] = []
+        for (raw, wrong), table in zip(
+            labelled(trajectories, is_mislabeled), self._each_evidence(trajectories, evidence), strict=True
+        ):
+            scored = self._scored(raw)
+            recordings.append(
+                (raw[scored].astype(np.float32), wrong[scored].astype(np.float32), table[scored])
+            )
+        n_wrong = sum(int(wrong.sum()) for _, wrong, _ in recordings)
+        n_right = sum(len(wrong) for _, wrong, _ in recordings) - n_wrong
         need_both(n_wrong, n_right, "training")
+        if not 0 <= dropout < 1 or not 0 <= balance <= 1:
+            raise ValueError(f"dropout must be in [0, 1) and balance in [0, 1], got {dropout} and {balance}")
         schedule = Schedule(
-            _whole(epochs, "epochs"), _whole(batch_size, "batch_size"), learning_rate, weight_decay
+            _whole(epochs, "epochs"), _whole(batch_size, "batch_size"), learning_rate, weight_decay, dropout
         )
         start = [] if reset else self._members
         members, losses = [], []
@@ -144,13 +173,15 @@ class NoiseDetector:
             total=trajectories_to_go, desc="fit", unit="trajectory", unit_scale=True, disable=not progress
         )
         with bar, paddle_on(device):
-            fixed = None if augment else self._groups(recordings)
+            fixed = None if augment else self._groups(recordings, balance)
             for member in range(self.n_members):
                 rng = np.random.default_rng([seed, member])
 
                 def groups(rng: np.random.Generator = rng) -> list[Group]:
-                    varied = augment and [(augment(raw, rng), wrong) for raw, wrong in recordings]
-                    return self._groups(varied) if varied else fixed or []
+                    varied = augment and [
+                        (augment(raw, rng), wrong, table) for raw, wrong, table in recordings
+                    ]
+                    return self._groups(varied, balance) if varied else fixed or []
 
                 before = start[member] if start else None
                 net = Network(
@@ -159,7 +190,12 @@ class NoiseDetector:
                 )
                 losses.append(train(net, groups, schedule, rng, bar.update))
                 members.append(net.weights())
-        options = {**schedule._asdict(), "augment": augment and augment._asdict(), "seed": seed}
+        options = {
+            **schedule._asdict(),
+            "balance": balance,
+            "augment": augment and augment._asdict(),
+            "seed": seed,
+        }
         counts = {"recordings": len(recordings), "samples": n_wrong + n_right, "mislabeled": n_wrong}
         self.provenance = {"fit": options | counts | {"losses": losses}} | (
             {"before": self.provenance} if start else {}
@@ -172,6 +208,7 @@ class NoiseDetector:
         trajectories: ArrayLike,
         *,
         context: Context | None = None,
+        evidence: ArrayLike | None = None,
         batch_size: int = 4096,
         device: str | None = None,
         progress: bool = False,
@@ -182,11 +219,13 @@ class NoiseDetector:
             trajectories: [sample, epoch, 3].
             context: what `context` gave for the data set of which these samples are a part; None = these
                 samples are the whole data set.
+            evidence: what `evidence.Evidence` gave for these samples, [sample, column]. None = made from the
+                trajectories as the whole data set: good, but blind to which class is taken for which.
             batch_size: samples on the device at once.
             device: any Paddle device string; None = where Paddle is now.
             progress: show a bar.
         """
-        odds = self._log_odds(trajectories, context, batch_size, device, progress)
+        odds = self._log_odds(trajectories, context, evidence, batch_size, device, progress)
         odds = odds / self.temperature + self.bias
         return (1 / (1 + np.exp(-np.clip(odds, -80, 80)))).astype(np.float32)
 
@@ -205,19 +244,27 @@ class NoiseDetector:
             return {name: table.numpy() for name, table in self._context(raw[self._scored(raw)]).items()}
 
     def calibrate(
-        self, trajectories: Arrays, is_mislabeled: Arrays, *, device: str | None = None
+        self,
+        trajectories: Arrays,
+        is_mislabeled: Arrays,
+        *,
+        evidence: Arrays | None = None,
+        device: str | None = None,
     ) -> NoiseDetector:
         """Fit the scale and the bias that turn log-odds into probabilities; the ranking stays as it is.
 
         Args:
             trajectories: as for `fit`, best of data that `fit` has not seen.
             is_mislabeled: as for `fit`.
+            evidence: as for `fit`.
             device: any Paddle device string; None = where Paddle is now.
         """
         odds, wrongs = [], []
-        for raw, wrong in labelled(trajectories, is_mislabeled):
+        for (raw, wrong), table in zip(
+            labelled(trajectories, is_mislabeled), self._each_evidence(trajectories, evidence), strict=True
+        ):
             scored = self._scored(raw)
-            odds.append(self._log_odds(raw, None, 4096, device, False)[scored])
+            odds.append(self._log_odds(raw, None, table, 4096, device, False)[scored])
             wrongs.append(wrong[scored])
         wrong = np.concatenate(wrongs)
         scale, bias = platt(np.concatenate(odds), wrong)
@@ -236,6 +283,7 @@ class NoiseDetector:
         attributes = {
             "channels": json.dumps(self.channels),
             "summary": json.dumps(self.summary),
+            "evidence": json.dumps(self.evidence),
             "n_steps": self.n_steps or 0,
             "hidden_size": self.hidden_size,
             "n_layers": self.n_layers,
@@ -267,6 +315,7 @@ class NoiseDetector:
                 int(attributes["n_layers"]),
                 n_members=int(attributes["n_members"]),
                 summary=json.loads(attributes["summary"]),
+                evidence=json.loads(attributes.get("evidence", "[]")),
             )
             detector.temperature, detector.bias = float(attributes["temperature"]), float(attributes["bias"])
             if not (0 < detector.temperature < math.inf and math.isfinite(detector.bias)):
@@ -332,18 +381,45 @@ class NoiseDetector:
             raise ValueError("trajectories hold no sample that was ever seen; no context can be made of them")
         return self._inputs.context(_tensor(raw[context_samples(len(raw))]))
 
-    def _groups(self, recordings: Sequence[tuple[Array, Array]]) -> list[Group]:
+    def _each_evidence(self, trajectories: Arrays, evidence: Arrays | None) -> list[Array]:
+        """The evidence of each recording, of one or of a list, as the network reads it."""
+        raws = list(trajectories) if isinstance(trajectories, (list, tuple)) else [trajectories]
+        if evidence is None:
+            return [self._read_evidence(checked(raw), None) for raw in raws]
+        tables = list(evidence) if isinstance(evidence, (list, tuple)) else [evidence]
+        if len(tables) != len(raws):
+            raise ValueError(f"got {len(raws)} recordings and {len(tables)} tables of evidence")
+        return [self._read_evidence(checked(raw), table) for raw, table in zip(raws, tables, strict=True)]
+
+    def _read_evidence(self, raw: Array, table: ArrayLike | None) -> Array:
+        """The columns that are read, [sample, column]."""
+        if not self.needs_evidence:
+            return np.zeros((len(raw), 0), np.float32)
+        array = evidence_of_trajectories(raw) if table is None else np.asarray(table, np.float32)
+        if array.shape != (len(raw), len(NAMES)):
+            raise ValueError(
+                f"evidence must be [sample, column] {(len(raw), len(NAMES))}, got {array.shape}; "
+                "make it with evidence.Evidence"
+            )
+        columns = [NAMES.index(name) for name in self.evidence]
+        read = np.clip(EVIDENCE_SCALE * array[:, columns], -EVIDENCE_LIMIT, EVIDENCE_LIMIT)
+        return np.asarray(np.nan_to_num(read), np.float32)
+
+    def _groups(self, recordings: Sequence[tuple[Array, Array, Array]], balance: float) -> list[Group]:
         """Inputs of all recordings, a group for each number of steps."""
+        mean_size = np.mean([len(wrong) for _, wrong, _ in recordings])
         by_steps: dict[int, list[Group]] = {}
         with paddle.no_grad():
-            for raw, wrong in recordings:
+            for raw, wrong, table in recordings:
                 scored = self._scored(raw)  # augmentation may have hidden all of a sample
-                raw, wrong = raw[scored], wrong[scored]
+                raw, wrong, table = raw[scored], wrong[scored], table[scored]
+                weights = _weights(wrong, float(mean_size), balance)
                 context = self._context(raw) if len(raw) else {}
                 for start in range(0, len(raw), PREPARE_SAMPLES):
                     rows = slice(start, start + PREPARE_SAMPLES)
                     channels, summary = self._inputs.make(_tensor(raw[rows]), context)
-                    group = Group(channels.numpy(), summary.numpy(), wrong[rows])
+                    beside = np.concatenate([summary.numpy(), table[rows]], axis=1)
+                    group = Group(channels.numpy(), beside, wrong[rows], weights[rows])
                     by_steps.setdefault(channels.shape[1], []).append(group)
         return [
             Group(*(np.concatenate(arrays) for arrays in zip(*groups, strict=True)))
@@ -354,6 +430,7 @@ class NoiseDetector:
         self,
         trajectories: ArrayLike,
         context: Context | None,
+        evidence: ArrayLike | None,
         batch_size: int,
         device: str | None,
         progress: bool,
@@ -362,6 +439,7 @@ class NoiseDetector:
         self._need_weights()
         raw, batch_size = checked(trajectories), _whole(batch_size, "batch_size")
         scored = np.flatnonzero(self._scored(raw))
+        table = self._read_evidence(raw, evidence)
         odds = np.full(len(raw), np.nan)
         if not len(scored):
             return odds
@@ -372,7 +450,8 @@ class NoiseDetector:
             for start in range(0, len(scored), batch_size):
                 rows = scored[start : start + batch_size]
                 channels, summary = self._inputs.make(_tensor(raw[rows]), tables)
-                odds[rows] = np.mean([net(channels, summary).numpy() for net in nets], axis=0)
+                beside = paddle.concat([summary, _tensor(table[rows])], axis=1)
+                odds[rows] = np.mean([net(channels, beside).numpy() for net in nets], axis=0)
                 bar.update(len(rows))
         return odds
 
@@ -386,6 +465,15 @@ class NoiseDetector:
                 "from samples of the same recording"
             )
         return {name: paddle.to_tensor(table) for name, table in tables.items()}
+
+
+def _weights(wrong: Array, mean_size: float, balance: float) -> NDArray[np.float32]:
+    """How much each trajectory of a recording counts; see `balance` of `fit`."""
+    weights = np.ones(len(wrong))
+    if balance and len(wrong):
+        weights[wrong > 0] = (TYPICAL_RATE / max(float(wrong.mean()), 0.01)) ** balance
+        weights *= (mean_size / len(wrong)) ** balance
+    return weights.astype(np.float32)
 
 
 def _tensor(raw: NDArray[Any]) -> Tensor:

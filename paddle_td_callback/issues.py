@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from .errors import StoreError
+from .evidence import Evidence
 from .label_issues import LabelIssues
 from .scores import NOISE_SCORES
 from .store import TrainingDynamicsStore
@@ -162,11 +163,23 @@ def _by_detector(
     options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     seen = np.flatnonzero(store.labels >= 0)
     context = detector.context(detector_input(store, seen[context_samples(len(seen))]), device=device)
+    evidence = _evidence(store) if detector.needs_evidence else None
     for tile in store.tiles():
+        if evidence is not None:
+            options["evidence"] = evidence[tile]
         yield (
             tile,
             detector.predict_proba(detector_input(store, tile), context=context, device=device, **options),
         )
+
+
+def _evidence(store: TrainingDynamicsStore) -> npt.NDArray[np.float32]:
+    collected = Evidence(store.n_classes)
+    for tile in store.tiles():
+        collected.add(
+            store.given_probabilities(tile), store.margins(tile), store.predictions(tile), store.labels[tile]
+        )
+    return collected.table()
 
 
 def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:

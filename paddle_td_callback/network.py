@@ -52,6 +52,7 @@ class Group(NamedTuple):
     channels: NDArray[np.float32]  # [sample, step, channel]
     summary: NDArray[np.float32]  # [sample, summary]
     targets: NDArray[np.float32]  # [sample], 1 = mislabeled
+    weights: NDArray[np.float32]  # [sample], how much each counts; 1 on average
 
 
 class Schedule(NamedTuple):
@@ -61,6 +62,7 @@ class Schedule(NamedTuple):
     batch_size: int
     learning_rate: float
     weight_decay: float
+    dropout: float = 0.0  # share of the last state and the summaries that each step goes without
 
 
 class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
@@ -84,11 +86,16 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
         for name, parameter in self._by_name().items():
             parameter.set_value(weights[name])
 
-    def forward(self, channels: Tensor, summary: Tensor | None) -> Tensor:
-        """Log-odds [sample] from channels [sample, step, channel] and summaries [sample, summary]."""
-        state = self.lstm(channels)[0][:, -1]
+    def forward(self, channels: Tensor, summary: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Log-odds [sample] from channels [sample, step, channel] and summaries [sample, summary].
+
+        `kept` [sample, state and summary] multiplies what the last layers are given.
+        """
+        state = paddle.concat([self.lstm(channels)[0][:, -1], summary], axis=1)
+        if kept is not None:
+            state = state * kept
         if self.mix is not None:
-            state = paddle.nn.functional.relu(self.mix(paddle.concat([state, summary], axis=1)))
+            state = paddle.nn.functional.relu(self.mix(state))
         return self.head(state)[:, 0]
 
     def weights(self) -> Weights:
@@ -120,7 +127,7 @@ def train(
         net: changed in place.
         groups_of_epoch: called at the start of each epoch; a batch never mixes groups.
         schedule: how long and how fast.
-        rng: draws the order of samples.
+        rng: draws the order of samples and what is dropped.
         on_batch: called with the size of each batch done.
     """
     optimizer = paddle.optimizer.AdamW(
@@ -137,8 +144,15 @@ def train(
         for step, (group, rows) in enumerate(batches):
             done = (epoch + step / len(batches)) / schedule.epochs
             optimizer.set_lr(schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
-            channels, summary, targets = (paddle.to_tensor(array[rows]) for array in groups[group])
-            loss = paddle.nn.functional.binary_cross_entropy_with_logits(net(channels, summary), targets)
+            channels, summary, targets, weights = (paddle.to_tensor(array[rows]) for array in groups[group])
+            kept = None
+            if schedule.dropout:  # drawn here: Paddle's own dropout draws from its global generator
+                shape = (len(rows), net.lstm.hidden_size + summary.shape[1])
+                mask = (rng.random(shape, np.float32) >= schedule.dropout) / np.float32(1 - schedule.dropout)
+                kept = paddle.to_tensor(mask.astype(np.float32))
+            loss = paddle.nn.functional.binary_cross_entropy_with_logits(
+                net(channels, summary, kept), targets, weight=weights
+            )
             loss.backward()
             optimizer.step()
             optimizer.clear_grad()

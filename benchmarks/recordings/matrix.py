@@ -82,7 +82,7 @@ def make(cell: Cell) -> tuple[Task, np.ndarray, Recipe]:
             task = datasets.vary(task, int(rng.integers(1000, 6000)), rng)
     if few:
         recipe = networks.REGIMES[cell.regime][task.is_image]
-        while networks.seconds(recipe, task) > 2 * BUDGET and recipe.epochs > 12:
+        while networks.seconds(recipe, task) > BUDGET and recipe.epochs > 12:
             recipe = replace(recipe, epochs=int(recipe.epochs * 0.8))
     else:
         recipe = networks.random_recipe(task, rng, BUDGET)

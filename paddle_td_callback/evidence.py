@@ -1,0 +1,295 @@
+"""What a whole recording says of each sample: its course, its rank, its class and the class it is taken for.
+
+Numpy only. The LSTM reads one trajectory at a time; here a sample is held against its data set: where it stands
+among all samples and among those of the same given label, which other class the network takes it for, how often
+that happens to its class, and how often the other way round. No number depends on the order or the number of
+classes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .interpolate import fill_missed_epochs, resample
+
+Array = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+N_PARTS = 4  # of a training: early to late
+LOG_FLOOR = np.float32(np.log(1e-7))
+MARGIN_LIMIT = 16.0  # nats; what lies beyond is a matter of logit scale
+LOG_UNIT = 4.0  # nats; keeps logarithms in the range of the other columns
+
+_PARTS = [str(part) for part in range(1, N_PARTS + 1)]
+_OWN = (
+    "confidence", "variability", "other", "correctness", "log_given", "log_other", "margin", "aum",
+    *(f"{name}_{part}" for name in ("given", "other", "margin", "correct") for part in _PARTS),
+    "last_given", "last_margin", "lowest_margin", "highest_given", "forgetting", "first_right",
+    "wrong", "votes", "agreement", "late_votes",
+)  # fmt: skip
+_RANKED = (
+    "confidence",
+    "other",
+    "margin",
+    "aum",
+    "correctness",
+    "first_right",
+    *(f"margin_{p}" for p in _PARTS),
+)
+_RANKED_IN_CLASS = ("confidence", "other", "margin", "aum", "correctness", "margin_1", "margin_2")
+_TAILS = ("log_given", "margin", "aum")  # where a few among many count: how far down in the ranks
+_SPREAD = ("log_given", "margin", "margin_1", f"margin_{N_PARTS}")  # against the data set's median and scale
+_OF_CLASS = ("confidence", "other", "margin", "correctness", "margin_1", "margin_2")
+_OF_ALL = (*(f"correct_{p}" for p in _PARTS), "given_1", f"given_{N_PARTS}", "wrong", "votes", "agreement")
+_QUANTILES = (10, 50, 90)
+_PAIR = (
+    "pair", "pair_back", "pair_share", "pair_largest", "class_kept", "other_class_kept", "pair_lift",
+    "pair_rank", "pair_size", "other_class_confidence", "other_against_class", "class_size",
+)  # fmt: skip
+
+NAMES: tuple[str, ...] = (
+    *_OWN,
+    *(f"{name}_rank" for name in _RANKED),
+    *(f"{name}_class_rank" for name in _RANKED_IN_CLASS),
+    *(f"{name}_tail" for name in _TAILS),
+    *(f"{name}_class_tail" for name in _TAILS),
+    *(f"{name}_spread" for name in _SPREAD),
+    *(f"{name}_class_mean" for name in _OF_CLASS),
+    *(f"{name}_from_class" for name in _OF_CLASS),
+    *(f"{name}_mean" for name in _OF_ALL),
+    *(f"margin_q{q}" for q in _QUANTILES),
+    *_PAIR,
+)
+"""The columns of `Evidence.table`."""
+
+
+class Evidence:
+    """Collects a recording tile by tile, and gives one row of `NAMES` for each sample.
+
+    Args:
+        n_classes: number of classes; None = as many as the labels and predictions show.
+    """
+
+    def __init__(self, n_classes: int | None = None) -> None:
+        self._n_classes = n_classes
+        self._rows: list[Array] = []
+        self._labels: list[Ints] = []
+        self._others: list[Ints] = []
+        self._counts: list[tuple[Ints, Ints, NDArray[np.float64]]] = []
+
+    def add(
+        self, given_probabilities: ArrayLike, margins: ArrayLike, predictions: ArrayLike, labels: ArrayLike
+    ) -> None:
+        """Take the next samples.
+
+        Args:
+            given_probabilities: [sample, epoch], NaN = unseen.
+            margins: [sample, epoch], logit of the given label minus the largest other one.
+            predictions: integers [sample, epoch], -1 = unseen.
+            labels: integers [sample], the given labels; -1 = never seen.
+        """
+        predicted, label = np.asarray(predictions, np.int64), np.asarray(labels, np.int64)
+        seen = predicted >= 0
+        given = np.asarray(given_probabilities, np.float32)
+        margin = np.asarray(margins, np.float32)
+        known = seen.any(axis=1) & (label >= 0)
+        rows = np.full((len(label), len(_OWN)), np.nan, np.float32)
+        others = np.full(len(label), -1, np.int64)
+        if known.any():
+            rows[known], others[known] = _own(given[known], margin[known], predicted[known], label[known])
+            given_of = np.broadcast_to(label[:, np.newaxis], predicted.shape)[seen & known[:, np.newaxis]]
+            self._counts.append(_count(given_of, predicted[seen & known[:, np.newaxis]]))
+        self._rows.append(rows)
+        self._labels.append(np.where(known, label, -1))
+        self._others.append(others)
+
+    def table(self) -> Array:
+        """float32 [sample, column], NaN where a sample was never seen; samples in the order they were added."""
+        own, labels, others = (
+            np.concatenate(self._rows),
+            np.concatenate(self._labels),
+            np.concatenate(self._others),
+        )
+        known = np.flatnonzero(labels >= 0)
+        table = np.full((len(own), len(NAMES)), np.nan, np.float32)
+        if not len(known):
+            return table
+        classes, label = np.unique(labels[known], return_inverse=True)
+        column = {name: own[known, number].astype(np.float64) for number, name in enumerate(_OWN)}
+        size = np.bincount(label)
+        made: list[NDArray[np.float64]] = list(column.values())
+        made += [_rank(column[name], np.zeros(len(known), np.int64)) for name in _RANKED]
+        made += [_rank(column[name], label) for name in _RANKED_IN_CLASS]
+        made += [-np.log(_rank(column[name], np.zeros(len(known), np.int64))) / LOG_UNIT for name in _TAILS]
+        made += [-np.log(_rank(column[name], label)) / LOG_UNIT for name in _TAILS]
+        made += [_spread(column[name]) for name in _SPREAD]
+        of_class = {name: (np.bincount(label, column[name]) / size)[label] for name in _OF_CLASS}
+        made += [of_class[name] - column[name].mean() for name in _OF_CLASS]
+        made += [column[name] - of_class[name] for name in _OF_CLASS]
+        made += [np.full(len(known), column[name].mean()) for name in _OF_ALL]
+        made += [np.full(len(known), np.percentile(column["margin"], q)) for q in _QUANTILES]
+        made += self._pairs(column, labels[known], others[known])
+        made.append(np.log(size[label] * len(classes) / len(known)))
+        table[known] = np.stack(made, axis=1)
+        return table
+
+    def _pairs(
+        self, column: dict[str, NDArray[np.float64]], label: Ints, other: Ints
+    ) -> list[NDArray[np.float64]]:
+        """How each sample's given label and the class it is taken for are mixed up elsewhere."""
+        given_of, said, count = (np.concatenate(parts) for parts in zip(*self._counts, strict=True))
+        n_classes = self._n_classes or int(max(label.max(), other.max(), said.max())) + 1
+        keys, place = np.unique(given_of * n_classes + said, return_inverse=True)
+        share = np.bincount(place, count)
+        total = np.bincount(keys // n_classes, share, n_classes)
+        share = share / total[keys // n_classes]
+
+        def rate(row: Ints, said_of: Ints) -> NDArray[np.float64]:
+            at = np.searchsorted(keys, row * n_classes + said_of).clip(max=len(keys) - 1)
+            return np.where((keys[at] == row * n_classes + said_of) & (other >= 0), share[at], 0.0)
+
+        mixed = keys // n_classes != keys % n_classes
+        largest = np.zeros(n_classes)
+        np.maximum.at(largest, keys[mixed] // n_classes, share[mixed])
+        all_mixed = np.bincount(keys[mixed] // n_classes, share[mixed], n_classes)
+        pair, back = rate(label, other), rate(other, label)
+        some = other >= 0
+        size = np.bincount(label, minlength=n_classes)
+        confidence = np.bincount(label, column["confidence"], n_classes) / np.maximum(size, 1)
+        other_confidence = np.where(some, confidence[other], 0.0)
+        _, of_pair = np.unique(label * (n_classes + 1) + other + 1, return_inverse=True)
+        return [
+            pair,
+            back,
+            pair / np.maximum(all_mixed[label], 1e-9),
+            largest[label],
+            1 - all_mixed[label],
+            np.where(some, 1 - all_mixed[other], 0.0),
+            np.log((pair + 1e-3) / (back + 1e-3)) / LOG_UNIT,
+            _rank(column["margin"], of_pair),
+            np.log1p(np.bincount(of_pair)[of_pair]) / LOG_UNIT,
+            other_confidence,
+            column["other"] - other_confidence,
+        ]
+
+
+def evidence(
+    given_probabilities: ArrayLike, margins: ArrayLike, predictions: ArrayLike, labels: ArrayLike
+) -> Array:
+    """The table of a recording that fits in memory: float32 [sample, column], see `Evidence.add`."""
+    collected = Evidence()
+    collected.add(given_probabilities, margins, predictions, labels)
+    return collected.table()
+
+
+def evidence_of_trajectories(trajectories: Array) -> Array:
+    """The table where only trajectories [sample, epoch, 3] are known: all samples stand for one class.
+
+    Args:
+        trajectories: given probability, largest other probability, predicted right; NaN = unseen.
+    """
+    seen: NDArray[np.bool_] = np.all(~np.isnan(trajectories), axis=2)
+    given, other, right = (np.where(seen, trajectories[:, :, k], np.nan) for k in range(3))
+    logs = [np.log(np.maximum(values, np.finfo(np.float32).tiny)) for values in (given, other)]
+    predictions = np.where(seen, 1 - np.nan_to_num(right).round(), -1).astype(np.int64)
+    return evidence(given, logs[0] - logs[1], predictions, np.where(seen.any(axis=1), 0, -1))
+
+
+def _own(given: Array, margin: Array, predicted: Ints, label: Ints) -> tuple[Array, Ints]:
+    """What a sample's own trajectory says: the columns `_OWN`, and the class it is taken for, -1 = none."""
+    seen = predicted >= 0
+    right = np.where(seen, predicted == label[:, np.newaxis], np.nan).astype(np.float32)
+    filled = fill_missed_epochs(np.stack([given, margin, right], axis=2))
+    if filled.shape[1] < N_PARTS:
+        filled = resample(filled, N_PARTS)
+    given, margin, is_right = filled[:, :, 0], filled[:, :, 1], filled[:, :, 2]
+    log_given = np.log(np.maximum(given, np.float32(1e-7)))
+    log_other = np.clip(log_given - margin, LOG_FLOOR, 0.0)
+    ratio = np.clip(margin, -MARGIN_LIMIT, MARGIN_LIMIT) / LOG_UNIT
+    chance = np.exp(log_other)
+    parts = np.array_split(np.arange(given.shape[1]), N_PARTS)
+    n_epochs = given.shape[1]
+    first = np.where((is_right > 0.5).any(axis=1), (is_right > 0.5).argmax(axis=1), n_epochs) / n_epochs
+    other, votes, late, n_wrong, n_seen = _votes(predicted, label)
+    aum = margin.mean(axis=1)
+    columns = [
+        given.mean(axis=1),
+        given.std(axis=1),
+        chance.mean(axis=1),
+        is_right.mean(axis=1),
+        log_given.mean(axis=1) / LOG_UNIT,
+        log_other.mean(axis=1) / LOG_UNIT,
+        ratio.mean(axis=1),
+        aum / (LOG_UNIT + np.abs(aum)),
+        *(values[:, part].mean(axis=1) for values in (given, chance, ratio, is_right) for part in parts),
+        given[:, -1],
+        ratio[:, -1],
+        ratio.min(axis=1),
+        given.max(axis=1),
+        np.maximum(is_right[:, :-1] - is_right[:, 1:], 0).sum(axis=1) / (n_epochs - 1),
+        first,
+        n_wrong / n_seen,
+        votes / n_seen,
+        votes / np.maximum(n_wrong, 1),
+        late,
+    ]
+    return np.stack(columns, axis=1).astype(np.float32), other
+
+
+def _votes(predicted: Ints, label: Ints) -> tuple[Ints, Ints, NDArray[np.float64], Ints, Ints]:
+    """The wrong class predicted most often and how often that was.
+
+    Returns:
+        the class, -1 = never predicted wrong; its votes; its share of the last quarter; wrong and seen epochs.
+    """
+    n_epochs = predicted.shape[1]
+    is_wrong = (predicted >= 0) & (predicted != label[:, np.newaxis])
+    # Equal counts are settled by the latest vote, which does not depend on the numbers of the classes.
+    order = np.argsort(np.where(is_wrong, predicted, -1), axis=1, kind="stable")
+    ordered = np.take_along_axis(np.where(is_wrong, predicted, -1), order, axis=1)
+    best = np.full(len(label), -1, np.int64)
+    votes = np.zeros(len(label), np.int64)
+    latest = np.zeros(len(label), np.int64)
+    run = np.zeros(len(label), np.int64)
+    for k in range(n_epochs):
+        same = ordered[:, k] == ordered[:, k - 1] if k else np.zeros(len(label), bool)
+        run = np.where(same, run + 1, 1)
+        better = (ordered[:, k] >= 0) & ((run > votes) | ((run == votes) & (order[:, k] > latest)))
+        best, votes = np.where(better, ordered[:, k], best), np.where(better, run, votes)
+        latest = np.where(better, order[:, k], latest)
+    last = predicted[:, -max(1, n_epochs // N_PARTS) :]
+    late = ((last == best[:, np.newaxis]) & (best >= 0)[:, np.newaxis]).sum(axis=1)
+    late = late / np.maximum((last >= 0).sum(axis=1), 1)
+    return best, votes, late, is_wrong.sum(axis=1), (predicted >= 0).sum(axis=1)
+
+
+def _count(given_of: Ints, said: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """How often each pair of given and predicted class occurs: classes, classes, counts."""
+    if not len(said):
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    width = int(said.max()) + 1
+    keys, counts = np.unique(given_of * width + said, return_counts=True)
+    return keys // width, keys % width, counts.astype(np.float64)
+
+
+def _rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
+    """Where each value stands within its group, from 0 to 1; equal values share the middle of their ranks."""
+    order = np.lexsort((values, group))
+    sorted_group, sorted_values = group[order], values[order]
+    new_group = np.r_[True, sorted_group[1:] != sorted_group[:-1]]
+    new_value = new_group | np.r_[True, sorted_values[1:] != sorted_values[:-1]]
+    starts = np.flatnonzero(new_value)
+    ends = np.r_[starts[1:], len(values)]
+    group_start = np.maximum.accumulate(np.where(new_group, np.arange(len(values)), 0))
+    size = np.bincount(group)[sorted_group]
+    middle = np.repeat((starts + ends) / 2, ends - starts)
+    ranks = np.empty(len(values))
+    ranks[order] = (middle - group_start) / size
+    return ranks
+
+
+def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Distance from the median in typical distances, which a few outliers do not move."""
+    distance = values - np.median(values)
+    return np.asarray(np.clip(distance / (np.percentile(np.abs(distance), 60) + 0.01), -8, 8) / LOG_UNIT)
