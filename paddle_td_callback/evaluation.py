@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+from paddle.io.dataloader.collate import default_collate_fn
 from tqdm import tqdm
 
 from .capture import Batch
@@ -123,6 +124,10 @@ class EvaluationPass:
 
     def _data(self, dealt: _Shard) -> Any:
         like = self._loader
+        if like.num_workers == 0:
+            # Not through Paddle's reader thread: where a sample raises there, the loader may wait for ever.
+            collate = like.collate_fn or default_collate_fn
+            return (collate([like.dataset[i] for i in indices]) for indices in dealt)
         return paddle.io.DataLoader(
             like.dataset,
             batch_sampler=dealt,
@@ -183,8 +188,11 @@ def _training_precision(model: Any) -> Any:
 def undisturbed(network: Any) -> Iterator[None]:
     """Run something with the network in evaluation mode, and leave training as it was."""
     flags = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
-    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too, and keeps
+    # them among its parameters.
+    statistics = [getattr(layer, name, None) for layer, _ in flags for name in ("_mean", "_variance")]
+    changing = [*network.buffers(), *(one for one in statistics if isinstance(one, paddle.Tensor))]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
     with random_streams_kept():
         network.eval()
         try:
