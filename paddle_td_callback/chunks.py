@@ -32,17 +32,22 @@ def creation_properties(chunk_shape: tuple[int, ...], fill_value: Any, *, gzip_l
     return properties
 
 
-def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> bytearray:
+def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> npt.NDArray[np.uint8]:
     """Bytes of one whole chunk, as HDF5's shuffle, gzip and fletcher32 filters would leave them."""
     plain = np.ascontiguousarray(block).reshape(-1)
     payload: Any = plain.view(np.uint8)
     if gzip_level is not None:
         shuffled = np.ascontiguousarray(payload.reshape(-1, plain.itemsize).T)
         payload = np.frombuffer(zlib.compress(shuffled.data, gzip_level), np.uint8)
-    encoded = bytearray(len(payload) + _CHECKSUM_BYTES)
-    np.frombuffer(encoded, np.uint8)[: len(payload)] = payload
-    encoded[len(payload) :] = fletcher32(payload).to_bytes(_CHECKSUM_BYTES, "little")
+    encoded = np.empty(len(payload) + _CHECKSUM_BYTES, np.uint8)
+    encoded[:-_CHECKSUM_BYTES] = payload
+    encoded[-_CHECKSUM_BYTES:] = list(fletcher32(payload).to_bytes(_CHECKSUM_BYTES, "little"))
     return encoded
+
+
+def stored_checksum(encoded: bytes | npt.NDArray[np.uint8]) -> int:
+    """The fletcher32 at the end of a chunk."""
+    return int.from_bytes(bytes(encoded[-_CHECKSUM_BYTES:]), "little")
 
 
 def decode_chunk(
@@ -54,9 +59,7 @@ def decode_chunk(
         ValueError: the checksum or the size is wrong, or the gzip stream is no such.
     """
     payload = encoded[:-_CHECKSUM_BYTES]
-    if len(encoded) < _CHECKSUM_BYTES or fletcher32(payload) != int.from_bytes(
-        encoded[-_CHECKSUM_BYTES:], "little"
-    ):
+    if len(encoded) < _CHECKSUM_BYTES or fletcher32(payload) != stored_checksum(encoded):
         raise ValueError("its checksum is wrong")
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize

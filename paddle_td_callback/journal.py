@@ -8,8 +8,9 @@ that nobody can open. Here HDF5 never writes in place by itself. It runs on a fi
    size of the data, and the labels that were seen for the first time.
 
 Commit is then: fsync (the data), one checksummed *redo record* of those changes, fsync, and only then the
-changes themselves. The redo record lives in the HDF5 user block, which every HDF5 reader skips, in one of two
-slots used in turn. The fsync of the second step is the moment of commit:
+changes themselves, which the fsync of the next commit makes durable. The redo record lives in the HDF5 user
+block, which every HDF5 reader skips, in one of two slots used in turn. The second fsync is the moment of
+commit:
 
 * stopped before it, the newest valid record is the previous one: the file is as it was (what was appended is
   cut off by the next writer);
@@ -24,7 +25,8 @@ checksums (fletcher32, on chunks alone) call a chunk of zeros sound. The file is
 commit appends a *seal*: the CRC-32 of every unit that it wrote or changed, and where the seal before is. The
 redo record tells place and CRC of the newest seal, so every byte that HDF5 is given is one that was
 committed, or reading fails. Seals lie in space that HDF5 takes for allocated: a commit raises the end of file
-in HDF5's superblock over its seal.
+in HDF5's superblock over its seal. A seal is one of the changes in the redo record: so it is taken while the
+first fsync runs, and needs none of its own.
 
 A reader takes the newest record as an overlay, so it never depends on how far the writer has come with the
 changes in place. A unit that a later commit has changed under it fails its CRC; the reader then moves on to
@@ -41,6 +43,7 @@ import sys
 import weakref
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 
 import h5py
@@ -217,6 +220,14 @@ def _pack_pages(pages: dict[int, bytearray]) -> bytes:
     return b"".join(parts)
 
 
+def _pages_of(offset: int, data: bytes) -> dict[int, bytearray]:
+    """Bytes that begin and end with a page, as pages."""
+    return {
+        (offset + at) // _PAGE_BYTES: bytearray(data[at : at + _PAGE_BYTES])
+        for at in range(0, len(data), _PAGE_BYTES)
+    }
+
+
 def _unpack_pages(body: bytes) -> dict[int, bytes]:
     pages: dict[int, bytes] = {}
     position = 0
@@ -244,17 +255,17 @@ class Seals:
     newest: Place
 
     @classmethod
-    def read(cls, file: io.FileIO, newest: Place) -> Seals:
-        """Follow the chain of seals back from the newest.
+    def read(cls, file: io.FileIO, record: Record) -> Seals:
+        """Follow the chain of seals back from a record's.
 
         Raises:
             DamagedError: a seal is not as it was written.
         """
-        place, end = newest, -1
+        place, end = record.seal, -1
         crcs = np.zeros(0, np.uint32)
         known = np.zeros(0, bool)
         while place.length:
-            seal = Seal.read(file, place.offset)
+            seal = Seal.read(file, place.offset, record.pages)
             if seal is None or seal.place != place or seal.before.offset >= place.offset:
                 raise DamagedError(f"the checksums at byte {place.offset} are damaged")
             if end < 0:
@@ -265,7 +276,7 @@ class Seals:
             crcs[seal.units[older]] = seal.crcs[older]
             known[seal.units] = True
             place = seal.before
-        return cls(crcs, end, newest)
+        return cls(crcs, end, record.seal)
 
 
 @dataclass
@@ -280,16 +291,16 @@ class Seal:
     note: bytes
 
     @classmethod
-    def read(cls, file: io.FileIO, offset: int) -> Seal | None:
-        """Read the seal at a place, None if there is no whole one."""
-        head = _read_at(file, offset, _SEAL.size)
+    def read(cls, file: io.FileIO, offset: int, pages: dict[int, bytes]) -> Seal | None:
+        """Read the seal at a place of a file some of whose pages are replaced, None if there is no whole one."""
+        head = read_overlaid(file, pages, offset, _SEAL.size)
         if len(head) < _SEAL.size:
             return None
         magic, length, data_end, *before, first, n_fresh, n_changed, n_note = _SEAL.unpack(head)
         wanted = _SEAL.size + 12 * n_changed + 4 * n_fresh + n_note + _CRC.size
         if magic != _SEAL_MAGIC or length != wanted or offset + length > os.fstat(file.fileno()).st_size:
             return None
-        raw = _read_at(file, offset, length)
+        raw = read_overlaid(file, pages, offset, length)
         if zlib.crc32(raw[: -_CRC.size]) != _CRC.unpack(raw[-_CRC.size :])[0]:
             return None
         changed = np.frombuffer(raw, "<u8", n_changed, _SEAL.size).astype(np.intp)
@@ -297,6 +308,24 @@ class Seal:
         units = np.concatenate([changed, np.arange(first, first + n_fresh, dtype=np.intp)])
         note = raw[length - n_note - _CRC.size : -_CRC.size]
         return cls(Place(offset, length, zlib.crc32(raw)), Place(*before), data_end, units, crcs, note)
+
+
+@dataclass(frozen=True)
+class SealPlan:
+    """Where a seal will lie, and which units it covers: those from `first` to `stop`, and the `changed` ones."""
+
+    offset: int
+    length: int
+    data_end: int
+    first: int
+    stop: int
+    changed: list[int]
+    note: bytes
+
+    @property
+    def committed_bytes(self) -> int:
+        """Size of the file with the seal."""
+        return self.offset + _to_page_boundary(self.length)
 
 
 def find_seals(file: io.FileIO) -> Iterator[Seal]:
@@ -307,7 +336,7 @@ def find_seals(file: io.FileIO) -> Iterator[Seal]:
         block = _read_at(file, offset, _SCAN_BYTES)
         pages = np.frombuffer(block[: len(block) // _PAGE_BYTES * _PAGE_BYTES], "<u8")
         for page in np.flatnonzero(pages[:: _PAGE_BYTES // 8] == magic):
-            seal = Seal.read(file, offset + int(page) * _PAGE_BYTES)
+            seal = Seal.read(file, offset + int(page) * _PAGE_BYTES, {})
             if seal is not None:
                 yield seal
         offset += _SCAN_BYTES
@@ -542,43 +571,52 @@ class OverlayFile(io.RawIOBase):
             return (page for page in range(first, last) if page in self.pages)
         return (page for page in self.pages if first <= page < last)
 
-    def seal(self, note: bytes) -> tuple[bytes, Seals]:
-        """Raise HDF5's end of file over the seal to be written there, and make that seal.
+    def plan_seal(self, note: bytes) -> SealPlan:
+        """Decide which units the seal covers and where it lies, and raise HDF5's end of file over it."""
+        assert self.boundary is not None
+        data_end = self.size
+        first = max(USER_BLOCK_BYTES, self._base.seals.data_end) // UNIT_BYTES
+        stop = -(-data_end // UNIT_BYTES)
+        superblock = USER_BLOCK_BYTES // _PAGE_BYTES  # its page is about to change
+        pages = {*self.pages, *([superblock] if superblock * _PAGE_BYTES < self.boundary else [])}
+        changed = sorted({page * _PAGE_BYTES // UNIT_BYTES for page in pages} - set(range(first, stop)))
+        length = _SEAL.size + 12 * len(changed) + 4 * (stop - first) + len(note) + _CRC.size
+        plan = SealPlan(_to_page_boundary(data_end), length, data_end, first, stop, changed, note)
+        self._raise_end_of_file(data_end, plan.committed_bytes)
+        return plan
+
+    def make_seal(self, plan: SealPlan) -> tuple[bytes, Seals]:
+        """Take the checksums.
 
         Returns:
             The seal's bytes, padded to whole pages, and the checksums it stands for.
         """
-        assert self.boundary is not None
-        old, data_end = self._base.seals, self.size
-        first = max(USER_BLOCK_BYTES, old.data_end) // UNIT_BYTES
-        stop = -(-data_end // UNIT_BYTES)
-        superblock = USER_BLOCK_BYTES // _PAGE_BYTES
-        pages = {*self.pages, *([superblock] if superblock * _PAGE_BYTES < self.boundary else [])}
-        changed = sorted({page * _PAGE_BYTES // UNIT_BYTES for page in pages} - set(range(first, stop)))
-        length = _SEAL.size + 12 * len(changed) + 4 * (stop - first) + len(note) + _CRC.size
-        offset = _to_page_boundary(data_end)
-        self._raise_end_of_file(data_end, offset + _to_page_boundary(length))
+        old, first, stop, changed = self._base.seals, plan.first, plan.stop, plan.changed
         crcs = np.zeros(stop, np.uint32)
         crcs[:first] = old.crcs[:first]
         for unit in (*changed, *range(first, stop)):
-            crcs[unit] = self._unit_crc(unit, data_end)
+            crcs[unit] = self._unit_crc(unit, plan.data_end)
         raw = (
             _SEAL.pack(
-                *(_SEAL_MAGIC, length, data_end, old.newest.offset, old.newest.length, old.newest.crc),
-                *(first, stop - first, len(changed), len(note)),
+                *(_SEAL_MAGIC, plan.length, plan.data_end),
+                *(old.newest.offset, old.newest.length, old.newest.crc),
+                *(first, stop - first, len(changed), len(plan.note)),
             )
             + np.asarray(changed, "<u8").tobytes()
             + crcs[changed].astype("<u4").tobytes()
             + crcs[first:].astype("<u4").tobytes()
-            + note
+            + plan.note
         )
         raw += _CRC.pack(zlib.crc32(raw))
-        place = Place(offset, length, zlib.crc32(raw))
-        return raw.ljust(_to_page_boundary(length), b"\0"), Seals(crcs, data_end, place)
+        place = Place(plan.offset, plan.length, zlib.crc32(raw))
+        return raw.ljust(_to_page_boundary(plan.length), b"\0"), Seals(crcs, plan.data_end, place)
 
     def _unit_crc(self, unit: int, data_end: int) -> int:
+        assert self.boundary is not None
         start = unit * UNIT_BYTES
         stop = min(start + UNIT_BYTES, data_end)
+        if start >= self.boundary:
+            return zlib.crc32(_read_at(self._file, start, stop - start).ljust(stop - start, b"\0"))
         data = bytearray(_read_at(self._file, start, stop - start).ljust(stop - start, b"\0"))
         if start < self._base.seals.data_end:  # checked, so that no damage is sealed anew
             sealed = self._base.unit(unit)
@@ -650,6 +688,7 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.path = os.fspath(path)
         self._durable = durable
+        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
         self._file = _open_file(self.path, "r+b")
         try:
             _lock(self._file)
@@ -668,11 +707,11 @@ class Journal:
             h5py.File(image, "w", libver="earliest", userblock_size=USER_BLOCK_BYTES).close()
             image.check()
             _write_all(file, 0, bytes(USER_BLOCK_BYTES))  # no hole: a record must not fail for want of space
-            seal, seals = image.seal(b"")
-            offset = seals.newest.offset
-            _write_all(file, offset, seal)
+            plan = image.plan_seal(b"")
+            seal, seals = image.make_seal(plan)
+            _write_all(file, plan.offset, seal)
             body = Place(_HEADER_BYTES, 0, zlib.crc32(b""))
-            Record(0, offset + len(seal), body, seals.newest).write(file, b"")
+            Record(0, plan.committed_bytes, body, seals.newest).write(file, b"")
             if durable:
                 _fsync(file)
         return cls(path, durable=durable)
@@ -690,7 +729,7 @@ class Journal:
         self._sync()
         self._file.truncate(record.committed_bytes)
         self._sync()
-        seals = Seals.read(self._file, record.seal)
+        seals = Seals.read(self._file, record)
         self._stand_at(record.sequence, record.committed_bytes, seals)
 
     def _stand_at(self, sequence: int, committed_bytes: int, seals: Seals) -> None:
@@ -749,16 +788,23 @@ class Journal:
             raise BlockingIOError(f"'{self.path}' was written by another process")
 
     def _commit(self, image: OverlayFile, note: bytes) -> None:
-        seal, seals = image.seal(note)
-        _write_all(self._file, seals.newest.offset, seal)
-        committed_bytes = seals.newest.offset + len(seal)
-        body = _pack_pages(image.pages)
+        plan = image.plan_seal(note)
+        committed_bytes = plan.committed_bytes
+        self._file.truncate(committed_bytes)  # now, so that the second fsync need not save the file's size
+        synced = self._syncer.submit(self._sync)
+        try:
+            seal, seals = image.make_seal(plan)  # while the disk is busy
+        finally:
+            wait([synced])
+        synced.result()
+        pages = {**image.pages, **_pages_of(plan.offset, seal)}
+        body = _pack_pages(pages)
         sequence = self._sequence + 1
         inline = _HEADER_BYTES + len(body) <= _SLOT_BYTES
         offset = (sequence % 2) * _SLOT_BYTES + _HEADER_BYTES if inline else committed_bytes
         if not inline:
             _write_all(self._file, offset, body)
-        self._sync()
+            self._sync()
         self._check_headers()
         record = Record(sequence, committed_bytes, Place(offset, len(body), zlib.crc32(body)), seals.newest)
         record.write(self._file, body)
@@ -766,7 +812,7 @@ class Journal:
         # Committed. What fails from here on is made up for by the next transaction, or the next reader.
         self._stand_at(sequence, committed_bytes, seals)
         try:
-            self._apply(image.pages)
+            self._apply(pages)
             if not inline:
                 self._sync()
         except OSError:
@@ -774,6 +820,11 @@ class Journal:
 
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
+        self._syncer.shutdown()
+        self._file.close()
+
+    def close_in_child(self) -> None:
+        """Give up the lock in a forked process, in which there are no threads."""
         self._file.close()
 
 
@@ -811,7 +862,7 @@ class Snapshot:
             try:
                 if self.size < self.record.committed_bytes:
                     raise DamagedError(f"it is cut off: {self.size} bytes of {self.record.committed_bytes}")
-                self.seals = Seals.read(self._file, self.record.seal)
+                self.seals = Seals.read(self._file, self.record)
                 return
             except DamagedError:
                 if self.is_current:
@@ -857,7 +908,10 @@ def _open_file(path: str | os.PathLike[str], mode: str) -> io.FileIO:
 
 
 def _fsync(file: io.FileIO) -> None:
-    os.fsync(file.fileno())
+    if hasattr(os, "fdatasync"):  # spares the time stamps, which lie elsewhere on the disk
+        os.fdatasync(file.fileno())
+    else:
+        os.fsync(file.fileno())
 
 
 def _lock(file: io.FileIO) -> None:
@@ -886,7 +940,7 @@ def _lock(file: io.FileIO) -> None:
 def _close_in_child() -> None:
     """Give up the locks that a forked process, a DataLoader worker for instance, has inherited."""
     for journal in list(_open_journals):
-        journal.close()
+        journal.close_in_child()
 
 
 if hasattr(os, "register_at_fork"):

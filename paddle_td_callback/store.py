@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ._version import __version__
-from .chunks import creation_properties, encode_chunk
+from .chunks import creation_properties, encode_chunk, stored_checksum
 from .errors import StoreError, StoreExistsError, StoreNotFoundError
 from .journal import DamagedError, Journal, NotSealedError, Snapshot, Transaction
 
@@ -37,10 +37,9 @@ SCHEMA_VERSION = 1
 
 Keep = Literal["all", "given"] | int
 Samples = slice | npt.ArrayLike | None
-# Of a chunk: its first sample, where it is in the file, how many bytes it has there, and their CRC-32.
+# Of a chunk: its first sample, where it is in the file, how many bytes it has there, and its fletcher32.
 ChunkPlace = tuple[int, int, int, int]
 ChunkPlaces = dict[str, list[ChunkPlace]]
-Encoded = tuple[bytearray, int]
 _T = TypeVar("_T")
 
 HINT = "; `paddle-td verify` says what can be salvaged"
@@ -49,6 +48,7 @@ _CHUNK_BYTES = 1 << 20
 _CHUNK_ROWS = 16384
 _CHUNKS_AHEAD = 4  # encoded while one is written
 _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
+_MAX_EMPTY_SAMPLES = 1 << 24  # no bytes on disk back the size of a recording without epochs
 _DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
@@ -367,21 +367,20 @@ class StoreWriter:
     def _resume(cls, journal: Journal, layout: Layout | None) -> StoreWriter:
         path = journal.path
         with TrainingDynamicsStore(path) as store:
-            there, labels, n_epochs = store.layout, store.labels, store.n_epochs
-            recorded_checksum = store.label_checksum
-        if layout is not None:
+            there, n_epochs = store.layout, store.n_epochs
             for fact in ("n_samples", "n_classes", "keep", "dtype", "mode"):
-                old, new = getattr(there, fact), getattr(layout, fact)
+                old, new = getattr(there, fact), getattr(layout or there, fact)
                 if old != new:
                     raise StoreError(
                         f"'{path}' was recorded with {fact}={old!r}, this training has {new!r}; "
                         "resume needs the same, so record to another path"
                     )
-        if label_checksum(labels) != recorded_checksum:
-            raise StoreError(
-                f"'{path}': the labels do not match their checksum {recorded_checksum}; "
-                "the file is damaged, see `paddle-td verify`"
-            )
+            labels = store.labels if n_epochs else np.full(there.n_samples, LABELS.unseen, LABELS.dtype)
+            if label_checksum(labels) != store.label_checksum:
+                raise StoreError(
+                    f"'{path}': the labels do not match their checksum {store.label_checksum}; "
+                    "the file is damaged, see `paddle-td verify`"
+                )
         return cls(journal, there, labels, n_epochs)
 
     def commit_epoch(
@@ -430,14 +429,14 @@ class StoreWriter:
     ) -> ChunkPlaces:
         """Encode each chunk in a second thread while the one before is written."""
         unseen = epoch["n_presentations"] == 0
-        pending: list[tuple[Field, int, Future[Encoded]]] = []
+        pending: list[tuple[Field, int, Future[npt.NDArray[np.uint8]]]] = []
         places: ChunkPlaces = {field.name: [] for field in self.layout.fields}
 
         def write_first() -> None:
             field, start, encoded = pending.pop(0)
             dataset = datasets[field.name]
-            at = (index, start) + (0,) * (dataset.ndim - 2)
-            places[field.name].append(_write_chunk(transaction, dataset, at, start, *encoded.result()))
+            at = (index, start) if field.last_axis is None else (index, start, 0)
+            places[field.name].append(_write_chunk(transaction, dataset, at, start, encoded.result()))
 
         datasets = {field.name: transaction.h5[field.name] for field in self.layout.fields}
         for field in self.layout.fields:
@@ -455,13 +454,12 @@ class StoreWriter:
 
     def _encode(
         self, field: Field, rows: npt.NDArray[Any], unseen: npt.NDArray[np.bool_], n_rows: int
-    ) -> Encoded:
+    ) -> npt.NDArray[np.uint8]:
         if len(rows) < n_rows or unseen.any():  # HDF5 stores whole chunks, the last one too
             block = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
             block[: len(rows)][~unseen] = rows[~unseen]
             rows = block
-        chunk = encode_chunk(rows, gzip_level=self.layout.gzip_level)
-        return chunk, zlib.crc32(chunk)
+        return encode_chunk(rows, gzip_level=self.layout.gzip_level)
 
     def _write_labels(self, transaction: Transaction, labels: npt.NDArray[np.int32]) -> list[ChunkPlace]:
         dataset = transaction.h5[LABELS.name]
@@ -473,7 +471,7 @@ class StoreWriter:
                 block = np.full(n_rows, LABELS.unseen, LABELS.dtype)
                 block[: len(labels[start:stop])] = labels[start:stop]
                 chunk = encode_chunk(block, gzip_level=None)
-                places.append(_write_chunk(transaction, dataset, (start,), start, chunk, zlib.crc32(chunk)))
+                places.append(_write_chunk(transaction, dataset, (start,), start, chunk))
         return places
 
     def close(self) -> None:
@@ -483,14 +481,14 @@ class StoreWriter:
 
 
 def _write_chunk(
-    transaction: Transaction, dataset: Any, at: tuple[int, ...], start: int, chunk: bytearray, crc: int
+    transaction: Transaction, dataset: Any, at: tuple[int, ...], start: int, chunk: npt.NDArray[np.uint8]
 ) -> ChunkPlace:
     dataset.id.write_direct_chunk(at, chunk)
     # HDF5's own answer to where a chunk is counts from different bytes in different versions.
     offset, n_bytes = transaction.last_write
     if n_bytes != len(chunk):
         raise OSError(f"HDF5 wrote {n_bytes} bytes for a chunk of {len(chunk)}")
-    return start, offset, n_bytes, crc
+    return start, offset, n_bytes, stored_checksum(chunk)
 
 
 def _write_schema(
@@ -591,7 +589,6 @@ class TrainingDynamicsStore:
         n_epochs: committed epochs.
         keep: "all", "given" or the number of classes kept.
         mode: "train" or "eval".
-        labels: `[sample]` int32, the given labels, -1 = never seen.
         class_names: list of str, or None.
         dropped_epochs: epochs that could not be written; they read as unseen.
         created: when the recording began, ISO 8601, UTC.
@@ -606,6 +603,7 @@ class TrainingDynamicsStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._lock = threading.RLock()
+        self._labels: npt.NDArray[np.int32] | None = None
         self._snapshot: Snapshot | None = None
         self._snapshot = self._open()
         try:
@@ -651,6 +649,22 @@ class TrainingDynamicsStore:
         ):
             raise StoreError(f"'{self.path}' is damaged: '{SAMPLE_IDS}' has shape {dataset.shape}")
         return np.asarray(dataset[:])
+
+    @property
+    def labels(self) -> npt.NDArray[np.int32]:
+        """The given labels, `[sample]` int32, -1 = never seen.
+
+        Raises:
+            StoreError: nothing is recorded yet, and the data set is so large that nothing much is to be made of it.
+        """
+        if self._labels is None:
+            if self.n_samples > _MAX_EMPTY_SAMPLES:
+                raise StoreError(
+                    f"'{self.path}' holds no committed epoch of its {self.n_samples} samples yet; an epoch counts "
+                    "once it has ended, so try again then"
+                )
+            self._labels = np.full(self.n_samples, LABELS.unseen, LABELS.dtype)
+        return self._labels
 
     def given_probabilities(self, samples: Samples = None) -> npt.NDArray[np.float32]:
         """Softmax probability of the given label, `[sample, epoch]` float32, NaN = unseen.
@@ -810,7 +824,8 @@ class TrainingDynamicsStore:
         self.n_samples, self.n_classes = self.layout.n_samples, self.layout.n_classes
         self.keep, self.mode = self.layout.keep, self.layout.mode
         self._check_shapes(h5)
-        self.labels: npt.NDArray[np.int32] = h5[LABELS.name][:].astype(np.int32, copy=False)
+        if self.n_epochs:
+            self._labels = h5[LABELS.name][:].astype(np.int32, copy=False)
         self.class_names = (
             [_text(name) for name in h5["class_names"][: self.n_classes]] if "class_names" in h5 else None
         )
@@ -838,8 +853,6 @@ class TrainingDynamicsStore:
                     f"'{self.path}' is damaged: '{field.name}' has shape {dataset.shape}, "
                     f"its attributes say {wanted}"
                 )
-            if field is LABELS and self.n_epochs == 0 and math.prod(wanted) > 2**31:
-                raise StoreError(f"'{self.path}' is damaged: {self.n_samples} samples, but nothing recorded")
             if min(dataset.id.get_storage_size(), file_bytes) < least:
                 raise StoreError(
                     f"'{self.path}' is damaged: '{field.name}' holds {dataset.id.get_storage_size()} bytes, "

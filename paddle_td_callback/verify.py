@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .chunks import decode_chunk
+from .chunks import decode_chunk, stored_checksum
 from .errors import StoreError, StoreNotFoundError
 from .journal import (
     UNIT_BYTES,
@@ -21,6 +21,7 @@ from .journal import (
     DamagedError,
     NotSealedError,
     Record,
+    Seal,
     SealedFile,
     Seals,
     find_seals,
@@ -223,10 +224,14 @@ class _Examined:
         self._headers = headers(self._file)
         record = self._read_record()
         self._pages = {} if record is None else record.pages
-        for seal in find_seals(self._file):
-            if record is None or seal.place.offset <= record.seal.offset:
-                self._take_note(seal.note)
-                self.report.n_bytes = seal.place.offset + seal.place.length
+        seals = {seal.place.offset: seal for seal in find_seals(self._file)}
+        if record is not None:
+            seals = {offset: seal for offset, seal in seals.items() if offset < record.seal.offset}
+            newest = Seal.read(self._file, record.seal.offset, record.pages)
+            seals.update({} if newest is None else {record.seal.offset: newest})
+        for offset, seal in seals.items():
+            self._take_note(seal.note)
+            self.report.n_bytes = offset + seal.place.length
         if record is None and not self._chunks and self.layout is None:
             raise StoreError(f"'{self.path}' {self._why_no_record}")
         if record is not None:
@@ -244,7 +249,10 @@ class _Examined:
             self.class_names, self.sample_ids = self._store.class_names, self._store.sample_ids
             self.report.n_epochs = self._store.n_epochs
             self.report.dropped_epochs = self._store.dropped_epochs
-        if self.layout is not None:
+        if self.layout is not None and 4 * self.layout.n_samples * bool(self._chunks) > self.report.n_bytes:
+            self.report.add(f"{self.layout.n_samples} samples, but too few bytes for their labels")
+            self.layout = None
+        if self.layout is not None and self._chunks:
             self._read_labels(self.layout)
 
     def _read_record(self) -> Record | None:
@@ -277,7 +285,7 @@ class _Examined:
     def _check_units(self, record: Record) -> None:
         """Every byte against the checksums by which the reader goes."""
         try:
-            sealed = SealedFile(self._file, Seals.read(self._file, record.seal), record.pages)
+            sealed = SealedFile(self._file, Seals.read(self._file, record), record.pages)
         except DamagedError as error:
             self.report.add(str(error))
             return
@@ -307,10 +315,10 @@ class _Examined:
     def _read_chunk(
         self, place: ChunkPlace, shape: tuple[int, ...], dtype: str, gzip_level: int | None
     ) -> npt.NDArray[Any]:
-        _, offset, length, crc = place
+        _, offset, length, checksum = place
         stored = read_overlaid(self._file, self._pages, offset, length)
         self.report.n_chunks += 1
-        if len(stored) < length or zlib.crc32(stored) != crc:
+        if len(stored) < length or stored_checksum(stored) != checksum:
             raise ValueError(f"the {length} bytes at byte {offset} are damaged")
         return decode_chunk(stored, shape, np.dtype(dtype).newbyteorder("<"), gzip_level=gzip_level)
 

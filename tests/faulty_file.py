@@ -40,7 +40,7 @@ class Disk:
 
     def _fsync(self, file: io.FileIO) -> None:
         self.note("fsync", 0, b"")
-        os.fsync(file.fileno())
+        os.fdatasync(file.fileno())
 
     def note(self, kind: str, offset: int, data: bytes) -> bool:
         """Note an operation; raise if it is to fail. A write that fails has written half."""
