@@ -1,7 +1,7 @@
 """Several ranks, one store: the rows of an epoch go to rank 0 at its end, by Paddle's own collectives.
 
 Every rank keeps the rows of the samples that it saw. When the epoch ends, all ranks tell each other how they are
-(one small `all_gather`); if all are well, each sends its rows to rank 0 in tiles of a few megabytes, in turn.
+(one small `all_gather`); if all are well, rank 0 gathers their rows in tiles of a few megabytes for all together.
 Nothing else is exchanged while training runs, and nothing at all in the process group that training uses: ours
 is a group of its own, so that a collective of ours can never be taken for one of the training's.
 
@@ -172,17 +172,20 @@ class RankGroup:
             dist.all_gather(gathered, mine, group=self._group)
             return np.stack([tensor.numpy() for tensor in gathered])
 
-    def send(self, tile: npt.NDArray[Any], to: int) -> None:
-        """Send an array as bytes; the other side calls `receive` with their number."""
-        with _lost_ranks(), paddle.no_grad():
-            dist.send(paddle.to_tensor(tile.view(np.uint8).reshape(-1)), dst=to, group=self._group)
+    def gather(self, tile: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Arrays of one shape and dtype of all ranks, on rank 0; nothing elsewhere.
 
-    def receive(self, n_bytes: int, source: int) -> npt.NDArray[np.uint8]:
-        """Bytes that another rank sends."""
+        Sends and receives between two ranks would be less to carry, but gloo counts the operations of a group on
+        each rank, and pairs those of equal number: every rank must take part in every one.
+
+        Raises:
+            CaptureError: another rank ended.
+        """
+        gathered: list[Any] | None = [] if self.rank == 0 else None
         with _lost_ranks(), paddle.no_grad():
-            tensor = paddle.empty([n_bytes], dtype="uint8")
-            dist.recv(tensor, src=source, group=self._group)
-            return np.asarray(tensor.numpy())
+            mine = paddle.to_tensor(tile.view(np.uint8).reshape(-1))
+            dist.gather(mine, gathered, dst=0, group=self._group)
+            return [tensor.numpy().view(tile.dtype) for tensor in gathered or []]
 
 
 @contextlib.contextmanager
@@ -337,8 +340,8 @@ class RankZeroSink(LocalSink):
         super().__init__(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
         self._ranks = ranks
         self._exchange = _Exchange(ranks, writer.layout)
-        self._dtype = row_dtype(writer.layout)
-        self._tile_rows = tile_rows(writer.layout)
+        self._tile_rows = tile_rows(writer.layout, ranks.size)
+        self._nothing = np.zeros(self._tile_rows, row_dtype(writer.layout))
         self._fields = [field.name for field in writer.layout.fields if field.name != "n_presentations"]
         self._last_step = np.zeros(writer.layout.n_samples, np.uint32)
         self._step = 0
@@ -370,15 +373,14 @@ class RankZeroSink(LocalSink):
         """
         n_rows = self._exchange.agree(0, failed=failed)
         refusal: CaptureError | None = None
-        for number in range(-(-int(n_rows.max()) // self._tile_rows)):
-            for rank in range(1, self._ranks.size):
-                n = min(self._tile_rows, int(n_rows[rank]) - number * self._tile_rows)
-                if n <= 0:
+        for start in range(0, int(n_rows.max()), self._tile_rows):
+            n_tile = min(self._tile_rows, int(n_rows.max()) - start)
+            for rank, tile in enumerate(self._ranks.gather(self._nothing[:n_tile])):
+                if rank == 0:
                     continue
-                tile = self._ranks.receive(n * self._dtype.itemsize, rank).view(self._dtype)
                 self._gathered_bytes += tile.nbytes
                 try:
-                    self._merge(tile, rank)
+                    self._merge(tile[: max(0, int(n_rows[rank]) - start)], rank)
                 except CaptureError as error:  # the others go on sending, so go on receiving
                     refusal = refusal or error
         if refusal is not None:
@@ -424,8 +426,8 @@ class SendingSink:
         self.gathered_bytes = 0
         self._ranks = ranks
         self._exchange = _Exchange(ranks, layout)
-        self._buffer = RowBuffer(layout)
-        self._tile_rows = tile_rows(layout)
+        self._tile_rows = tile_rows(layout, ranks.size)
+        self._buffer = RowBuffer(layout, self._tile_rows)
         self._step = 0
 
     def put(self, rows: Rows, given: npt.NDArray[np.int64], values: Values) -> None:
@@ -443,11 +445,10 @@ class SendingSink:
             CaptureError: a rank failed or was lost.
         """
         started = time.perf_counter()
-        n_rows = self._buffer.n_rows
-        self._exchange.agree(n_rows, failed=failed)
-        for number in range(-(-n_rows // self._tile_rows)):
-            tile = self._buffer.tile(number)
-            self._ranks.send(tile, to=0)
+        n_rows = self._exchange.agree(self._buffer.n_rows, failed=failed)
+        for number, start in enumerate(range(0, int(n_rows.max()), self._tile_rows)):
+            tile = self._buffer.tile(number)[: int(n_rows.max()) - start]
+            self._ranks.gather(tile)
             self.gathered_bytes += tile.nbytes
         self._buffer.clear()
         self._step = 0

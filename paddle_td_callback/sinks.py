@@ -15,7 +15,7 @@ from .store import Layout, StoreWriter
 Rows = npt.NDArray[np.int64]
 Values = Mapping[str, npt.NDArray[Any]]
 
-TILE_BYTES = 4 << 20
+TILE_BYTES = 8 << 20  # of all ranks together
 _MAX_PRESENTATIONS = 255
 
 
@@ -67,9 +67,7 @@ class LocalSink:
 
     gathered_bytes = 0
 
-    def __init__(
-        self, writer: StoreWriter, *, on_error: str, memory_limit_bytes: int | None = None
-    ) -> None:
+    def __init__(self, writer: StoreWriter, *, on_error: str, memory_limit_bytes: int | None = None) -> None:
         self.labels = writer.labels.copy()
         self._committer = Committer(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
 
@@ -148,9 +146,9 @@ def row_dtype(layout: Layout) -> np.dtype[np.void]:
     return np.dtype(facts + fields)
 
 
-def tile_rows(layout: Layout) -> int:
-    """Rows that travel at once."""
-    return max(1, TILE_BYTES // row_dtype(layout).itemsize)
+def tile_rows(layout: Layout, n_ranks: int) -> int:
+    """Rows of each rank that travel at once."""
+    return max(1, TILE_BYTES // n_ranks // row_dtype(layout).itemsize)
 
 
 class RowBuffer:
@@ -160,11 +158,12 @@ class RowBuffer:
 
     Args:
         layout: of the recording.
+        n_tile_rows: rows of a tile.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, n_tile_rows: int) -> None:
         self._dtype = row_dtype(layout)
-        self._tile_rows = tile_rows(layout)
+        self._tile_rows = n_tile_rows
         self._place = np.full(layout.n_samples, -1, np.int64)
         self._tiles: list[npt.NDArray[np.void]] = []
         self.n_rows = 0
@@ -176,7 +175,7 @@ class RowBuffer:
         self._place[fresh] = np.arange(self.n_rows, self.n_rows + len(fresh))
         self.n_rows += len(fresh)
         while len(self._tiles) * self._tile_rows < self.n_rows:
-            self._tiles.append(np.empty(self._tile_rows, self._dtype))
+            self._add_tile()
         for tile, at, chosen in self._by_tile(fresh):
             tile["sample"][at] = fresh[chosen]
             tile["n_presentations"][at] = 0
@@ -199,8 +198,13 @@ class RowBuffer:
         return parts
 
     def tile(self, number: int) -> npt.NDArray[np.void]:
-        """The rows of one tile, the last one possibly short."""
-        return self._tiles[number][: self.n_rows - number * self._tile_rows]
+        """A whole tile; behind the rows that there are it holds anything."""
+        while len(self._tiles) <= number:
+            self._add_tile()
+        return self._tiles[number]
+
+    def _add_tile(self) -> None:
+        self._tiles.append(np.zeros(self._tile_rows, self._dtype))
 
     def clear(self) -> None:
         """Forget the epoch."""

@@ -114,7 +114,7 @@ def training() -> None:
     tile_bytes, sinks.TILE_BYTES = sinks.TILE_BYTES, 512  # several tiles an epoch
     for record in (True, False):
         fit(f"training{record}", network=again(), record=record)
-        fit(f"num_iters{record}", network=again(), record=record, num_iters=10)
+        fit(f"num_iters{record}", network=again(), record=record, num_iters=11)
         fit(f"workers{record}", network=again(), record=record, num_workers=1, epochs=1)
         fit(f"eval{record}", network=again(), record=record, options={"mode": "eval"})
     sinks.TILE_BYTES = tile_bytes
@@ -184,7 +184,7 @@ class Relabelled(Points):
     def __getitem__(self, i: int) -> tuple[Any, ...]:
         self.n_read += 1
         x, label = super().__getitem__(i)
-        if dist.get_rank() == 1 and self.n_read > 2 * (len(self) + 1) // dist.get_world_size():
+        if dist.get_rank() == 1 and self.n_read > 2 * -(-len(self) // dist.get_world_size()):
             label = (label + 1) % N_CLASSES
         return x, label
 
@@ -222,6 +222,11 @@ def stream() -> None:
     )
 
 
+def elastic() -> None:
+    """A recording that one process began."""
+    fit("elastic", options={"resume": True}, epochs=2)
+
+
 def custom_loop() -> None:
     """Unequal numbers of batches, a sample on both ranks and twice on one, samples never drawn."""
     rank, points = dist.get_rank(), Points(40)
@@ -257,6 +262,7 @@ SCENARIOS: list[Callable[[], None]] = [
     error_on_one_rank,
     existing_file,
     stream,
+    elastic,
     custom_loop,
 ]
 
@@ -277,16 +283,16 @@ def killed(where: str) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     killer = Killer()
-    send = RankGroup.send
+    gather = RankGroup.gather
 
-    def send_or_die(self: Any, tile: Any, to: int) -> None:
-        send(self, tile, to)
+    def gather_or_die(self: Any, tile: Any) -> Any:
         if where == "gather" and killer.epoch == 2 and dist.get_rank() == 1:
             sent.append(tile)
             if len(sent) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
+        return gather(self, tile)
 
-    RankGroup.send = send_or_die  # type: ignore[method-assign]
+    RankGroup.gather = gather_or_die  # type: ignore[method-assign]
     if dist.get_rank() == 0:
         (folder / "begun").write_text(str(time.time()))
     fit("killed", n=N_TRAIN, batch_size=4, callbacks=[killer], epochs=50)

@@ -55,7 +55,14 @@ def launch(folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SE
     return process.returncode, output.decode(errors="replace") + logs
 
 
+def begin(path: str) -> None:
+    """One process records one epoch, or one more."""
+    callback = TrainingDynamicsCallback(path, dtype="float32", resume=True)
+    model_of(Witness()).fit(Points(N_TRAIN), batch_size=8, verbose=0, callbacks=[Bell(), callback])
+
+
 def run_all(folder: Path, n_ranks: int) -> Path:
+    begin(str(folder / "elastic.h5"))
     status, logs = launch(folder, "all", n_ranks)
     finished = [(folder / f"done-all.rank{rank}.json").exists() for rank in range(n_ranks)]
     assert status == 0, logs[-6000:]
@@ -216,6 +223,18 @@ def test_a_stream_with_string_ids_on_several_ranks(runs: Run) -> None:
         assert store.sample_ids == [f"sample-{i}" for i in range(n)]
 
 
+def test_elastic_restart_with_other_numbers_of_ranks(runs: Run) -> None:
+    path = runs.path("elastic")
+    recorded = read(path)
+    want = seen_once(expected(runs.steps("elastic", 2), Points(N_TRAIN).classes))
+    for mine, theirs in zip(recorded[:-1], want[:-1], strict=True):
+        np.testing.assert_array_equal(mine[:, 1:], theirs)
+    begin(path)
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 4
+        assert not np.isnan(store.margins()).any()
+
+
 def test_custom_loop_with_unequal_batch_counts(runs: Run) -> None:
     recorded = read(runs.path("loop"))
     want = expected(runs.steps("loop", 3), np.asarray(Points(40).classes))
@@ -225,25 +244,23 @@ def test_custom_loop_with_unequal_batch_counts(runs: Run) -> None:
     np.testing.assert_allclose(recorded.given, want.given, rtol=1e-6)
     np.testing.assert_allclose(recorded.probabilities, want.probabilities, rtol=1e-5)
     assert recorded.n_presentations[0, 0] == 3 * runs.n_ranks
-    assert recorded.n_presentations[7, 0] == 2
     assert recorded.n_presentations[39, 0] == 0
     assert [note["n_epochs"] for note in runs.notes("loop")] == [3] * runs.n_ranks
 
 
 @pytest.mark.parametrize("where", ["epoch", "gather"])
 def test_a_killed_rank_ends_the_others_and_resume_goes_on_with_one(tmp_path: Path, where: str) -> None:
-    begin = time.time()
+    started = time.monotonic()
     status, logs = launch(tmp_path, where, timeout=100)
     assert status != 0, logs[-3000:]
-    assert time.time() - begin < 90
+    assert time.monotonic() - started < 90
     assert not (tmp_path / f"done-{where}.rank0.json").exists()
     path = str(tmp_path / "killed.h5")
     with TrainingDynamicsStore(path) as store:
         assert store.n_epochs == 2
         before = [store.margins(), store.predictions(), store.probabilities()]
         assert not np.isnan(before[0]).any()
-    callback = TrainingDynamicsCallback(path, dtype="float32", resume=True)
-    model_of(Witness()).fit(Points(N_TRAIN), epochs=1, batch_size=8, verbose=0, callbacks=[Bell(), callback])
+    begin(path)
     with TrainingDynamicsStore(path) as store:
         assert store.n_epochs == 3
         assert store.n_classes == N_CLASSES
