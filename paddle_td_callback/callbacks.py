@@ -16,7 +16,7 @@ from .capture import Batch, EpochTap, IndexTap, LossTap, check_model, find_n_sam
 from .distributed import RankGroup, RanksEndedError, SharedResult, current_ranks, pack_issues, unpack_issues
 from .errors import CaptureError
 from .evaluation import EvaluationPass
-from .issues import find_label_issues
+from .issues import check_method, find_label_issues
 from .label_issues import LabelIssues, check_csv_path
 from .outputs import OUTPUTS, OutputReader
 from .recorder import (
@@ -45,7 +45,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     Args:
         path: the HDF5 file to make.
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label. Every
-            score but EL2N needs no more than "given".
+            score but EL2N is the same with "given"; suggested labels are coarser.
         mode: "train": the outputs of the training step itself, before its update. "eval": those of one more pass
             over the training data after each epoch, in evaluation mode and in the order of the samples.
         labels: `[sample]` integers, the given labels, where the loss does not get them as classes (mixup, soft
@@ -461,6 +461,9 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         progress: bool | None = None,
     ) -> None:
         super().__init__()
+        check_method(method, detector)
+        if csv is not None and os.path.realpath(csv) == os.path.realpath(path):
+            raise ValueError(f"csv={os.fspath(csv)!r} is the recording itself; give the CSV another path")
         self.path = os.fspath(path)
         self.issues: LabelIssues | None = None
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -30,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status; wrong usage leaves by SystemExit(2) as argparse does.
     """
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            errors="backslashreplace"
+        )  # a class name must not end the command under LC_ALL=C
     try:
         options.run(options)
         sys.stdout.flush()
@@ -66,13 +71,15 @@ def _parser() -> argparse.ArgumentParser:
     detect.add_argument(
         "recordings", nargs="+", metavar="FILE", help="several runs of the same data are averaged"
     )
-    detect.add_argument("--csv", metavar="FILE", help="write the ranking of all samples here")
+    detect.add_argument(
+        "--csv", metavar="FILE", help="write the ranking of all samples here (/dev/stdout: print it)"
+    )
     detect.add_argument("--method", choices=METHODS, default="lstm", help="default: lstm")
     detect.add_argument(
         "--detector", metavar="FILE", help="weights saved by NoiseDetector.save (default: shipped)"
     )
     detect.add_argument("--device", help="Paddle device string, such as cpu or gpu:0 (default: Paddle's own)")
-    detect.add_argument("--batch-size", type=_positive, help="samples on the device at once")
+    detect.add_argument("--batch-size", type=_whole_number, help="samples on the device at once")
     detect.add_argument("--quiet", action="store_true", help="no progress bar, no printed ranking")
     detect.set_defaults(run=_detect)
 
@@ -83,11 +90,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
+def _whole_number(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -25,6 +25,25 @@ Source = str | os.PathLike[str] | TrainingDynamicsStore
 METHODS = ("lstm", *NOISE_SCORES)
 
 
+def check_method(method: str, detector: NoiseDetector | None) -> None:
+    """Refuse what `find_label_issues` could not work with.
+
+    Raises:
+        ValueError: an unknown method, or a detector for a method that has none.
+        TypeError: a detector that is none.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if detector is None:
+        return
+    if method != "lstm":
+        raise ValueError(f"detector= goes with method='lstm', not with {method!r}")
+    if not hasattr(detector, "predict_proba"):
+        raise TypeError(
+            f"detector must be a NoiseDetector, got {detector!r}; of a file, pass NoiseDetector.load(path)"
+        )
+
+
 def find_label_issues(
     source: Source | Sequence[Source],
     *,
@@ -50,12 +69,10 @@ def find_label_issues(
 
     Raises:
         ValueError: an unknown method, a detector for a method that has none, or runs of different data.
+        TypeError: a detector that is none.
         StoreError: no recording, no committed epoch, or only one class among the labels.
     """
-    if method not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if detector is not None and method != "lstm":
-        raise ValueError(f"detector= goes with method='lstm', not with {method!r}")
+    check_method(method, detector)
     single = isinstance(source, (str, os.PathLike, TrainingDynamicsStore))
     sources: list[Source] = [source] if single else list(source)  # type: ignore[list-item, arg-type]
     if not sources:

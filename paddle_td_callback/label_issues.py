@@ -6,11 +6,13 @@ import csv
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TextIO
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
+from .errors import StoreError
 from .store import check_path
 
 Indices = npt.NDArray[np.int64]
@@ -20,7 +22,7 @@ ISSUE_THRESHOLD = 0.5  # every noise score is scaled so that above one half spea
 _HEAD = 10
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)  # equality of arrays has no single answer
 class LabelIssues:
     """What a recording says of every sample's label. All arrays are `[sample]`.
 
@@ -134,39 +136,38 @@ class LabelIssues:
         `suggested_confidence`, `n_epochs_seen`, and where class names are known `given_name`, `suggested_name`.
 
         Args:
-            path: the file to write; an existing one is replaced once the new one is whole.
+            path: the file to write; an existing one is replaced once the new one is whole. Pipes and devices are
+                written as they are.
+
+        Raises:
+            StoreNotFoundError: its folder is missing.
+            StoreError: it may not be written, or is a recording.
         """
-        name = os.fspath(path)
+        name = check_csv_path(path)
+        if os.path.exists(name) and not os.path.isfile(name):
+            with open(name, "w", newline="", encoding="utf-8") as file:
+                self._write_csv(file)
+            return
         fresh = f"{name}.{os.getpid()}.new"
         try:
             with open(fresh, "w", newline="", encoding="utf-8") as file:
-                self._write_csv(csv.writer(file))
+                self._write_csv(file)
             os.replace(fresh, name)
         finally:
             if os.path.exists(fresh):
                 os.unlink(fresh)
 
-    def _write_csv(self, writer: Any) -> None:
-        columns = self._columns()
-        named = self.class_names is not None
-        ids = self.sample_ids
-        writer.writerow(
-            ["sample", *([] if ids is None else ["sample_id"]), "rank", *columns]
-            + (["given_name", "suggested_name"] if named else [])
-        )
-        for rank, sample in enumerate(np.concatenate([self.ranking, self.unscored]), start=1):
-            row = [_plain(values[sample]) for values in columns.values()]
-            if named:
-                row += [
-                    self.label_name(int(labels[sample]))
-                    for labels in (self.given_label, self.suggested_label)
-                ]
-            seen = rank <= len(self) - len(self.unscored)
-            name = [] if ids is None else [ids[sample]]
-            writer.writerow([int(sample), *name, rank if seen else "", *row])
+    def _write_csv(self, file: TextIO) -> None:
+        order = np.concatenate([self.ranking, self.unscored])
+        columns = {"sample": np.arange(len(self)), **self._columns()}
+        cells = {name: _cells(values[order]) for name, values in columns.items()}
+        cells["rank"] = [*range(1, len(self.ranking) + 1), *[""] * len(self.unscored)]
+        writer = csv.writer(file)
+        writer.writerow(cells)
+        writer.writerows(zip(*cells.values(), strict=True))
 
     def to_dataframe(self) -> Any:
-        """The same columns as a `pandas.DataFrame`, in the order of the samples, which are its index.
+        """The columns of `to_csv` as a `pandas.DataFrame`, in the order of the samples, which are its index.
 
         Raises:
             ImportError: pandas is not installed.
@@ -175,11 +176,13 @@ class LabelIssues:
             import pandas as pd
         except ImportError as error:
             raise ImportError("to_dataframe() needs pandas: pip install pandas, or use to_csv()") from error
-        ids = {} if self.sample_ids is None else {"sample_id": self.sample_ids}
-        return pd.DataFrame({**ids, **self._columns()}, index=pd.RangeIndex(len(self), name="sample"))
+        return pd.DataFrame(self._columns(), index=pd.RangeIndex(len(self), name="sample"))
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        return {
+        rank = np.full(len(self), np.nan)
+        rank[self.ranking] = np.arange(1, len(self.ranking) + 1)
+        columns: dict[str, npt.NDArray[Any]] = {
+            "rank": rank,
             "noise_score": self.noise_score,
             "label_quality": self.label_quality,
             "is_label_issue": self.is_label_issue,
@@ -188,6 +191,12 @@ class LabelIssues:
             "suggested_confidence": self.suggested_confidence,
             "n_epochs_seen": self.n_epochs_seen,
         }
+        if self.sample_ids is not None:
+            columns = {"sample_id": np.asarray(self.sample_ids, object), **columns}
+        if self.class_names is not None:
+            names = np.asarray([*self.class_names, ""], object)  # the last one is for -1
+            columns |= {"given_name": names[self.given_label], "suggested_name": names[self.suggested_label]}
+        return columns
 
     def _shown_interval(self) -> str:
         if self.noise_rate_interval is None:
@@ -211,7 +220,7 @@ class LabelIssues:
         ]
         for rank, sample in enumerate(ranking[:_HEAD], start=1):
             given, other = (
-                self.label_name(int(labels[sample]))[:12]
+                _on_one_line(self.label_name(int(labels[sample])))[:12]
                 for labels in (self.given_label, self.suggested_label)
             )
             lines.append(
@@ -223,14 +232,22 @@ class LabelIssues:
         return "\n".join(lines)
 
 
-def check_csv_path(path: str | os.PathLike[str]) -> None:
-    """Refuse at the start what would fail after the work: a missing or read-only folder, a folder as file.
+def check_csv_path(path: str | os.PathLike[str]) -> str:
+    """Refuse at the start what would fail after the work, or destroy a recording.
+
+    Returns:
+        The path, links followed.
 
     Raises:
         StoreNotFoundError: the folder is missing.
-        StoreError: the folder may not be written, or the path is a folder.
+        StoreError: the folder may not be written, the path is a folder, or an HDF5 file stands there.
     """
-    check_path(path, overwrite=True)
+    name = os.path.realpath(check_path(path, overwrite=True))
+    if os.path.isfile(name) and h5py.is_hdf5(name):
+        raise StoreError(
+            f"'{os.fspath(path)}' is an HDF5 file, perhaps a recording; give the CSV another path"
+        )
+    return name
 
 
 def _check_share(value: float, name: str) -> None:
@@ -238,8 +255,14 @@ def _check_share(value: float, name: str) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
-def _plain(value: Any) -> Any:
-    """A CSV cell: empty for NaN, floats in their shortest form that reads back as the same float32."""
-    if isinstance(value, np.floating):
-        return "" if np.isnan(value) else str(value)
-    return value.item()
+def _cells(values: npt.NDArray[Any]) -> list[Any]:
+    """One column of a CSV: NaN as empty, floats in the shortest form that reads back as the same number."""
+    if values.dtype.kind != "f":
+        return list(values.tolist())
+    # A float32 has to be written as one: as a double it would show digits that are not there.
+    cells = values.tolist() if values.dtype == np.float64 else values.astype(str).tolist()
+    return ["" if missing else cell for cell, missing in zip(cells, np.isnan(values), strict=True)]
+
+
+def _on_one_line(text: str) -> str:
+    return "".join(char if char.isprintable() else " " for char in text)

@@ -1,9 +1,23 @@
 """LabelIssues: thresholds, what to train on again, several runs."""
 
+import csv
+import os
+import stat
+import threading
+from dataclasses import replace
+
+import h5py
 import numpy as np
 import pytest
 
-from paddle_td_callback import LabelIssues, TrainingDynamicsRecorder, find_label_issues
+from paddle_td_callback import (
+    LabelIssues,
+    LabelIssuesCallback,
+    StoreError,
+    StoreNotFoundError,
+    TrainingDynamicsRecorder,
+    find_label_issues,
+)
 from paddle_td_callback.issues import _stability
 
 
@@ -90,3 +104,81 @@ def test_several_runs_report_their_agreement(tmp_path):
     assert -1 <= both.stability < 0.9
     assert "rank correlation between runs" in repr(both)
     assert both.noise_rate is None
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_csv_by_hand(issues, tmp_path):
+    issues.to_csv(tmp_path / "i.csv")
+    assert rows_of(tmp_path / "i.csv") == [
+        "sample rank noise_score label_quality is_label_issue given_label suggested_label "
+        "suggested_confidence n_epochs_seen".split(),
+        ["0", "1", "0.9", str(1 - 0.9), "True", "0", "1", "0.8", "3"],
+        ["2", "2", "0.7", str(1 - 0.7), "True", "2", "0", "0.3", "3"],
+        ["4", "3", "0.5", "0.5", "False", "1", "0", "1.0", "3"],
+        ["1", "4", "0.1", "0.9", "False", "1", "2", "0.9", "3"],
+        ["3", "", "", "", "False", "-1", "-1", "0.0", "0"],
+    ]
+
+
+def test_csv_and_frame_have_the_same_columns_with_names_and_ids(issues, tmp_path):
+    named = replace(issues, class_names=["ant", "bee\ncow", "NA"], sample_ids=list("vwxyz"))
+    named.to_csv(tmp_path / "i.csv")
+    frame = named.to_dataframe()
+    head, first = rows_of(tmp_path / "i.csv")[:2]
+    assert head == ["sample", *frame.columns]
+    assert first[1] == "v"
+    assert first[-2:] == ["ant", "bee\ncow"]
+    assert frame.loc[3, ["given_name", "suggested_name"]].tolist() == ["", ""]
+    assert len(repr(named).splitlines()) == len(repr(issues).splitlines())
+
+
+def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    issues.to_csv(tmp_path / "pipe")
+    reader.join(10)
+    assert got[0].startswith("sample,rank")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    (tmp_path / "real.csv").write_text("old")
+    os.symlink("real.csv", tmp_path / "link.csv")
+    issues.to_csv(tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == got[0]
+    with h5py.File(tmp_path / "run.h5", "w"):
+        pass
+    with pytest.raises(StoreError, match="is an HDF5 file, perhaps a recording; give the CSV another path"):
+        issues.to_csv(tmp_path / "run.h5")
+    with pytest.raises(StoreNotFoundError, match="there is no folder"):
+        issues.to_csv(tmp_path / "none" / "i.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "lstmm"}, ValueError, "method must be one of lstm, aum"),
+        ({"method": "aum", "detector": object()}, ValueError, "goes with method='lstm'"),
+        ({"detector": "weights.h5"}, TypeError, r"pass NoiseDetector.load\(path\)"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(options, error, message):
+    with pytest.raises(error, match=message):
+        find_label_issues("there is no such file", **options)
+    with pytest.raises(error, match=message):
+        LabelIssuesCallback("there is no such file", **options)
+
+
+def test_the_csv_may_not_be_the_recording():
+    with pytest.raises(ValueError, match="is the recording itself"):
+        LabelIssuesCallback("run.h5", csv="./run.h5")
+
+
+def test_results_can_be_compared_and_hashed(issues):
+    assert issues == issues
+    assert issues != replace(issues)
+    assert len({issues, issues}) == 1
