@@ -27,7 +27,6 @@ from .trajectories import Array, Arrays, Augmentation, checked, labelled, need_b
 
 PRETRAINED = Path(__file__).parent / "data" / "noise_detector.h5"
 LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64}
-EVIDENCE_SCALE, EVIDENCE_LIMIT = np.float32(2.0), 12.0  # brings the columns to the range of the LSTM's state
 TYPICAL_RATE = 0.2  # of wrong labels, that balanced training brings each recording to
 PREPARE_SAMPLES = 16_384  # that are made into channels at once
 
@@ -188,6 +187,8 @@ class NoiseDetector:
                     self._architecture,
                     before or self._architecture.initial_weights(rng, math.log(n_wrong / n_right)),
                 )
+                if before is None:
+                    net.measure(groups())
                 losses.append(train(net, groups, schedule, rng, bar.update))
                 members.append(net.weights())
         options = {
@@ -402,8 +403,7 @@ class NoiseDetector:
                 "make it with evidence.Evidence"
             )
         columns = [NAMES.index(name) for name in self.evidence]
-        read = np.clip(EVIDENCE_SCALE * array[:, columns], -EVIDENCE_LIMIT, EVIDENCE_LIMIT)
-        return np.asarray(np.nan_to_num(read), np.float32)
+        return np.asarray(np.nan_to_num(array[:, columns]), np.float32)
 
     def _groups(self, recordings: Sequence[tuple[Array, Array, Array]], balance: float) -> list[Group]:
         """Inputs of all recordings, a group for each number of steps."""
@@ -450,7 +450,8 @@ class NoiseDetector:
             for start in range(0, len(scored), batch_size):
                 rows = scored[start : start + batch_size]
                 channels, summary = self._inputs.make(_tensor(raw[rows]), tables)
-                beside = paddle.concat([summary, _tensor(table[rows])], axis=1)
+                # Paddle 2.6 refuses to join two tensors of no columns.
+                beside = paddle.concat([summary, _tensor(table[rows])], axis=1) if table.shape[1] else summary
                 odds[rows] = np.mean([net(channels, beside).numpy() for net in nets], axis=0)
                 bar.update(len(rows))
         return odds

@@ -43,6 +43,13 @@ _SPREAD = ("log_given", "margin", "margin_1", f"margin_{N_PARTS}")  # against th
 _OF_CLASS = ("confidence", "other", "margin", "correctness", "margin_1", "margin_2")
 _OF_ALL = (*(f"correct_{p}" for p in _PARTS), "given_1", f"given_{N_PARTS}", "wrong", "votes", "agreement")
 _QUANTILES = (10, 50, 90)
+# What the samples of lowest margin are like tells noise from hard data: by shares of the data set, as means.
+_BANDS = {"low": (0.0, 0.03), "lower": (0.03, 0.1), "middling": (0.1, 0.3)}
+_OF_BAND = (
+    "other", "confidence", "agreement", "correctness", "votes", "first_right", "log_given_spread", "margin_spread",
+    "pair", "pair_share", "pair_lift", "pair_size", "class_kept",
+)  # fmt: skip
+_SCATTER = ("class_kept", "pair_lift", "margin_class_mean")  # standard deviations over the data set
 _PAIR = (
     "pair", "pair_back", "pair_share", "pair_largest", "class_kept", "other_class_kept", "pair_lift",
     "pair_rank", "pair_size", "other_class_confidence", "other_against_class", "class_size",
@@ -60,6 +67,9 @@ NAMES: tuple[str, ...] = (
     *(f"{name}_mean" for name in _OF_ALL),
     *(f"margin_q{q}" for q in _QUANTILES),
     *_PAIR,
+    *(f"{name}_{band}" for band in _BANDS for name in _OF_BAND),
+    *(f"{name}_scatter" for name in _SCATTER),
+    "log_size",
 )
 """The columns of `Evidence.table`."""
 
@@ -131,6 +141,8 @@ class Evidence:
         made += [np.full(len(known), np.percentile(column["margin"], q)) for q in _QUANTILES]
         made += self._pairs(column, labels[known], others[known])
         made.append(np.log(size[label] * len(classes) / len(known)))
+        made += _of_bands(dict(zip(NAMES, made, strict=False)))
+        made.append(np.full(len(known), np.log(len(known)) / LOG_UNIT))
         table[known] = np.stack(made, axis=1)
         return table
 
@@ -287,6 +299,18 @@ def _rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
     ranks = np.empty(len(values))
     ranks[order] = (middle - group_start) / size
     return ranks
+
+
+def _of_bands(column: dict[str, NDArray[np.float64]]) -> list[NDArray[np.float64]]:
+    """Numbers that are the same for all samples: means over bands of the ranking by margin, and scatter."""
+    order = np.argsort(column["aum"], kind="stable")
+    n = len(order)
+    made = []
+    for start, stop in _BANDS.values():
+        first = min(int(start * n), n - 1)
+        band = order[first : max(first + 1, int(stop * n))]
+        made += [np.full(n, column[name][band].mean()) for name in _OF_BAND]
+    return made + [np.full(n, column[name].std()) for name in _SCATTER]
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:

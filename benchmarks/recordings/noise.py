@@ -27,8 +27,14 @@ def clean_probabilities(task: Task, rng: np.random.Generator) -> np.ndarray:
         if len(np.unique(task.labels[half != side])) < 2:
             continue
         n_train = np.sum(half != side)
-        network = MLPClassifier((96,), alpha=1e-3, learning_rate_init=3e-3, max_iter=int(np.clip(60000 / n_train, 6, 30)),
-                                batch_size=min(128, n_train), random_state=seed % 2**31)
+        network = MLPClassifier(
+            (96,),
+            alpha=1e-3,
+            learning_rate_init=3e-3,
+            max_iter=int(np.clip(60000 / n_train, 6, 30)),
+            batch_size=min(128, n_train),
+            random_state=seed % 2**31,
+        )
         import warnings
 
         with warnings.catch_warnings():
@@ -101,7 +107,11 @@ def inject(task: Task, kind: str, rate: float, rng: np.random.Generator) -> np.n
         if kind == "pairs":
             confusion = np.stack([wrong[labels == k].mean(0) for k in range(n_classes)]) + 1e-9
             rows = rng.permutation(n)[:n_wrong]
-            given[rows] = confusion.argmax(1)[labels[rows]] if rng.random() < 0.5 else _draw(confusion[labels[rows]], rng)
+            given[rows] = (
+                confusion.argmax(1)[labels[rows]]
+                if rng.random() < 0.5
+                else _draw(confusion[labels[rows]], rng)
+            )
         else:
             sharpness = rng.uniform(0.3, 1.2)
             keys = np.log(wrong.max(1) + 1e-6) * sharpness + rng.gumbel(size=n)

@@ -39,7 +39,7 @@ class Recording:
 
     @property
     def is_mislabeled(self) -> np.ndarray:
-        """bool [sample]."""
+        """Bool [sample]."""
         return self.labels != self.right_labels
 
 

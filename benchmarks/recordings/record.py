@@ -1,7 +1,7 @@
 """Record trainings through the package into a folder outside the repository.
 
-    python -m recordings.record random 0 300      # the random trainings 0 to 299
-    python -m recordings.record table             # the table of detection.py
+python -m recordings.record random 0 300      # the random trainings 0 to 299
+python -m recordings.record table             # the table of detection.py
 """
 
 from __future__ import annotations
@@ -48,16 +48,30 @@ def record(cell: Cell, folder: Path | None = None) -> Path:
     task, given, recipe = matrix.make(cell)
     seed = zlib.crc32(cell.name.encode())
     paddle.seed(seed)
-    np.random.seed(seed)  # paddle shuffles by numpy's global generator
+    np.random.seed(seed)  # noqa: NPY002  # paddle shuffles by this global generator
     model = networks.prepare(recipe, task, len(given))
     callback = TrainingDynamicsCallback(str(path), keep="given", overwrite=True)
     data = networks.Samples(task.inputs, given.astype(np.int64), recipe.augment, cell.seed)
     model.fit(data, epochs=recipe.epochs, batch_size=recipe.batch_size, verbose=0, callbacks=[callback])
-    about = {"cell": asdict(cell), "group": task.group, "recipe": asdict(recipe), "n_classes": task.n_classes,
-             "seconds": round(time.perf_counter() - start, 2)}
+    about = {
+        "cell": asdict(cell),
+        "group": task.group,
+        "recipe": asdict(recipe),
+        "n_classes": task.n_classes,
+        "seconds": round(time.perf_counter() - start, 2),
+    }
     with TrainingDynamicsStore(path) as store:
-        save(done, Recording(store.labels, store.given_probabilities(), store.margins(), store.predictions(),
-                             task.labels.astype(np.int32), about))
+        save(
+            done,
+            Recording(
+                store.labels,
+                store.given_probabilities(),
+                store.margins(),
+                store.predictions(),
+                task.labels.astype(np.int32),
+                about,
+            ),
+        )
     path.unlink()
     return done
 
