@@ -114,8 +114,7 @@ def rows_of(path):
 def test_csv_by_hand(issues, tmp_path):
     issues.to_csv(tmp_path / "i.csv")
     assert rows_of(tmp_path / "i.csv") == [
-        "sample rank noise_score label_quality is_label_issue given_label suggested_label "
-        "suggested_confidence n_epochs_seen".split(),
+        ["sample", "rank", "noise_score", "label_quality", "is_label_issue", "given_label", "suggested_label", "suggested_confidence", "n_epochs_seen"],
         ["0", "1", "0.9", str(1 - 0.9), "True", "0", "1", "0.8", "3"],
         ["2", "2", "0.7", str(1 - 0.7), "True", "2", "0", "0.3", "3"],
         ["4", "3", "0.5", "0.5", "False", "1", "0", "1.0", "3"],
