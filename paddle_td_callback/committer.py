@@ -53,7 +53,11 @@ class Committer:
     ) -> None:
         self._writer = writer
         self._on_error = on_error
-        self._spill = _make_spill(writer, memory_limit_bytes)
+        try:
+            self._spill = _make_spill(writer, memory_limit_bytes)
+        except BaseException:
+            writer.close()
+            raise
         self._free = [self._make_buffer()]
         self.buffer = self._make_buffer()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")

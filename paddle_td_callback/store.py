@@ -217,14 +217,13 @@ def check_space(
     needed = expected_bytes(layout, n_epochs) + buffer_bytes
     if needed <= free:
         return
-    itemsize = np.dtype(layout.dtype).itemsize
-    given = replace(layout, keep="given")
-    # As many classes as what is left behind the fixed columns has room for.
-    room = free / max(1, expected_bytes(given, n_epochs)) - 1
-    k = min(int(room * given.epoch_bytes / (layout.n_samples * (4 + itemsize))), layout.n_classes)
-    if k >= 1 and expected_bytes(replace(layout, keep=k), n_epochs) <= free:
+    one, two = (expected_bytes(replace(layout, keep=k), n_epochs) for k in (1, 2))
+    k = min(1 + (free - one) // (two - one), layout.n_classes)
+    while k >= 1 and expected_bytes(replace(layout, keep=k), n_epochs) > free:
+        k -= 1  # but for rounding, not even once
+    if k >= 1:
         way_out = f"keep={k} fits"
-    elif room >= 0:
+    elif expected_bytes(replace(layout, keep="given"), n_epochs) <= free:
         way_out = "keep='given' fits"
     else:
         way_out = "no keep= fits"

@@ -235,6 +235,7 @@ class _Examined:
         if record is None and not self._chunks and self.layout is None:
             raise StoreError(f"'{self.path}' {self._why_no_record}")
         if record is not None:
+            self.report.n_bytes = min(record.committed_bytes, os.fstat(self._file.fileno()).st_size)
             self._check_units(record)
         try:
             self._store = TrainingDynamicsStore(self.path)

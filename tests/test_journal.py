@@ -1,0 +1,352 @@
+"""Transactions under HDF5: kept whole or undone, sealed, and read as of one commit."""
+
+import os
+import struct
+import threading
+import warnings
+
+import h5py
+import numpy as np
+import pytest
+
+from paddle_td_callback import journal as journal_module
+from paddle_td_callback.journal import (
+    UNIT_BYTES,
+    USER_BLOCK_BYTES,
+    DamagedError,
+    Journal,
+    NotSealedError,
+    Snapshot,
+    find_seals,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "file.h5"
+
+
+@pytest.fixture
+def journal(path):
+    made = Journal.create(path)
+    yield made
+    made.close()
+
+
+def set_value(journal, value, note=b""):
+    with journal.transaction() as transaction:
+        if "x" in transaction.h5:
+            transaction.h5["x"][...] = value
+        else:
+            transaction.h5.create_dataset("x", data=np.full(1000, value))
+        transaction.note = note
+
+
+def values(path):
+    snapshot = Snapshot(path)
+    try:
+        return checked_values(snapshot)
+    finally:
+        snapshot.close()
+
+
+def checked_values(snapshot):
+    try:
+        return snapshot.h5["x"][:]
+    finally:
+        snapshot.check()
+
+
+def test_what_is_committed_is_read_by_us_and_by_plain_hdf5(path, journal):
+    for value in range(5):
+        set_value(journal, value)
+        assert set(values(path)) == {value}
+    journal.close()
+    with h5py.File(path) as plain:
+        assert set(plain["x"][:]) == {4}
+        assert plain.userblock_size == USER_BLOCK_BYTES
+
+
+def test_a_block_that_raises_changes_nothing(path, journal):
+    set_value(journal, 1)
+    before = path.read_bytes()
+
+    def fail():
+        with journal.transaction() as transaction:
+            transaction.h5["x"][...] = 2
+            transaction.h5["big"] = np.zeros(100_000)
+            raise RuntimeError("of the caller")
+
+    with pytest.raises(RuntimeError, match="of the caller"):
+        fail()
+    assert path.read_bytes()[USER_BLOCK_BYTES:] == before[USER_BLOCK_BYTES:]
+    assert set(values(path)) == {1}
+    set_value(journal, 3)
+    assert set(values(path)) == {3}
+
+
+def test_changes_in_place_reach_the_disk_only_after_the_commit(path, journal):
+    set_value(journal, 1)
+    before = path.read_bytes()
+    with journal.transaction() as transaction:
+        transaction.h5["x"][...] = 2
+        transaction.h5.flush()
+        assert path.read_bytes()[: len(before)] == before
+        assert set(values(path)) == {1}
+    assert set(values(path)) == {2}
+
+
+def test_a_snapshot_stays_at_its_commit_until_it_is_refreshed(path, journal):
+    set_value(journal, 1)
+    snapshot = Snapshot(path)
+    assert snapshot.is_current
+    assert snapshot.h5["x"][0] == 1
+    with journal.transaction() as transaction:
+        transaction.h5["y"] = 5
+    assert not snapshot.is_current
+    assert "y" not in snapshot.h5
+    snapshot.refresh()
+    assert snapshot.h5["y"][()] == 5
+    snapshot.close()
+    snapshot.close()
+
+
+def test_data_changed_in_place_under_a_snapshot_is_refused_not_mixed(path, journal):
+    set_value(journal, 1)
+    snapshot = Snapshot(path)
+    set_value(journal, 2)
+    set_value(journal, 3)
+    with pytest.raises(DamagedError, match="not what was committed"):
+        checked_values(snapshot)
+    snapshot.refresh()
+    assert set(checked_values(snapshot)) == {3}
+    snapshot.close()
+
+
+def test_a_second_writer_is_refused_and_may_come_later(path, journal):
+    with pytest.raises(BlockingIOError):
+        Journal(path)
+    journal.close()
+    Journal(path).close()
+
+
+def test_a_writer_that_came_between_is_noticed_where_locks_do_not_work(path, journal, monkeypatch):
+    monkeypatch.setattr(journal_module, "_lock", lambda file: None)
+    set_value(journal, 1)
+    other = Journal(path)
+    set_value(other, 2)
+    with pytest.raises(BlockingIOError, match="written by another process"):
+        set_value(journal, 3)
+    other.close()
+    assert set(values(path)) == {2}
+
+
+def test_changes_too_large_for_their_slot_go_behind_the_data(path, journal):
+    size = 100_000
+    with journal.transaction() as transaction:
+        transaction.h5["x"] = np.zeros(size)
+    for value in (1.0, 2.0, 3.0):
+        with journal.transaction() as transaction:
+            transaction.h5["x"][...] = value
+        assert set(values(path)) == {value}
+    journal.close()
+    again = Journal(path)
+    with again.transaction() as transaction:
+        assert set(transaction.h5["x"][:]) == {3.0}
+    again.close()
+
+
+def test_every_byte_that_hdf5_reads_is_checked(path, journal):
+    with journal.transaction() as transaction:
+        transaction.h5["x"] = np.arange(60_000)
+    journal.close()
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    n_refused = 0
+    for at in rng.integers(USER_BLOCK_BYTES, USER_BLOCK_BYTES + 480_000, 40):
+        damaged = bytearray(whole)
+        damaged[at] ^= 0x10
+        path.write_bytes(damaged)
+        try:
+            assert (values(path) == np.arange(60_000)).all()
+        except DamagedError:
+            n_refused += 1
+    assert n_refused >= 39  # all that were not in a gap of HDF5's
+
+
+def test_a_chunk_of_zeros_is_found_though_its_fletcher32_is_right(path, journal):
+    data = np.arange(1, 50_001, dtype="f4")
+    with journal.transaction() as transaction:
+        transaction.h5.create_dataset("x", data=data, chunks=(50_000,), fletcher32=True)
+        transaction.h5.flush()
+    journal.close()
+    content = path.read_bytes()
+    at = content.index(data.tobytes())
+    path.write_bytes(content[:at] + bytes(200_004) + content[at + 200_004 :])
+    with h5py.File(path) as plain:
+        assert (plain["x"][:] == 0).all()  # HDF5 sees nothing
+    with pytest.raises(DamagedError):
+        values(path)
+
+
+@pytest.mark.parametrize("commits", [1, 2, 5])
+def test_a_damaged_newest_record_does_not_bring_the_commit_before_back(commits, path, journal):
+    for value in range(commits + 1):
+        set_value(journal, value)
+    newest = commits + 1
+    journal.close()
+    content = bytearray(path.read_bytes())
+    slot = newest % 2 * (USER_BLOCK_BYTES // 2)
+    content[slot + 20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedError, match="last commit record is damaged"):
+        Snapshot(path)
+    with pytest.raises(DamagedError, match="last commit record is damaged"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, USER_BLOCK_BYTES, USER_BLOCK_BYTES + 700])
+def test_a_file_cut_off_is_refused(n_bytes, path, journal):
+    set_value(journal, 1)
+    journal.close()
+    path.write_bytes(path.read_bytes()[:n_bytes])
+    for kind in (Snapshot, Journal):
+        with pytest.raises((DamagedError, NotSealedError)):
+            kind(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it is empty"),
+        (b"not HDF5 " * 100, "it is something else"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(1000), "is an HDF5 file, but no recording"),
+        (bytes(2048) + b"\x89HDF\r\n\x1a\n" + bytes(1000), "is an HDF5 file, but no recording"),
+        (bytes(USER_BLOCK_BYTES) + b"\x89HDF\r\n\x1a\n", "has lost its commit records"),
+    ],
+)
+def test_files_that_are_not_ours_are_never_given_to_hdf5(content, message, path, monkeypatch):
+    path.write_bytes(content)
+    monkeypatch.setattr(h5py, "File", lambda *arguments, **options: pytest.fail("given to HDF5"))
+    for kind in (Snapshot, Journal):
+        with pytest.raises(NotSealedError, match=message):
+            kind(path)
+
+
+def test_a_record_as_it_stands_on_disk(path, journal):
+    """The layout that every later version must read."""
+    set_value(journal, 1, note=b"hello")
+    journal.close()
+    content = path.read_bytes()
+    magic, sequence, committed, *rest = struct.unpack_from("<8sQQQQIQQI", content, USER_BLOCK_BYTES // 2)
+    assert (magic, sequence, committed) == (b"PTDredo1", 1, len(content))
+    seal_offset, seal_length, _ = rest[3:]
+    seal = struct.unpack_from("<8sQQQQIQQQQ", content, seal_offset)
+    assert seal[:2] == (b"PTDseal1", seal_length)
+    assert seal[6:] == (USER_BLOCK_BYTES // UNIT_BYTES, 1, 0, 5)
+    (end_of_file,) = struct.unpack_from("<Q", content, USER_BLOCK_BYTES + 40)
+    assert end_of_file == len(content)
+
+
+def test_all_seals_are_found_in_a_damaged_file(path, journal):
+    for number in range(6):
+        set_value(journal, number, note=b"note %d" % number)
+    journal.close()
+    path.write_bytes(bytes(USER_BLOCK_BYTES) + path.read_bytes()[USER_BLOCK_BYTES:])
+    with open(path, "rb", buffering=0) as file:
+        notes = [seal.note for seal in find_seals(file)]
+    assert notes == [b"", *(b"note %d" % number for number in range(6))]
+
+
+def test_threads_read_while_others_write(path, journal):
+    set_value(journal, 0)
+    failures = []
+
+    def read():
+        for _ in range(60):
+            found = values_or_newer(path)
+            if len(set(found)) != 1:
+                failures.append(found)
+
+    def values_or_newer(path):
+        while True:
+            try:
+                return values(path)
+            except DamagedError:  # noqa: PERF203  a commit came between
+                continue
+
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for value in range(60):
+        set_value(journal, value)
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+def test_a_file_left_open_at_the_end_of_python_does_no_harm(path, journal):
+    import subprocess
+    import sys
+
+    set_value(journal, 1)
+    code = """
+import sys
+from paddle_td_callback.journal import Journal, Snapshot
+snapshot = Snapshot(sys.argv[1])
+snapshot.h5["x"][:]
+kept = []
+try:
+    content = bytearray(open(sys.argv[1], "rb").read())
+    content[131072 + 100] ^= 1
+    open(sys.argv[2], "wb").write(content)
+    Snapshot(sys.argv[2]).h5
+except OSError as error:
+    kept.append(error)
+    kept.append(kept)
+print("end")
+"""
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(path), str(path) + "2"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (child.returncode, child.stdout) == (0, "end\n"), child.stderr
+
+
+def test_ctrl_c_inside_hdf5_comes_out(path, journal, monkeypatch):
+    set_value(journal, 1)
+
+    def interrupted(self, unit):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal_module.SealedFile, "unit", interrupted)
+    snapshot = Snapshot(path)
+    with pytest.raises(KeyboardInterrupt):
+        _ = snapshot.h5
+    snapshot.close()
+
+
+def test_without_durable_nothing_waits_for_the_disk(path, monkeypatch):
+    def refuse(file):
+        raise AssertionError("fsync")
+
+    monkeypatch.setattr(journal_module, "_fsync", refuse)
+    made = Journal.create(path, durable=False)
+    set_value(made, 4)
+    made.close()
+    assert set(values(path)) == {4}
+
+
+def test_no_descriptor_is_left_open(path, journal):
+    set_value(journal, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            values(path)
+            with pytest.raises(BlockingIOError):
+                Journal(path)
+        assert len(os.listdir("/proc/self/fd")) == before
