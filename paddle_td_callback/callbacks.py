@@ -70,7 +70,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             instead of in memory; None = a quarter of the machine's memory.
 
     Attributes:
-        path: as given.
+        path: absolute.
 
     Raises:
         ValueError: an argument out of range.
@@ -110,7 +110,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             raise ValueError(f"n_samples={n_samples}, but there are {len(ids)} sample_ids")
         if outputs not in OUTPUTS:
             raise ValueError(f"outputs must be one of {OUTPUTS}, got {outputs!r}")
-        self.path = os.fspath(path)
+        self.path = os.path.abspath(path)  # the training may change the working folder
         self._labels = None if labels is None else as_integers(labels, "labels")
         self._n_samples = n_samples if ids is None else len(ids)
         self._mode = mode
@@ -464,10 +464,10 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         check_method(method, detector)
         if csv is not None and os.path.realpath(csv) == os.path.realpath(path):
             raise ValueError(f"csv={os.fspath(csv)!r} is the recording itself; give the CSV another path")
-        self.path = os.fspath(path)
+        self.path = os.path.abspath(path)  # the training may change the working folder
         self.issues: LabelIssues | None = None
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
-        self._csv = csv
+        self._csv = None if csv is None else os.path.abspath(csv)
         self._progress = progress
         self._shared: SharedResult | None = None
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from .distributed import RankGroup
 
 _open_recorders: weakref.WeakSet[TrainingDynamicsRecorder] = weakref.WeakSet()
+# Of recorders that nobody closed and that are gone, as where `fit` died between two epochs. The garbage collector may
+# run anywhere, even inside h5py with the lock that a commit needs, so it must not wait for one: closed later on.
+_orphans: list[Sink] = []
 
 
 class TrainingDynamicsRecorder:
@@ -58,7 +61,7 @@ class TrainingDynamicsRecorder:
             several ranks. False: this process records alone.
 
     Attributes:
-        path: of the file.
+        path: of the file, absolute.
         layout: its fixed facts.
         n_nonfinite: rows with NaN or infinite outputs so far; they are recorded as unseen.
 
@@ -95,7 +98,8 @@ class TrainingDynamicsRecorder:
             mode=mode,
             gzip_level=gzip_level_of(compression),
         )
-        self.path = os.fspath(path)
+        self.path = os.path.abspath(path)  # the training may change the working folder
+        _close_orphans()
         ranks = None if distributed is False else _ranks()
         if distributed and ranks is None:
             raise ValueError(
@@ -134,8 +138,7 @@ class TrainingDynamicsRecorder:
         self._n_rows = 0
         self._closed = False
         _open_recorders.add(self)
-        # Of a recorder that nobody closed, as where `fit` died between two epochs. Not at exit: threads are gone then.
-        self._release = weakref.finalize(self, self._sink.close)
+        self._release = weakref.finalize(self, _orphans.append, self._sink)
         self._release.atexit = False
 
     def __enter__(self) -> TrainingDynamicsRecorder:
@@ -347,6 +350,17 @@ def _ranks() -> RankGroup | None:
     return current_ranks()
 
 
+def _close_orphans() -> None:
+    while _orphans:
+        sink = _orphans.pop()
+        try:
+            sink.close()
+        except Exception as error:  # of a training long gone; must not stop the one that begins
+            warnings.warn(
+                f"an abandoned recording could not be closed: {error}", RuntimeWarning, stacklevel=3
+            )
+
+
 def is_open(path: str | os.PathLike[str]) -> bool:
     """Whether this process has a recorder of `path` that is not closed."""
     return any(os.path.abspath(recorder.path) == os.path.abspath(path) for recorder in _open_recorders)
@@ -354,13 +368,15 @@ def is_open(path: str | os.PathLike[str]) -> bool:
 
 def close_abandoned(path: str | os.PathLike[str]) -> None:
     """Close what a training that died between two epochs left open, so that `path` can be recorded into again."""
+    _close_orphans()
     for recorder in list(_open_recorders):
         if os.path.abspath(recorder.path) == os.path.abspath(path):
             recorder.close()
 
 
 def wait_for_commits(path: str | os.PathLike[str]) -> None:
-    """Make every epoch that an open recorder of this process has ended in `path` durable."""
+    """Make every epoch that a recorder of this process has ended in `path` durable."""
+    _close_orphans()
     for recorder in list(_open_recorders):
         if os.path.abspath(recorder.path) == os.path.abspath(path):
             recorder.flush()

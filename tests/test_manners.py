@@ -1,0 +1,108 @@
+"""What a guest in someone else's training owes its host, whatever else happens there."""
+
+import copy
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle import nn
+from training import (
+    N_SAMPLES,
+    Bell,
+    Points,
+    Witness,
+    assert_same,
+    assert_untapped,
+    expected,
+    model_of,
+    read,
+)
+
+from paddle_td_callback import (
+    CaptureError,
+    LabelIssuesCallback,
+    StoreError,
+    TrainingDynamicsCallback,
+    TrainingDynamicsRecorder,
+    TrainingDynamicsStore,
+)
+
+BATCH = 8
+
+
+def fit(data: Any, callbacks: Any, *, network: Any = None, loss: Any = None, **options: Any) -> Any:
+    """One short training; the model."""
+    model = model_of(Witness() if network is None else network, loss)
+    model.fit(data, batch_size=BATCH, verbose=0, callbacks=callbacks, **{"epochs": 1, **options})
+    return model
+
+
+COLLECTED_UNDER_THE_LOCK = """
+import faulthandler, gc, sys
+faulthandler.dump_traceback_later(30, exit=True)
+import h5py
+import numpy as np
+from paddle_td_callback import TrainingDynamicsRecorder, TrainingDynamicsStore
+
+n = 50_000
+recorder = TrainingDynamicsRecorder(sys.argv[1], n_samples=n, n_classes=100)
+for epoch in range(2):
+    recorder.update(np.arange(n), np.zeros((n, 100), np.float32), np.arange(n) % 100)
+    recorder.end_epoch()
+with h5py._hl.base.phil:  # what any call of h5py holds while Python may collect garbage
+    del recorder
+    gc.collect()
+options = {"n_samples": n, "n_classes": 100, "resume": True}
+with TrainingDynamicsRecorder(sys.argv[1], **options) as recorder:  # the file is free again
+    assert recorder.n_epochs == 2
+print("done")
+"""
+
+
+def test_a_forgotten_recorder_never_blocks_who_collects_it(path: str) -> None:
+    command = [sys.executable, "-c", COLLECTED_UNDER_THE_LOCK, path]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment())
+    assert ran.stdout == "done\n", ran.stderr
+
+
+def environment() -> dict[str, str]:
+    root = str(Path(__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+
+
+class ChangesFolder(paddle.callbacks.Callback):
+    """What trainers with a folder for each run do, in their own time."""
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if epoch == 1:
+            os.makedirs("elsewhere")
+            os.chdir("elsewhere")
+
+
+def test_relative_paths_stay_where_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    finder = LabelIssuesCallback("run.h5", method="aum", csv="issues.csv")
+    fit(Points(), [ChangesFolder(), TrainingDynamicsCallback("run.h5"), finder], epochs=3)
+    assert finder.issues is not None
+    assert sorted(os.listdir(tmp_path)) == ["elsewhere", "issues.csv", "run.h5"]
+    with TrainingDynamicsStore(tmp_path / "run.h5") as store:
+        assert store.n_epochs == 3
+
+
+def test_a_loop_that_changes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TrainingDynamicsRecorder("run.h5", n_samples=2, n_classes=2) as recorder:
+        for folder in ("a", "b"):
+            os.mkdir(folder)
+            os.chdir(folder)
+            recorder.update([0, 1], np.eye(2, dtype=np.float32), [0, 1])
+            recorder.end_epoch()
+    with TrainingDynamicsStore(tmp_path / "run.h5") as store:
+        assert store.n_epochs == 2
