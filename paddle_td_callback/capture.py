@@ -336,7 +336,7 @@ def _loss_proxy(loss: Any, see: Callable[[Any, tuple[Any, ...]], None]) -> Any:
 
     class Proxy:
         __slots__ = ()
-        _paddle_td_wrapped = getattr(loss, "_paddle_td_wrapped", loss)
+        _paddle_td_wrapped = staticmethod(getattr(loss, "_paddle_td_wrapped", loss))  # not to be bound
 
         def __call__(self, *arguments: Any, **named: Any) -> Any:
             see(loss, arguments)

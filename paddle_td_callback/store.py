@@ -466,7 +466,8 @@ class StoreWriter:
         places = []
         for start in range(0, len(labels), n_rows):
             stop = start + n_rows
-            if not np.array_equal(labels[start:stop], self.labels[start:stop]):
+            # The first commit writes all of them, seen or not: readers trust no chunk that is not there.
+            if self.n_epochs == 0 or not np.array_equal(labels[start:stop], self.labels[start:stop]):
                 block = np.full(n_rows, LABELS.unseen, LABELS.dtype)
                 block[: len(labels[start:stop])] = labels[start:stop]
                 chunk = encode_chunk(block, gzip_level=None)
