@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from .capture import Batch, EpochTap, IndexTap, LossTap, check_model, find_n_samples, intercept_next_epoch
+from .capture import (
+    Batch,
+    EpochTap,
+    IndexTap,
+    LossTap,
+    call_before_steps,
+    check_model,
+    find_n_samples,
+    intercept_next_epoch,
+)
 from .distributed import RankGroup, RanksEndedError, SharedResult, current_ranks, pack_issues, unpack_issues
 from .errors import CaptureError
 from .evaluation import EvaluationPass
@@ -137,6 +146,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._ranks: RankGroup | None = None
         self._classes_agreed = False
         self._padded = False
+        self._in_fit = False
+        self._in_epoch = False
         self._stopped = False
         self._ranks_ended = False
         self._skipped_batches = 0
@@ -148,6 +159,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         """Refuse what cannot be recorded before a step is run."""
         # What a fit that died between two epochs left: this callback's, or an earlier one's of the same path.
         self._call_off()
+        self._in_fit = True
         self._recorder = None
         self._skipped_batches = 0
         close_abandoned(self.path)
@@ -176,6 +188,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Make the coming epoch run under the taps."""
         self._loader = None
+        self._in_epoch = True
         self._call_off()
         if not self._stopped:
             self._call_off = intercept_next_epoch(self.model, self, self._tapped)
@@ -184,12 +197,18 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
         self._loader = loader
         indices: IndexTap | FieldTap | None = None
+        stop_arming: Callable[[], None] | None = None
         try:
+            if sum(callback is self for callback in callbacks) > 1:
+                raise CaptureError("this callback is twice among the callbacks of fit; give it once")
             indices = self._tap_indices(loader)
             if indices is not None and self._mode == "train":
                 self._tap = EpochTap(self.model, indices, self._reader)
             elif self._mode == "eval" and self._recorder is None:
                 self._first_step = LossTap(self.model, self._reader)
+            tap = self._tap or self._first_step
+            if tap is not None:
+                stop_arming = call_before_steps(callbacks, tap.arm)
         except CaptureError as error:
             self._give_up(error)
         self._share_issues(callbacks)
@@ -203,9 +222,11 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self._warn(str(error))
             raise
         finally:
-            for tap in (self._tap, self._first_step, indices):
-                if tap is not None:
-                    tap.remove()
+            if stop_arming is not None:
+                stop_arming()
+            for one in (self._tap, self._first_step, indices):
+                if one is not None:
+                    one.remove()
             self._tap = self._first_step = None
 
     def _tap_indices(self, loader: Any) -> IndexTap | FieldTap | None:
@@ -244,6 +265,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self._give_up(error)
             else:
                 self._skip(step, error)
+            return
+        if batch is None:  # this callback hears of the step a second time, from another one
             return
         try:
             self._record(batch)
@@ -317,6 +340,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Commit the epoch, beside the training that goes on."""
+        if not self._in_epoch:
+            return
+        self._in_epoch = False
         if self._mode == "eval" and not self._stopped and self._loader is not None:
             self._evaluate(epoch)
         if self._ranks is not None:
@@ -374,6 +400,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
+        if not self._in_fit:  # told twice, also by another callback
+            return
+        self._in_fit = False
         if self._recorder is None and self._ranks is None and not self._stopped:
             self._warn("no training step was seen, so nothing is recorded; is the loader empty?")
         self._close_recorder()

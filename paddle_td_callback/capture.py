@@ -66,6 +66,40 @@ def check_model(model: Any) -> None:
         )
 
 
+class _Override:
+    """Stands on an object in place of one of its methods until it is removed; `call` gets that method first.
+
+    Who copies or pickles the object gets the method itself.
+    """
+
+    def __init__(self, holder: Any, name: str, call: Callable[..., Any]) -> None:
+        self._own_attributes = vars(holder)
+        self._name = name
+        self._call = call
+        self._previous = self._own_attributes.get(name)
+        self._original = getattr(holder, name)
+        self.__signature__ = inspect.signature(self._original)
+        self._own_attributes[name] = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._call(self._original, *args, **kwargs)
+
+    def remove(self) -> None:
+        """Take it off; twice is fine."""
+        if self._own_attributes.get(self._name) is self:
+            if self._previous is None:
+                del self._own_attributes[self._name]
+            else:
+                self._own_attributes[self._name] = self._previous
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _itself, (self._original,)
+
+
+def _itself(one: Any) -> Any:
+    return one
+
+
 def intercept_next_epoch(
     model: Any, owner: Any, around: Callable[[Any, Any], contextlib.AbstractContextManager[Any]]
 ) -> Callable[[], None]:
@@ -83,21 +117,16 @@ def intercept_next_epoch(
     Returns:
         What calls it off. Calling off twice, or after the epoch, is fine.
     """
-    own_attributes = vars(model)
-    previous = own_attributes.get("_run_one_epoch")
-    original = model._run_one_epoch
     wanted = True
 
     def call_off() -> None:
         nonlocal wanted
         wanted = False
-        if own_attributes.get("_run_one_epoch") is run_one_epoch:
-            if previous is None:
-                del own_attributes["_run_one_epoch"]
-            else:
-                own_attributes["_run_one_epoch"] = previous
+        override.remove()
 
-    def run_one_epoch(data_loader: Any, callbacks: Any, mode: str, *args: Any, **kwargs: Any) -> Any:
+    def run_one_epoch(
+        original: Any, data_loader: Any, callbacks: Any, mode: str, *args: Any, **kwargs: Any
+    ) -> Any:
         mine = wanted and mode == "train" and any(callback is owner for callback in callbacks)
         call_off()
         if not mine:
@@ -105,9 +134,23 @@ def intercept_next_epoch(
         with around(data_loader, callbacks) as loader:
             return original(loader, callbacks, mode, *args, **kwargs)
 
-    run_one_epoch.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
-    own_attributes["_run_one_epoch"] = run_one_epoch
+    override = _Override(model, "_run_one_epoch", run_one_epoch)
     return call_off
+
+
+def call_before_steps(callbacks: Any, arm: Callable[[], None]) -> Callable[[], None]:
+    """Have `arm` called before each training step, once every one of the fit's callbacks has been told of it.
+
+    Returns:
+        What ends that.
+    """
+
+    def on_batch_begin(original: Any, mode: str, *args: Any, **kwargs: Any) -> None:
+        original(mode, *args, **kwargs)
+        if mode == "train":
+            arm()
+
+    return _Override(callbacks, "on_batch_begin", on_batch_begin).remove
 
 
 def find_n_samples(loader: Any) -> int:
@@ -245,6 +288,8 @@ def _sampler_proxy(sampler: Any, tap: IndexTap) -> Any:
 class LossTap:
     """Sees what the loss of a training step is given, without touching it.
 
+    Only the first `train_batch` after `arm` is the training's own step; others are those of callbacks.
+
     Args:
         model: the fitting `paddle.Model`.
         reader: finds logits and labels among the loss's arguments.
@@ -256,20 +301,22 @@ class LossTap:
         self._seen: Seen | None = None
         self._failure: CaptureError | None = None
         self._n_labels = 1
-        self._train_batch = model.train_batch
-        self._previous_train_batch = vars(model).get("train_batch")
-        self._step = self._wrap_train_batch()
-        vars(model)["train_batch"] = self._step
+        self._armed = False
+        self._override = _Override(model, "train_batch", self._train_batch)
 
-    def _wrap_train_batch(self) -> Callable[..., Any]:
-        def train_batch(inputs: Any, labels: Any = None, *args: Any, **kwargs: Any) -> Any:
-            # Only here is it known how many of the loss's arguments are labels.
-            self._n_labels = len(labels) if isinstance(labels, (list, tuple)) else int(labels is not None)
-            self._seen, self._failure = None, None
-            with self._watching():
-                return self._train_batch(inputs, labels, *args, **kwargs)
+    def arm(self) -> None:
+        """Look at the next step."""
+        self._armed = True
+        self._seen, self._failure = None, None
 
-        return train_batch
+    def _train_batch(self, original: Any, inputs: Any, labels: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not self._armed:
+            return original(inputs, labels, *args, **kwargs)
+        self._armed = False
+        # Only here is it known how many of the loss's arguments are labels.
+        self._n_labels = len(labels) if isinstance(labels, (list, tuple)) else int(labels is not None)
+        with self._watching():
+            return original(inputs, labels, *args, **kwargs)
 
     @contextlib.contextmanager
     def _watching(self) -> Iterator[None]:
@@ -293,12 +340,7 @@ class LossTap:
 
     def remove(self) -> None:
         """Take every hook off."""
-        own_attributes = vars(self._model)
-        if own_attributes.get("train_batch") is self._step:
-            if self._previous_train_batch is None:
-                del own_attributes["train_batch"]
-            else:
-                own_attributes["train_batch"] = self._previous_train_batch
+        self._override.remove()
 
     def _see(self, loss: Any, arguments: tuple[Any, ...]) -> None:
         if self._seen is not None or self._failure is not None:
@@ -363,13 +405,25 @@ class EpochTap:
     def __init__(self, model: Any, indices: IndexTap | FieldTap, reader: OutputReader) -> None:
         self._indices = indices
         self._loss = LossTap(model, reader)
+        self._waiting = False
 
-    def take(self) -> Batch:
-        """The step that just ran.
+    def arm(self) -> None:
+        """A step begins."""
+        if self._waiting:  # nobody took the one before
+            with contextlib.suppress(CaptureError):
+                self._indices.take()
+        self._waiting = True
+        self._loss.arm()
+
+    def take(self) -> Batch | None:
+        """The step that just ran; None once it has been taken.
 
         Raises:
             CaptureError: it cannot be recorded; the taps stay in step with training.
         """
+        if not self._waiting:
+            return None
+        self._waiting = False
         indices = self._indices.take()
         logits, probabilities, labels = self._loss.take()
         if indices is None:

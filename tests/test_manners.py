@@ -106,3 +106,72 @@ def test_a_loop_that_changes_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             recorder.end_epoch()
     with TrainingDynamicsStore(tmp_path / "run.h5") as store:
         assert store.n_epochs == 2
+
+
+class Replays(paddle.callbacks.Callback):
+    """Trains on some samples once more, within a step of `fit` or around it, where the network does not log it."""
+
+    def __init__(self, *moments: str) -> None:
+        super().__init__()
+        self.moments = moments
+
+    def _replay(self) -> None:
+        points = Points()
+        self.model.network.listening = False
+        self.model.train_batch(
+            [paddle.to_tensor(points.features[3:9])], [paddle.to_tensor(points.labels[3:9])]
+        )
+        self.model.network.listening = True
+
+    def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
+        if "begin" in self.moments:
+            self._replay()
+
+    def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+        if "end" in self.moments:
+            self._replay()
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before-ours", "after-ours"])
+@pytest.mark.parametrize("moments", [("begin",), ("end",), ("begin", "end")], ids="-".join)
+def test_steps_of_other_callbacks_are_not_taken_for_those_of_fit(
+    moments: tuple[str, ...], first: bool, path: str
+) -> None:
+    network = Witness()
+    ours: list[Any] = [Bell(), TrainingDynamicsCallback(path, dtype="float32")]
+    theirs = [Replays(*moments)]
+    model = fit(Points(), theirs + ours if first else ours + theirs, network=network, epochs=2)
+    assert_same(read(path), expected(network.epochs, Points().classes))
+    assert_untapped(model)
+
+
+def test_the_same_callback_twice_is_refused(path: str) -> None:
+    callback = TrainingDynamicsCallback(path)
+    with pytest.raises(CaptureError, match="this callback is twice among the callbacks of fit; give it once"):
+        fit(Points(), [callback, callback])
+    assert not os.path.exists(path)
+
+
+class Tells(paddle.callbacks.Callback):
+    """A callback made of others, that hands on what most of them listen to."""
+
+    def __init__(self, *callbacks: Any) -> None:
+        super().__init__()
+        self.callbacks = callbacks
+
+
+def _hand_on(name: str) -> Any:
+    return lambda self, *arguments: [getattr(callback, name)(*arguments) for callback in self.callbacks]
+
+
+for _event in ("train_begin", "train_end", "epoch_begin", "epoch_end", "train_batch_end"):
+    setattr(Tells, f"on_{_event}", _hand_on(f"on_{_event}"))
+for _setter in ("set_model", "set_params"):
+    setattr(Tells, _setter, _hand_on(_setter))
+
+
+def test_a_callback_that_hears_of_everything_twice(path: str) -> None:
+    network = Witness()
+    callback = TrainingDynamicsCallback(path, dtype="float32")
+    fit(Points(), [Bell(), Tells(callback), callback], network=network, epochs=2)
+    assert_same(read(path), expected(network.epochs, Points().classes))
