@@ -158,8 +158,14 @@ def _info(options: argparse.Namespace) -> None:
 
 def _facts(store: TrainingDynamicsStore) -> dict[str, Any]:
     labels = store.labels
-    counts = np.bincount(labels[labels >= 0], minlength=store.n_classes)
-    rare, common = int(counts.argmin()), int(counts.argmax())
+    present, counts = np.unique(labels[labels >= 0], return_counts=True)
+    # The first class without a sample, if there is one; not an array of all classes, of which a file may claim many.
+    absent = np.flatnonzero(np.append(present, -1) != np.arange(len(present) + 1))[0]
+    if absent < store.n_classes:
+        rare, n_rare = int(absent), 0
+    else:
+        rare, n_rare = int(present[counts.argmin()]), int(counts.min())
+    common, n_common = (int(present[counts.argmax()]), int(counts.max())) if len(present) else (0, 0)
     return {
         "file": store.path,
         "bytes": os.path.getsize(store.path),
@@ -169,8 +175,8 @@ def _facts(store: TrainingDynamicsStore) -> dict[str, Any]:
         "never_seen": int((labels < 0).sum()),
         "classes": store.n_classes,
         "class_names": store.class_names,
-        "smallest_class": {"label": rare, "samples": int(counts[rare])},
-        "largest_class": {"label": common, "samples": int(counts[common])},
+        "smallest_class": {"label": rare, "samples": n_rare},
+        "largest_class": {"label": common, "samples": n_common},
         "committed_epochs": store.n_epochs,
         "dropped_epochs": store.dropped_epochs,
         "outputs_of": f"{store.mode} mode",
