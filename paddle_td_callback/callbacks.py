@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ from .recorder import (
 )
 from .store import Keep, check_keep, check_path
 from .streams import FieldTap, SampleIds, split_field
+
+_recordings: weakref.WeakSet[TrainingDynamicsCallback] = weakref.WeakSet()  # all that were ever in a fit
 
 
 class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
@@ -80,6 +83,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     Attributes:
         path: absolute.
+        n_recorded: epochs of the current or last `fit` that were recorded.
 
     Raises:
         ValueError: an argument out of range.
@@ -148,6 +152,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._padded = False
         self._in_fit = False
         self._in_epoch = False
+        self.n_recorded = 0
         self._stopped = False
         self._ranks_ended = False
         self._skipped_batches = 0
@@ -161,6 +166,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._call_off()
         self._in_fit = True
         self._recorder = None
+        self.n_recorded = 0
+        _recordings.add(self)
         self._skipped_batches = 0
         close_abandoned(self.path)
         self._stopped = self._ranks_ended = self._classes_agreed = False
@@ -350,6 +357,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         elif self._recorder is not None and not self._stopped:
             try:
                 self._recorder.end_epoch()
+                self.n_recorded += 1
             except Exception as error:
                 self._give_up(error)
 
@@ -390,6 +398,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                     self._open_recorder(n_classes)
             assert self._recorder is not None
             self._recorder.agree_on_epoch(failed=self._stopped, count_once=self._padded)
+            self.n_recorded += 1
         except RanksEndedError as error:
             self._ranks_ended = True
             if not self._stopped:
@@ -520,6 +529,7 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self.issues = unpack_issues(shared.fetch())
                 return
             wait_for_commits(self.path)
+            self._check_recorded()
             self.issues = find_label_issues(self.path, progress=progress, **self._options)
             if self._csv is not None:
                 self.issues.to_csv(self._csv)
@@ -536,6 +546,20 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self._publish(shared)
         if progress:
             print(self.issues)
+
+    def _check_recorded(self) -> None:
+        """Never take what an earlier fit recorded for this one's."""
+        # Paddle makes `params` anew for each fit, and gives them to all its callbacks.
+        recordings = [one for one in _recordings if one.path == self.path and one.params is self.params]
+        if recordings and not any(one.n_recorded for one in recordings):
+            raise CaptureError("nothing of this fit was recorded there")
+        if not recordings and os.path.exists(self.path):
+            warnings.warn(
+                f"'{self.path}': no TrainingDynamicsCallback of this fit recorded into it, so the label issues are "
+                "those of an older recording",
+                RuntimeWarning,
+                stacklevel=3,
+            )
 
     def _publish(self, shared: SharedResult) -> None:
         try:

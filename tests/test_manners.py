@@ -175,3 +175,32 @@ def test_a_callback_that_hears_of_everything_twice(path: str) -> None:
     callback = TrainingDynamicsCallback(path, dtype="float32")
     fit(Points(), [Bell(), Tells(callback), callback], network=network, epochs=2)
     assert_same(read(path), expected(network.epochs, Points().classes))
+
+
+def record(path: str, **options: Any) -> None:
+    """An earlier training."""
+    fit(Points(), TrainingDynamicsCallback(path), **options)
+
+
+@pytest.mark.parametrize("finder_first", [True, False])
+def test_a_recording_of_an_earlier_fit_is_not_ranked_as_this_ones(finder_first: bool, path: str) -> None:
+    record(path)
+    finder = LabelIssuesCallback(path, method="aum")
+    callbacks = [TrainingDynamicsCallback(path, overwrite=True), finder]
+    with pytest.warns(RuntimeWarning) as said:
+        fit(Points(BATCH - 1), callbacks[:: -1 if finder_first else 1], drop_last=True)
+    messages = sorted(str(one.message) for one in said)
+    assert len(messages) == 2
+    assert "no training step was seen, so nothing is recorded" in messages[0]
+    assert "were not found: nothing of this fit was recorded there" in messages[1]
+    assert finder.issues is None
+    fit(Points(), callbacks)
+    assert finder.issues is not None
+
+
+def test_ranking_an_older_recording_is_said(path: str) -> None:
+    record(path)
+    finder = LabelIssuesCallback(path, method="aum")
+    with pytest.warns(RuntimeWarning, match=r"no TrainingDynamicsCallback of this fit .* an older recording"):
+        fit(Points(), finder)
+    assert finder.issues is not None
