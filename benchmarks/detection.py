@@ -28,6 +28,7 @@ from paddle_td_callback.scores import NOISE_SCORES
 RESULTS = Path(__file__).parent / "results"
 HAND_MADE = tuple(name for name, score in NOISE_SCORES.items() if "probabilities" not in score.needs)
 PAPER = "paper LSTM"
+PAPER_SAMPLES = 100  # of each recording; its own training used one data set
 QUICK = ("optdigits", "letter", "fashion", "gaussians")
 CUTS = {"25% of epochs": 0.25, "50% of epochs": 0.5, "75% of epochs": 0.75, "30% missing": 1.0}
 COLUMNS = ("data", "kind", "rate", "regime", "seed", "n_samples", "n_classes", "n_epochs", "accuracy", "method",
@@ -83,7 +84,7 @@ def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[Noise
             for path, group in zip(paths, groups, strict=True):
                 if group not in left_out:
                     recording = reading.read(path)
-                    rows = np.random.default_rng(0).permutation(len(recording.labels))[:100]
+                    rows = np.random.default_rng(0).permutation(len(recording.labels))[:PAPER_SAMPLES]
                     raws.append(training.trajectories(recording, rows))
                     wrongs.append(recording.is_mislabeled[rows])
             detector = NoiseDetector(("given",), 16, 64, 2)

@@ -20,7 +20,6 @@ from recordings import reading, training
 from recordings.record import cache_folder
 from tqdm import tqdm
 
-from paddle_td_callback.calibration import platt
 from paddle_td_callback.detector import PRETRAINED, NoiseDetector
 
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
@@ -61,20 +60,33 @@ def train_folds(
     return odds
 
 
-def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float, float, float]:
-    """Scale and bias of log-odds over recordings that count the same, and how far off noise rates then are.
+def calibration_error(p: np.ndarray, wrong: np.ndarray) -> float:
+    """Mean gap between said and true in ten bins, weighted by their size."""
+    bins = (p * 10).astype(int).clip(0, 9)
+    said, true = np.bincount(bins, p, 10), np.bincount(bins, wrong, 10)
+    return float(np.abs(said - true).sum() / len(p))
 
-    The last is the error that four recordings in five stay within.
+
+def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float, float, float]:
+    """Scale and bias of log-odds with the least calibration error, each recording counting the same.
+
+    Platt's likelihood serves this worse: recordings in which nothing can be told from wrong dominate it.
+    The third number is the error of the noise rate that four recordings in five stay within.
     """
     rng = np.random.default_rng(0)
-    rows = [rng.permutation(len(o))[:1000] for o in odds]
-    scale, bias = platt(
-        np.concatenate([o[r] for o, r in zip(odds, rows, strict=True)]),
-        np.concatenate([w[r] for w, r in zip(wrong, rows, strict=True)]),
-    )
-    rates = [np.mean(1 / (1 + np.exp(-(scale * o + bias)))) for o in odds]
-    errors = [abs(rate - w.mean()) for rate, w in zip(rates, wrong, strict=True)]
-    return scale, bias, float(np.quantile(errors, 0.8))
+    rows = [rng.permutation(len(o))[:800] for o in odds]
+    some = [(o[r], w[r]) for o, w, r in zip(odds, wrong, rows, strict=True)]
+
+    def chance(o: np.ndarray, scale: float, bias: float) -> np.ndarray:
+        return 1 / (1 + np.exp(-np.clip(scale * o + bias, -60, 60)))
+
+    def error(scale: float, bias: float) -> float:
+        return float(np.mean([calibration_error(chance(o, scale, bias), w) for o, w in some]))
+
+    tried = [(scale, bias) for scale in (0.8, 1.0, 1.2, 1.4) for bias in np.linspace(-1, 1, 11)]
+    scale, bias = min(tried, key=lambda pair: error(*pair))
+    rates = [abs(chance(o, scale, bias).mean() - w.mean()) for o, w in zip(odds, wrong, strict=True)]
+    return scale, float(bias), float(np.quantile(rates, 0.8))
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ FIT: dict[str, Any] = {
     "batch_size": 512,
     "learning_rate": 4e-3,
     "weight_decay": 0.05,
-    "dropout": 0.3,
-    "balance": 1.0,
+    "dropout": 0.25,
+    "balance": 0.6,
     "progress": False,
 }
 N_FOLDS = 4

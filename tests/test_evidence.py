@@ -1,0 +1,97 @@
+"""Evidence: hand-worked numbers, tiles, and what must not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from paddle_td_callback.evidence import NAMES, Evidence, evidence, evidence_of_trajectories
+
+
+def column(table: np.ndarray, name: str) -> np.ndarray:
+    return table[:, NAMES.index(name)]
+
+
+@pytest.fixture
+def recording() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    n_samples, n_epochs, n_classes = 200, 9, 5
+    logits = rng.normal(0, 2, (n_samples, n_epochs, n_classes))
+    labels = rng.integers(0, n_classes, n_samples)
+    p = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    rows = np.arange(n_samples)
+    given = np.moveaxis(p, 1, 2)[rows, labels]
+    others = logits.copy()
+    others[rows, :, labels] = -np.inf
+    margins = np.moveaxis(logits, 1, 2)[rows, labels] - others.max(axis=2)
+    return {
+        "given_probabilities": given.astype(np.float32),
+        "margins": margins.astype(np.float32),
+        "predictions": logits.argmax(axis=2),
+        "labels": labels,
+    }
+
+
+def test_numbers_by_hand() -> None:
+    given = np.float32([[0.9] * 4, [0.8] * 4, [0.2] * 4, [0.7, 0.7, 0.2, 0.2]])
+    margins = np.log(given) - np.log(1 - given)
+    labels = np.array([0, 0, 0, 1])
+    predictions = np.array([[0] * 4, [0] * 4, [1] * 4, [1, 1, 0, 0]])
+    table = evidence(given, margins, predictions, labels)
+    np.testing.assert_allclose(column(table, "confidence"), [0.9, 0.8, 0.2, 0.45], atol=1e-6)
+    np.testing.assert_allclose(column(table, "correctness"), [1, 1, 0, 0.5])
+    np.testing.assert_allclose(column(table, "confidence_rank"), [0.875, 0.625, 0.125, 0.375])
+    np.testing.assert_allclose(column(table, "confidence_class_rank"), [5 / 6, 0.5, 1 / 6, 0.5], atol=1e-6)
+    np.testing.assert_allclose(column(table, "forgetting"), [0, 0, 0, 1 / 3], atol=1e-6)
+    np.testing.assert_allclose(column(table, "votes"), [0, 0, 1, 0.5])
+    # label 0 is predicted as 1 in 4 of its 12 presentations, label 1 as 0 in 2 of 4
+    np.testing.assert_allclose(column(table, "pair"), [0, 0, 1 / 3, 0.5], atol=1e-6)
+    np.testing.assert_allclose(column(table, "pair_back"), [0, 0, 0.5, 1 / 3], atol=1e-6)
+    np.testing.assert_allclose(column(table, "class_kept"), [2 / 3, 2 / 3, 2 / 3, 0.5], atol=1e-6)
+
+
+def test_tiles_make_no_difference(recording: dict[str, np.ndarray]) -> None:
+    whole = evidence(**recording)
+    tiled = Evidence(n_classes=5)
+    for start in range(0, 200, 33):
+        tiled.add(**{name: array[start : start + 33] for name, array in recording.items()})
+    np.testing.assert_array_equal(tiled.table(), whole)
+    assert whole.shape == (200, len(NAMES))
+    assert np.isfinite(whole).all()
+
+
+def test_neither_order_nor_numbers_of_classes_matter(recording: dict[str, np.ndarray]) -> None:
+    whole = evidence(**recording)
+    rng = np.random.default_rng(1)
+    order, numbers = rng.permutation(200), rng.permutation(9)
+    moved = {name: array[order] for name, array in recording.items()}
+    moved["labels"], moved["predictions"] = numbers[moved["labels"]], numbers[moved["predictions"]]
+    np.testing.assert_allclose(evidence(**moved), whole[order], atol=1e-5)
+
+
+def test_samples_never_seen_are_nan_and_touch_no_other(recording: dict[str, np.ndarray]) -> None:
+    whole = evidence(**recording)
+    more = {
+        name: np.concatenate([array, np.full_like(array[:2], np.nan if array.dtype.kind == "f" else -1)])
+        for name, array in recording.items()
+    }
+    table = evidence(**more)
+    np.testing.assert_array_equal(table[:200], whole)
+    assert np.isnan(table[200:]).all()
+
+
+@pytest.mark.parametrize("n_epochs", [1, 2, 3])
+def test_few_epochs(recording: dict[str, np.ndarray], n_epochs: int) -> None:
+    short = {n: a if n == "labels" else a[:, :n_epochs] for n, a in recording.items()}
+    assert np.isfinite(evidence(**short)).all()
+
+
+def test_without_labels_all_samples_stand_for_one_class(recording: dict[str, np.ndarray]) -> None:
+    given = recording["given_probabilities"]
+    other = np.exp(np.log(given) - recording["margins"])
+    right = (recording["predictions"] == recording["labels"][:, np.newaxis]).astype(np.float32)
+    blind = evidence_of_trajectories(np.stack([given, other, right], axis=2))
+    whole = evidence(**recording)
+    for name in ("confidence", "correctness", "margin_rank", "aum_tail"):
+        np.testing.assert_allclose(column(blind, name), column(whole, name), atol=1e-4)
+    np.testing.assert_array_equal(column(blind, "confidence_class_rank"), column(blind, "confidence_rank"))
