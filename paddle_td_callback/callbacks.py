@@ -51,6 +51,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     Add it to `callbacks` of `paddle.Model.fit` and change nothing else. Training runs as without it, to the
     last bit. An epoch is on disk, whole, when its commit has ended, or it is not there at all.
 
+    A second `fit` of the same network with the same callback goes on in the callback's own file. For another
+    network, make another callback.
+
     What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
     before the end of the first step. What goes wrong later warns once and lets training go on.
 
@@ -157,6 +160,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._ranks_ended = False
         self._skipped_batches = 0
         self._began = False
+        self._network: weakref.ref[Any] | None = None  # whose training this callback has begun to record
         self._is_new_file = False
         self._call_off: Callable[[], None] = lambda: None
 
@@ -186,6 +190,12 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if self.params.get("epochs") == 0:
             raise CaptureError(
                 "fit was called with epochs=0: there is nothing to record; give epochs=1 or more"
+            )
+        same = self._network is not None and self._network() is self.model.network
+        if self._began and not same and not self._resume:
+            raise CaptureError(
+                f"'{self.path}' holds the training of another network, recorded by this callback; use a new callback "
+                "with a path of its own, or resume=True to append to it on purpose"
             )
         if self._ranks is None or self._ranks.rank == 0:
             # A second fit with the same callback goes on in its own file.
@@ -337,6 +347,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             **self._recorder_options,
         )
         self._began = True
+        self._network = weakref.ref(self.model.network)
         return self._recorder
 
     def _check_labels(self, labels: npt.NDArray[np.int64], n_samples: int, n_classes: int) -> None:

@@ -20,8 +20,19 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
-from training import N_CLASSES, N_SAMPLES, Bell, Points, Witness, assert_same, assert_untapped, expected
-from training import model_of, read, seed_all
+from training import (
+    N_CLASSES,
+    N_SAMPLES,
+    Bell,
+    Points,
+    Witness,
+    assert_same,
+    assert_untapped,
+    expected,
+    model_of,
+    read,
+    seed_all,
+)
 
 from paddle_td_callback import (
     CaptureError,
@@ -907,12 +918,13 @@ def test_issues_are_found_when_training_ends(
     recorder = TrainingDynamicsCallback(path, class_names=["ant", "bee", "cat", "dog"])
     callbacks = [finder, recorder] if first else [recorder, finder]
     assert finder.issues is None
-    fit(model_of(Witness()), callbacks=callbacks)
+    model = model_of(Witness())
+    fit(model, callbacks=callbacks)
     assert len(finder.issues) == N_SAMPLES
     assert finder.issues.n_epochs_seen.tolist() == [3] * N_SAMPLES
     assert len(csv.read_text().splitlines()) == N_SAMPLES + 1
     assert not capsys.readouterr().out
-    fit(model_of(Witness()), epochs=1, callbacks=callbacks, verbose=1)
+    fit(model, epochs=1, callbacks=callbacks, verbose=1)
     assert finder.issues.n_epochs_seen.tolist() == [4] * N_SAMPLES
     printed = capsys.readouterr()
     assert "LabelIssues by lstm" in printed.out

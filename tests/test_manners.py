@@ -204,3 +204,22 @@ def test_ranking_an_older_recording_is_said(path: str) -> None:
     with pytest.warns(RuntimeWarning, match=r"no TrainingDynamicsCallback of this fit .* an older recording"):
         fit(Points(), finder)
     assert finder.issues is not None
+
+
+def test_one_callback_never_mixes_two_networks(path: str) -> None:
+    callback = TrainingDynamicsCallback(path, dtype="float32", overwrite=True)
+    network = Witness()
+    fit(Points(), [Bell(), callback], network=network)
+    with pytest.raises(CaptureError, match=r"run.h5' holds the training of another network, .*resume=True"):
+        fit(Points(), callback, network=Witness())
+    fit(Points(), [Bell(), callback], network=network)  # another Model around the same network trains it on
+    assert_same(read(path), expected(network.epochs, Points().classes))
+    assert len(network.epochs) == 2
+
+
+def test_two_networks_in_one_file_on_purpose(path: str) -> None:
+    callback = TrainingDynamicsCallback(path, resume=True)
+    for network in (Witness(), Witness()):
+        fit(Points(), callback, network=network)
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 2
