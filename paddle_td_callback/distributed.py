@@ -2,8 +2,8 @@
 
 Every rank keeps the rows of the samples that it saw. When the epoch ends, all ranks tell each other how they are
 (one small `all_gather`); if all are well, rank 0 gathers their rows in tiles of a few megabytes for all together.
-Nothing else is exchanged while training runs, and nothing at all in the process group that training uses: ours
-is a group of its own, so that a collective of ours can never be taken for one of the training's.
+Nothing else is exchanged while training runs. All of it happens between two training steps, in the process group
+that training uses, since its connections stand: making a second one of four gloo ranks sometimes failed or hung.
 
 A rank that dies is noticed by the others as Paddle notices it: gloo and NCCL raise, or time out as they are set to.
 
@@ -69,7 +69,6 @@ class RankGroup:
         self._store: Any = getattr(collective, "_default_store", None)
         self._n_meetings = 0
         self.meet()
-        self._group = dist.new_group(list(range(self.size)))
 
     def meet(self, error: Exception | None = None) -> None:
         """Wait until every rank is here, however late.
@@ -169,7 +168,7 @@ class RankGroup:
         gathered: list[Any] = []
         with _lost_ranks(), paddle.no_grad():
             mine = paddle.to_tensor(np.asarray(values, np.int64))
-            dist.all_gather(gathered, mine, group=self._group)
+            dist.all_gather(gathered, mine)
             return np.stack([tensor.numpy() for tensor in gathered])
 
     def gather(self, tile: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
@@ -184,7 +183,7 @@ class RankGroup:
         gathered: list[Any] | None = [] if self.rank == 0 else None
         with _lost_ranks(), paddle.no_grad():
             mine = paddle.to_tensor(tile.view(np.uint8).reshape(-1))
-            dist.gather(mine, gathered, dst=0, group=self._group)
+            dist.gather(mine, gathered, dst=0)
             return [tensor.numpy().view(tile.dtype) for tensor in gathered or []]
 
 
