@@ -8,6 +8,8 @@ classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -125,29 +127,53 @@ class Evidence:
         table = np.full((len(own), len(NAMES)), np.nan, np.float32)
         if not len(known):
             return table
+        table[:, : len(_OWN)] = own
+        del own
+
+        def column(name: str) -> NDArray[np.float64]:
+            values: NDArray[np.float64] = table[known, NAMES.index(name)].astype(np.float64)
+            return values
+
+        def put(name: str, values: NDArray[np.float64] | float) -> None:
+            table[known, NAMES.index(name)] = values
+
         classes, label = np.unique(labels[known], return_inverse=True)
-        column = {name: own[known, number].astype(np.float64) for number, name in enumerate(_OWN)}
-        size = np.bincount(label)
-        made: list[NDArray[np.float64]] = list(column.values())
-        made += [_rank(column[name], np.zeros(len(known), np.int64)) for name in _RANKED]
-        made += [_rank(column[name], label) for name in _RANKED_IN_CLASS]
-        made += [-np.log(_rank(column[name], np.zeros(len(known), np.int64))) / LOG_UNIT for name in _TAILS]
-        made += [-np.log(_rank(column[name], label)) / LOG_UNIT for name in _TAILS]
-        made += [_spread(column[name]) for name in _SPREAD]
-        of_class = {name: (np.bincount(label, column[name]) / size)[label] for name in _OF_CLASS}
-        made += [of_class[name] - column[name].mean() for name in _OF_CLASS]
-        made += [column[name] - of_class[name] for name in _OF_CLASS]
-        made += [np.full(len(known), column[name].mean()) for name in _OF_ALL]
-        made += [np.full(len(known), np.percentile(column["margin"], q)) for q in _QUANTILES]
-        made += self._pairs(column, labels[known], others[known])
-        made.append(np.log(size[label] * len(classes) / len(known)))
-        made += _of_bands(dict(zip(NAMES, made, strict=False)))
-        made.append(np.full(len(known), np.log(len(known)) / LOG_UNIT))
-        table[known] = np.stack(made, axis=1)
+        together, size = np.zeros(len(known), np.int64), np.bincount(label)
+        for name in _RANKED:
+            put(f"{name}_rank", _rank(column(name), together))
+        for name in _RANKED_IN_CLASS:
+            put(f"{name}_class_rank", _rank(column(name), label))
+        for name in _TAILS:
+            put(f"{name}_tail", -np.log(_rank(column(name), together)) / LOG_UNIT)
+            put(f"{name}_class_tail", -np.log(_rank(column(name), label)) / LOG_UNIT)
+        for name in _SPREAD:
+            put(f"{name}_spread", _spread(column(name)))
+        for name in _OF_CLASS:
+            values = column(name)
+            of_class = (np.bincount(label, values) / size)[label]
+            put(f"{name}_class_mean", of_class - values.mean())
+            put(f"{name}_from_class", values - of_class)
+        for name in _OF_ALL:
+            put(f"{name}_mean", float(column(name).mean()))
+        for q in _QUANTILES:
+            put(f"margin_q{q}", float(np.percentile(column("margin"), q)))
+        own_pairs = self._pairs(column, labels[known], others[known])
+        own_pairs.append(np.log(size[label] * len(classes) / len(known)))
+        for name, values in zip(_PAIR, own_pairs, strict=True):
+            put(name, values)
+        order = np.argsort(column("aum"), kind="stable")
+        for band, (start, stop) in _BANDS.items():
+            first = min(int(start * len(known)), len(known) - 1)
+            rows = order[first : max(first + 1, int(stop * len(known)))]
+            for name in _OF_BAND:
+                put(f"{name}_{band}", float(column(name)[rows].mean()))
+        for name in _SCATTER:
+            put(f"{name}_scatter", float(column(name).std()))
+        put("log_size", float(np.log(len(known)) / LOG_UNIT))
         return table
 
     def _pairs(
-        self, column: dict[str, NDArray[np.float64]], label: Ints, other: Ints
+        self, column: Callable[[str], NDArray[np.float64]], label: Ints, other: Ints
     ) -> list[NDArray[np.float64]]:
         """How each sample's given label and the class it is taken for are mixed up elsewhere."""
         given_of, said, count = (np.concatenate(parts) for parts in zip(*self._counts, strict=True))
@@ -168,7 +194,7 @@ class Evidence:
         pair, back = rate(label, other), rate(other, label)
         some = other >= 0
         size = np.bincount(label, minlength=n_classes)
-        confidence = np.bincount(label, column["confidence"], n_classes) / np.maximum(size, 1)
+        confidence = np.bincount(label, column("confidence"), n_classes) / np.maximum(size, 1)
         other_confidence = np.where(some, confidence[other], 0.0)
         _, of_pair = np.unique(label * (n_classes + 1) + other + 1, return_inverse=True)
         return [
@@ -179,10 +205,10 @@ class Evidence:
             1 - all_mixed[label],
             np.where(some, 1 - all_mixed[other], 0.0),
             np.log((pair + 1e-3) / (back + 1e-3)) / LOG_UNIT,
-            _rank(column["margin"], of_pair),
+            _rank(column("margin"), of_pair),
             np.log1p(np.bincount(of_pair)[of_pair]) / LOG_UNIT,
             other_confidence,
-            column["other"] - other_confidence,
+            column("other") - other_confidence,
         ]
 
 
@@ -299,18 +325,6 @@ def _rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
     ranks = np.empty(len(values))
     ranks[order] = (middle - group_start) / size
     return ranks
-
-
-def _of_bands(column: dict[str, NDArray[np.float64]]) -> list[NDArray[np.float64]]:
-    """Numbers that are the same for all samples: means over bands of the ranking by margin, and scatter."""
-    order = np.argsort(column["aum"], kind="stable")
-    n = len(order)
-    made = []
-    for start, stop in _BANDS.values():
-        first = min(int(start * n), n - 1)
-        band = order[first : max(first + 1, int(stop * n))]
-        made += [np.full(n, column[name][band].mean()) for name in _OF_BAND]
-    return made + [np.full(n, column[name].std()) for name in _SCATTER]
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:
