@@ -177,7 +177,7 @@ def test_training_is_the_same_to_the_last_bit(
 # Every death: no hook left, all finished epochs there, and the next training records.
 
 
-class Dies(Exception):  # noqa: N818
+class Dies(Exception):
     pass
 
 
@@ -689,7 +689,6 @@ inputs = [paddle.static.InputSpec([None, 4], "float32", "x")]
 labels = [paddle.static.InputSpec([None, 1], "int64", "y")]
 model = paddle.Model(paddle.nn.Linear(4, 3), inputs, labels)
 model.prepare(paddle.optimizer.SGD(0.1, parameters=model.parameters()), paddle.nn.CrossEntropyLoss())
-data = paddle.io.TensorDataset
 class Zeros(paddle.io.Dataset):
     def __len__(self): return 8
     def __getitem__(self, i): return numpy.zeros(4, "float32"), numpy.zeros(1, "int64")
@@ -764,9 +763,8 @@ def test_one_sample_twice_in_the_first_batch_under_two_labels(path: str) -> None
         n_asked = 0
 
         def __getitem__(self, i: int) -> tuple[Any, ...]:
-            features, label = super().__getitem__(i)
             self.n_asked += 1
-            return features, np.int64(self.n_asked % 2)
+            return super().__getitem__(i)[0], np.int64(self.n_asked % 2)
 
     batches = paddle.io.DataLoader(Twice(), batch_sampler=[[3, 3, 4, 4]] * 2)
     model = model_of(Witness())
@@ -951,12 +949,12 @@ def test_failing_to_find_issues_does_not_cost_the_training(path: str) -> None:
 
 def test_issues_without_a_recording(path: str) -> None:
     finder = LabelIssuesCallback(path, method="aum")
-    with pytest.warns(RuntimeWarning, match="run.h5' were not found: .*there is no such file"):
+    with pytest.warns(RuntimeWarning, match=r"run.h5' were not found: .*there is no such file"):
         fit(model_of(Witness()), callbacks=[finder])
 
 
 def test_bad_arguments_of_the_finder_are_refused_before_training(path: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="method must be one of lstm, .*got 'magic'"):
+    with pytest.raises(ValueError, match=r"method must be one of lstm, .*got 'magic'"):
         LabelIssuesCallback(path, method="magic")
     with pytest.raises(ValueError, match="detector= goes with method='lstm', not with 'aum'"):
         LabelIssuesCallback(path, method="aum", detector=object())
