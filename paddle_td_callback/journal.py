@@ -50,6 +50,8 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
+from .threads import run_beside
+
 if sys.platform != "win32":  # there, two writers of one file are the user's responsibility
     import fcntl
 
@@ -791,7 +793,7 @@ class Journal:
         plan = image.plan_seal(note)
         committed_bytes = plan.committed_bytes
         self._file.truncate(committed_bytes)  # now, so that the second fsync need not save the file's size
-        synced = self._syncer.submit(self._sync)
+        synced = run_beside(self._syncer, self._sync)
         try:
             seal, seals = image.make_seal(plan)  # while the disk is busy
         finally:

@@ -90,6 +90,8 @@ class TrainingDynamicsRecorder:
         distributed: bool | None = None,
     ) -> None:
         check_on_error(on_error)
+        if resume and overwrite:
+            raise ValueError("resume=True and overwrite=True contradict each other")
         self.layout = Layout(
             n_samples=int(n_samples),
             n_classes=int(n_classes),

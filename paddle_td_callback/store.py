@@ -29,6 +29,7 @@ from ._version import __version__
 from .chunks import creation_properties, encode_chunk, stored_checksum
 from .errors import StoreError, StoreExistsError, StoreNotFoundError
 from .journal import DamagedError, Journal, NotSealedError, Snapshot, Transaction
+from .threads import run_beside
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -443,7 +444,9 @@ class StoreWriter:
             rows, n_rows = epoch[field.name], self.layout.chunk_rows(field)
             for start in range(0, len(rows), n_rows):
                 stop = start + n_rows
-                job = self._encoder.submit(self._encode, field, rows[start:stop], unseen[start:stop], n_rows)
+                job = run_beside(
+                    self._encoder, self._encode, field, rows[start:stop], unseen[start:stop], n_rows
+                )
                 pending.append((field, start, job))
                 if len(pending) > _CHUNKS_AHEAD:
                     write_first()

@@ -506,6 +506,23 @@ def test_a_death_in_the_first_epoch_leaves_no_file_in_the_way(path: str) -> None
     assert eventually_n_epochs(path, 3) == 3
 
 
+def test_a_script_that_ends_between_epochs_keeps_them_all(path: str) -> None:
+    """Ctrl-C while the model is evaluated, in a script that does not care: the last commit is still under way."""
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_callbacks import *
+trap = Trap("on_eval_begin", KeyboardInterrupt)
+fit(model_of(Witness()), epochs=4, eval_data=Points(20), callbacks=[TrainingDynamicsCallback({path!r}), trap])
+"""
+    child = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert child.stderr.rstrip().endswith("KeyboardInterrupt")
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 3
+
+
 def test_an_abandoned_recording_lets_go_of_its_file(path: str) -> None:
     """A fit that died between epochs and whose callback is forgotten: another may record there at once."""
     model, recorder, data, death = record_until_death(path, traps=([], [Trap("on_epoch_end", Dies)]))
