@@ -55,7 +55,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     network, make another callback.
 
     What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
-    before the end of the first step. What goes wrong later warns once and lets training go on.
+    before the end of the first step; labels that are not those of the file to resume raise in the first epoch.
+    What goes wrong later warns once and lets training go on.
 
     Args:
         path: the HDF5 file to make.
@@ -310,19 +311,22 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if not kept.all():
             labels, batch = labels[kept], batch.only(kept)
         recorder = self._recorder
+        is_first = recorder is None
         if recorder is None:  # refuse a first batch before a file is made, or one replaced
             check_rows(batch.indices, labels, self._count_samples(), batch.logits.shape[1], "first step")
             doubts = self._reader.doubts(batch.logits)
             if doubts is not None:
                 self._warn(doubts)
             recorder = self._open_recorder(batch.logits.shape[1])
-            try:
-                recorder.update(batch.indices, batch.logits, labels, probabilities=batch.probabilities)
-            except Exception:
-                self._close_recorder()
-                raise
-        else:
+        try:
             recorder.update(batch.indices, batch.logits, labels, probabilities=batch.probabilities)
+        except Exception as error:
+            # Labels that are not those of the file to go on with were wrong from the start, wherever in the epoch.
+            if is_first or (
+                isinstance(error, CaptureError) and not self._is_new_file and not self.n_recorded
+            ):
+                self._close_recorder()
+            raise
 
     def _count_samples(self) -> int:
         return find_n_samples(self._loader) if self._n_samples is None else self._n_samples

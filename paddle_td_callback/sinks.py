@@ -128,9 +128,10 @@ def remember_labels(
         old = labels[sample]
         labels[rows[fresh]] = -1
         raise CaptureError(
-            f"{where}: the label of sample {sample} was {old}, now it is {new}; a recording needs "
-            "one given label for each sample, so pass them as labels=, or check that the indices belong "
-            "to the rows"
+            f"{where}: the label of sample {sample} was {old}, now it is {new}; a recording holds one given label for "
+            "each sample: where labels were corrected, record to another path or with overwrite=True; where the loss "
+            "gets other labels, pass the given ones as labels=; where the rows of a batch are not in the order in "
+            "which the sampler dealt them, no epoch of this recording is right"
         )
 
 

@@ -14,6 +14,7 @@ import paddle.nn.functional as F
 import pytest
 from paddle import nn
 from training import (
+    N_CLASSES,
     N_SAMPLES,
     Bell,
     Points,
@@ -179,7 +180,7 @@ def test_a_callback_that_hears_of_everything_twice(path: str) -> None:
 
 def record(path: str, **options: Any) -> None:
     """An earlier training."""
-    fit(Points(), TrainingDynamicsCallback(path), **options)
+    fit(Points(), TrainingDynamicsCallback(path, **options))
 
 
 @pytest.mark.parametrize("finder_first", [True, False])
@@ -221,5 +222,23 @@ def test_two_networks_in_one_file_on_purpose(path: str) -> None:
     callback = TrainingDynamicsCallback(path, resume=True)
     for network in (Witness(), Witness()):
         fit(Points(), callback, network=network)
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 2
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_corrected_labels_cannot_be_appended(mode: str, path: str) -> None:
+    record(path, mode=mode)
+    corrected = Points()
+    corrected.labels[40] = (corrected.labels[40] + 1) % N_CLASSES
+    network = Witness()
+    model = model_of(network)
+    callbacks = [Bell(), TrainingDynamicsCallback(path, resume=True, mode=mode)]
+    match = "label of sample 40 was .* corrected, record to another path or with overwrite=True; .*labels="
+    with pytest.raises(CaptureError, match=match):
+        model.fit(corrected, batch_size=BATCH, shuffle=False, epochs=3, verbose=0, callbacks=callbacks)
+    assert len(network.epochs) == 1
+    assert_untapped(model)
+    record(path, mode=mode, resume=True)
     with TrainingDynamicsStore(path) as store:
         assert store.n_epochs == 2
