@@ -428,7 +428,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             return
         self._in_fit = False
         if self._recorder is None and self._ranks is None and not self._stopped:
-            self._warn("no training step was seen, so nothing is recorded; is the loader empty?")
+            self._warn(
+                "no training step was seen, so nothing is recorded; is the loader empty? A callback made of others "
+                "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
+            )
         self._close_recorder()
         if self._ranks is not None and not self._ranks_ended:
             try:

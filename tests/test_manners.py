@@ -242,3 +242,23 @@ def test_corrected_labels_cannot_be_appended(mode: str, path: str) -> None:
     record(path, mode=mode, resume=True)
     with TrainingDynamicsStore(path) as store:
         assert store.n_epochs == 2
+
+
+def test_a_callback_made_of_others(path: str) -> None:
+    network = Witness()
+    finder = LabelIssuesCallback(path, method="aum")
+    together = Tells(Bell(), TrainingDynamicsCallback(path, dtype="float32"), finder)
+    model = fit(Points(), together, network=network, epochs=2)
+    assert_same(read(path), expected(network.epochs, Points().classes))
+    assert_untapped(model)
+    assert finder.issues is not None
+
+
+def test_a_callback_made_of_others_that_tells_too_little(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tells, "set_params", paddle.callbacks.Callback.set_params)
+    callback = TrainingDynamicsCallback(path)
+    callback.set_params({})
+    with pytest.warns(
+        RuntimeWarning, match="no training step was seen, .*must hand on set_model, set_params"
+    ):
+        fit(Points(), Tells(callback))
