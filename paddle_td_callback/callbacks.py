@@ -157,6 +157,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._in_fit = False
         self._in_epoch = False
         self.n_recorded = 0
+        self._like_sigmoid = False
         self._stopped = False
         self._ranks_ended = False
         self._skipped_batches = 0
@@ -295,6 +296,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         """See before the first epoch is spent whether the pass after it can be recorded."""
         try:
             logits, _, _ = tap.take()
+            self._doubt(logits)
             self._open_recorder(logits.shape[1])
         except Exception as error:
             self._give_up(error)
@@ -314,10 +316,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         is_first = recorder is None
         if recorder is None:  # refuse a first batch before a file is made, or one replaced
             check_rows(batch.indices, labels, self._count_samples(), batch.logits.shape[1], "first step")
-            doubts = self._reader.doubts(batch.logits)
-            if doubts is not None:
-                self._warn(doubts)
+            self._doubt(batch.logits)
             recorder = self._open_recorder(batch.logits.shape[1])
+        if self._like_sigmoid and not self.n_recorded:
+            self._like_sigmoid = self._reader.may_be_sigmoid(batch.logits)
         try:
             recorder.update(batch.indices, batch.logits, labels, probabilities=batch.probabilities)
         except Exception as error:
@@ -327,6 +329,13 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             ):
                 self._close_recorder()
             raise
+
+    def _doubt(self, logits: npt.NDArray[np.float32]) -> None:
+        """Say what is odd about the first batch."""
+        doubts = self._reader.doubts(logits)
+        if doubts is not None:
+            self._warn(doubts)
+        self._like_sigmoid = True  # until a batch shows that it is none
 
     def _count_samples(self) -> int:
         return find_n_samples(self._loader) if self._n_samples is None else self._n_samples
@@ -372,9 +381,18 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         elif self._recorder is not None and not self._stopped:
             try:
                 self._recorder.end_epoch()
-                self.n_recorded += 1
+                self._count_epoch()
             except Exception as error:
                 self._give_up(error)
+
+    def _count_epoch(self) -> None:
+        self.n_recorded += 1
+        if self.n_recorded == 1 and self._like_sigmoid:
+            self._warn(
+                "the network's one output is recorded as a logit, as the loss takes it, but was in [0, 1] all through "
+                "the first epoch, like a sigmoid's; pass outputs='probabilities' if it is one, or outputs='logits' to "
+                "say that it is not"
+            )
 
     def _evaluate(self, epoch: int) -> None:
         ranks = self._ranks
@@ -413,7 +431,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                     self._open_recorder(n_classes)
             assert self._recorder is not None
             self._recorder.agree_on_epoch(failed=self._stopped, count_once=self._padded)
-            self.n_recorded += 1
+            self._count_epoch()
         except RanksEndedError as error:
             self._ranks_ended = True
             if not self._stopped:

@@ -82,6 +82,12 @@ class OutputReader:
             "probabilities; pass outputs='probabilities' if they are, or outputs='logits' to say that they are not"
         )
 
+    def may_be_sigmoid(self, logits: npt.NDArray[np.float32]) -> bool:
+        """Whether a batch of logits `[row, class]`, said only by the loss to be some, is one column in [0, 1]."""
+        if self._outputs != "auto" or logits.shape[1] != 2 or logits[:, 0].any():
+            return False
+        return bool(((logits[:, 1] >= 0) & (logits[:, 1] <= 1)).all())
+
     @staticmethod
     def ignored_label(loss: Any) -> int:
         """The label that a loss passes over: its `ignore_index`, or the -100 of Paddle's own losses."""

@@ -262,3 +262,35 @@ def test_a_callback_made_of_others_that_tells_too_little(path: str, monkeypatch:
         RuntimeWarning, match="no training step was seen, .*must hand on set_model, set_params"
     ):
         fit(Points(), Tells(callback))
+
+
+def own_binary_loss(p: Any, labels: Any) -> Any:
+    return -(labels * paddle.log(p) + (1 - labels) * paddle.log(1 - p)).mean()
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_sigmoid_that_a_loss_of_ones_own_takes_is_doubted_once(mode: str, path: str) -> None:
+    points = Points(n_classes=2, label_shape=(1,), label_dtype="float32")
+    options: dict[str, Any] = {"loss": own_binary_loss, "epochs": 3}
+    match = r"one output is recorded as a logit, .* in \[0, 1\] .*outputs='probabilities'.*outputs='logits'"
+    network = Witness(1, activation=F.sigmoid)
+    with pytest.warns(RuntimeWarning, match=match) as said:
+        fit(points, TrainingDynamicsCallback(path, mode=mode), network=network, **options)
+    assert len(said) == 1
+    for outputs in ("probabilities", "logits"):
+        callback = TrainingDynamicsCallback(path, overwrite=True, outputs=outputs, mode=mode)
+        fit(points, callback, network=Witness(1, activation=F.sigmoid), **options)
+
+
+def test_logits_of_which_only_some_are_in_the_unit_interval_are_not_doubted(path: str) -> None:
+    points = Points(n_classes=2, label_shape=(1,), label_dtype="float32")
+    network = Witness(1, activation=lambda z: paddle.clip(4 * z, 0, 1.01))
+    assert bool((network.logits(paddle.to_tensor(points.features)) > 1).any())
+    fit(points, TrainingDynamicsCallback(path), network=network, loss=nn.BCEWithLogitsLoss())
+
+
+def test_probabilities_are_doubted_in_evaluation_mode_too(path: str) -> None:
+    network = Witness(activation=F.softmax)
+    with pytest.warns(RuntimeWarning, match="each row sums to 1 like probabilities") as said:
+        fit(Points(), TrainingDynamicsCallback(path, mode="eval"), network=network, epochs=2)
+    assert len(said) == 1
