@@ -2,9 +2,10 @@
 
     python -m paddle.distributed.launch --nproc_per_node=4 --backend gloo benchmarks/gather.py
 
-Every rank records its share of the samples through `TrainingDynamicsRecorder`, as a training would. The last column of times is
-the baseline: the same bytes through one bare `all_gather` of Paddle's, in the same tiles. Rank 0 prints CSV.
-Without the launcher, one process records all samples: what rank 0 needs beyond that is the price of the gather.
+Every rank records its share of the samples through `TrainingDynamicsRecorder`, as a training would. The last
+column of times is the baseline: the same bytes through bare calls of Paddle's `all_gather`, in the same tiles. Rank 0
+prints CSV. Without the launcher, one process records all samples: what rank 0 needs beyond that is the price of the
+gather.
 """
 
 from __future__ import annotations
