@@ -251,6 +251,30 @@ def test_a_pass_that_fails_ends_the_recording_not_the_training(path: str) -> Non
         assert store.n_epochs == 2
 
 
+def test_data_that_carry_their_index_are_evaluated_without_it(path: str) -> None:
+    class Indexed(Points):
+        def __getitem__(self, i: int) -> tuple[Any, ...]:
+            return (*super().__getitem__(i), f"id{i}")
+
+    ids = [f"id{i}" for i in range(N)]
+    train(lambda: Indexed(N), [TrainingDynamicsCallback(path, mode="eval", index_field=-1, sample_ids=ids)])
+    with TrainingDynamicsStore(path) as store:
+        np.testing.assert_array_equal(store.labels, Points(N).classes)
+        assert not np.isnan(store.margins()).any()
+        assert store.sample_ids == ids
+
+
+def test_rows_that_the_loss_ignores_are_left_out(path: str) -> None:
+    class Ignored(Points):
+        def __getitem__(self, i: int) -> tuple[Any, ...]:
+            x, label = super().__getitem__(i)
+            return x, np.int64(-100 if i % 5 == 0 else label)
+
+    train(lambda: Ignored(N), [TrainingDynamicsCallback(path, mode="eval")])
+    with TrainingDynamicsStore(path) as store:
+        np.testing.assert_array_equal(np.isnan(store.margins()[:, 0]), np.arange(N) % 5 == 0)
+
+
 class Numbers(paddle.io.IterableDataset):
     def __iter__(self) -> Iterator[Any]:
         for i in range(8):
