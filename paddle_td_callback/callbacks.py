@@ -32,6 +32,7 @@ from .outputs import OUTPUTS, OutputReader
 from .recorder import (
     TrainingDynamicsRecorder,
     as_integers,
+    check_indices,
     check_on_error,
     check_rows,
     close_abandoned,
@@ -39,9 +40,10 @@ from .recorder import (
     is_open,
     wait_for_commits,
 )
-from .store import Keep, check_keep, check_path
+from .store import Keep, Layout, check_path, is_whole
 from .streams import FieldTap, SampleIds, split_field
 
+_MANY_CLASSES = 2**31 - 1  # more than any network has
 _recordings: weakref.WeakSet[TrainingDynamicsCallback] = weakref.WeakSet()  # all that were ever in a fit
 
 
@@ -117,19 +119,29 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         memory_limit_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        check_keep(keep)
         check_on_error(on_error)
-        gzip_level_of(compression)
-        if mode not in ("train", "eval"):
-            raise ValueError(f"mode must be 'train' or 'eval', got {mode!r}")
         ids = None if sample_ids is None else SampleIds(sample_ids)
-        if ids is not None and n_samples not in (None, len(ids)):
-            raise ValueError(f"n_samples={n_samples}, but there are {len(ids)} sample_ids")
+        if n_samples is not None and (not is_whole(n_samples) or n_samples < 1):
+            raise ValueError(f"n_samples must be a whole number of at least 1, got {n_samples!r}")
+        if ids is not None:
+            if n_samples not in (None, len(ids)):
+                raise ValueError(f"n_samples={n_samples}, but there are {len(ids)} sample_ids")
+            n_samples = len(ids)
+        layout = Layout(  # checks what is known; the sizes may not be so far
+            n_samples=1 if n_samples is None else int(n_samples),
+            n_classes=_MANY_CLASSES,
+            keep=keep,
+            dtype=dtype,
+            mode=mode,
+            gzip_level=gzip_level_of(compression),
+        )
         if outputs not in OUTPUTS:
             raise ValueError(f"outputs must be one of {OUTPUTS}, got {outputs!r}")
         self.path = os.path.abspath(path)  # the training may change the working folder
         self._labels = None if labels is None else as_integers(labels, "labels")
-        self._n_samples = n_samples if ids is None else len(ids)
+        self._n_samples = n_samples
+        if self._labels is not None and n_samples not in (None, len(self._labels)):
+            raise ValueError(f"labels= has {len(self._labels)} entries for {n_samples} samples")
         self._mode = mode
         self._index_field = index_field
         self._ids = ids
@@ -138,7 +150,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._on_error = on_error
         self._reader = OutputReader(logits=logits, label=label, outputs=outputs, tap_labels=labels is None)
         self._recorder_options: dict[str, Any] = {
-            "keep": keep,
+            "keep": layout.keep,
             "mode": mode,
             "class_names": class_names,
             "sample_ids": None if ids is None else ids.names,
@@ -307,8 +319,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def _record(self, batch: Batch) -> None:
         labels = batch.labels
         if labels is None:
-            assert self._labels is not None
-            labels = self._labels[batch.indices]
+            labels = self._labels_of(batch.indices)
         kept = labels != self._reader.ignored_label(self.model._loss)
         if not kept.all():
             labels, batch = labels[kept], batch.only(kept)
@@ -363,9 +374,22 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._network = weakref.ref(self.model.network)
         return self._recorder
 
-    def _check_labels(self, labels: npt.NDArray[np.int64], n_samples: int, n_classes: int) -> None:
+    def _labels_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        assert self._labels is not None
+        if self._recorder is None:
+            self._check_n_labels(self._labels, self._count_samples())
+        check_indices(indices, len(self._labels), "labels=")
+        return self._labels[indices]
+
+    def _check_n_labels(self, labels: npt.NDArray[np.int64], n_samples: int) -> None:
         if len(labels) != n_samples:
-            raise CaptureError(f"labels= has {len(labels)} entries for a data set of {n_samples} samples")
+            raise CaptureError(
+                f"labels= has {len(labels)} entries for a data set of {n_samples} samples; give one for each, in the "
+                "order of the data set"
+            )
+
+    def _check_labels(self, labels: npt.NDArray[np.int64], n_samples: int, n_classes: int) -> None:
+        self._check_n_labels(labels, n_samples)
         rows = np.flatnonzero(labels != self._reader.ignored_label(self.model._loss))
         check_rows(rows, labels[rows], n_samples, n_classes, "labels=")
 

@@ -425,15 +425,20 @@ def as_integers(values: Any, name: str) -> npt.NDArray[np.int64]:
     return array.astype(np.int64)
 
 
-def check_rows(
-    rows: npt.NDArray[np.int64], given: npt.NDArray[np.int64], n_samples: int, n_classes: int, where: str
-) -> None:
-    """Raise ValueError unless all indices and labels, both `[row]`, are in range."""
+def check_indices(rows: npt.NDArray[np.int64], n_samples: int, where: str) -> None:
+    """Raise ValueError unless all indices `[row]` are in range."""
     outside = np.flatnonzero((rows < 0) | (rows >= n_samples))
     if len(outside):
         raise ValueError(
             f"{where}: indices must be in [0, {n_samples}), got index {rows[outside[0]]} in row {outside[0]}"
         )
+
+
+def check_rows(
+    rows: npt.NDArray[np.int64], given: npt.NDArray[np.int64], n_samples: int, n_classes: int, where: str
+) -> None:
+    """Raise ValueError unless all indices and labels, both `[row]`, are in range."""
+    check_indices(rows, n_samples, where)
     outside = np.flatnonzero((given < 0) | (given >= n_classes))
     if len(outside):
         raise ValueError(

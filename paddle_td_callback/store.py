@@ -11,6 +11,7 @@ import datetime
 import functools
 import json
 import math
+import numbers
 import os
 import shutil
 import sys
@@ -107,6 +108,8 @@ class Layout:
         if not 2 <= self.n_classes < 2**31:
             raise ValueError(f"n_classes must be at least 2 and fit int32, got {self.n_classes}")
         check_keep(self.keep)
+        if not isinstance(self.keep, str):
+            object.__setattr__(self, "keep", int(self.keep))  # of NumPy's integers too
         if isinstance(self.keep, int) and self.keep > self.n_classes:
             raise ValueError(f"keep={self.keep} is more than the {self.n_classes} classes; say keep='all'")
         if self.dtype not in ("float16", "float32"):
@@ -155,11 +158,16 @@ class Layout:
         return {f.name: np.full(self.epoch_shape(f), f.unseen, f.dtype) for f in self.fields}
 
 
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, of Python or NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def check_keep(keep: Keep) -> None:
     """Raise ValueError unless `keep` is "all", "given" or a whole number of classes."""
-    if keep in ("all", "given"):
+    if isinstance(keep, str) and keep in ("all", "given"):
         return
-    if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+    if not is_whole(keep) or int(keep) < 1:
         raise ValueError(f"keep must be 'all', 'given' or a number of classes of at least 1, got {keep!r}")
 
 
