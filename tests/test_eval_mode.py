@@ -109,8 +109,10 @@ def test_training_is_the_same_whatever_the_augmentation_draws_from(path: str, wh
     "options", [{"num_workers": 2}, {"num_iters": 9}, {"eval_data": Points(20)}, {"drop_last": True}]
 )
 def test_training_is_the_same_with(path: str, options: dict[str, Any]) -> None:
-    plain = train(lambda: Jittered("numpy"), [], **options)
-    recorded = train(lambda: Jittered("numpy"), [TrainingDynamicsCallback(path, mode="eval")], **options)
+    # Where num_iters breaks an epoch off, the loader's thread reads on into the next training: not what both share.
+    where = "own" if "num_iters" in options else "numpy"
+    plain = train(lambda: Jittered(where), [], **options)
+    recorded = train(lambda: Jittered(where), [TrainingDynamicsCallback(path, mode="eval")], **options)
     assert_same_training(plain, recorded)
 
 
