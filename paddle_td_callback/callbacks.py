@@ -176,12 +176,13 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._began = False
         self._network: weakref.ref[Any] | None = None  # whose training this callback has begun to record
         self._is_new_file = False
-        self._call_off: Callable[[], None] = lambda: None
+        self._call_off: Callable[[], None] | None = None
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
         # What a fit that died between two epochs left: this callback's, or an earlier one's of the same path.
-        self._call_off()
+        if self._call_off is not None:
+            self._call_off()
         self._in_fit = True
         self._recorder = None
         self.n_recorded = 0
@@ -220,7 +221,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         """Make the coming epoch run under the taps."""
         self._loader = None
         self._in_epoch = True
-        self._call_off()
+        if self._call_off is not None:
+            self._call_off()
         if not self._stopped:
             self._call_off = intercept_next_epoch(self.model, self, self._tapped)
 

@@ -280,6 +280,9 @@ def _sampler_proxy(sampler: Any, tap: IndexTap) -> Any:
         def __setattr__(self, name: str, value: Any) -> None:
             setattr(sampler, name, value)
 
+        def __reduce_ex__(self, protocol: Any) -> Any:  # who copies or pickles it gets a sampler
+            return _itself, (sampler,)
+
         @property  # type: ignore[misc]
         def __class__(self) -> type:
             return type(sampler)

@@ -34,6 +34,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
+from paddle_td_callback.capture import _Override
 
 BATCH = 8
 
@@ -335,3 +336,61 @@ def test_keep_may_be_an_integer_of_numpy(path: str) -> None:
     record(path, keep=np.int64(3), n_samples=np.int32(N_SAMPLES))
     with TrainingDynamicsStore(path) as store:
         assert store.keep == 3
+
+
+COPIES = {"pickle": lambda one: pickle.loads(pickle.dumps(one)), "deepcopy": copy.deepcopy}
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_callbacks_can_be_copied_before_their_training(copied: Any, path: str) -> None:
+    network = Witness()
+    labels = Points().classes
+    callback = copied(TrainingDynamicsCallback(path, dtype="float32", labels=labels, class_names="abcd"))
+    finder = copied(LabelIssuesCallback(path, method="aum"))
+    fit(Points(), [Bell(), callback, finder], network=network)
+    assert_same(read(path), expected(network.epochs, labels))
+    assert finder.issues is not None
+
+
+class Copies(paddle.callbacks.Callback):
+    """Takes a copy of the sampler in the middle of an epoch, as who sends one to another process does."""
+
+    def __init__(self, loader: Any, copied: Any) -> None:
+        super().__init__()
+        self.loader, self.copied = loader, copied
+        self.samplers: list[Any] = []
+
+    def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
+        if step == 1:
+            self.samplers.append(self.copied(self.loader.batch_sampler))
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_of_the_sampler_in_the_middle_of_an_epoch_is_a_sampler(copied: Any, path: str) -> None:
+    sampler = paddle.io.BatchSampler(Points(), batch_size=BATCH)
+    loader = paddle.io.DataLoader(Points(), batch_sampler=sampler)
+    network = Witness()
+    copies = Copies(loader, copied)
+    callbacks = [Bell(), TrainingDynamicsCallback(path, dtype="float32"), copies]
+    model_of(network).fit(loader, epochs=1, verbose=0, callbacks=callbacks)
+    assert [len(list(one)) for one in copies.samplers] == [len(sampler)]
+    assert all(type(one) is paddle.io.BatchSampler and one is not sampler for one in copies.samplers)
+    assert_same(read(path), expected(network.epochs, Points().classes))
+
+
+class Steps:
+    """As much of a model as can be copied: Paddle's own holds a device, which cannot."""
+
+    def train_batch(self) -> Any:
+        return self
+
+
+@pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+def test_a_copy_of_a_tapped_model_trains_itself(copied: Any) -> None:
+    one = Steps()
+    override = _Override(one, "train_batch", lambda original: original())
+    twin = copied(one)
+    assert one.train_batch() is one
+    assert twin.train_batch() is twin
+    override.remove()
+    assert not vars(one)
