@@ -3,7 +3,7 @@
     python benchmarks/cleaning.py [--seeds 3]
 
 For each data set and kind of noise, one network is trained with the wrong labels and recorded. The same network is
-then trained anew, from the same initial weights and with the same schedule, on
+then trained anew, from the same initial weights and for the same number of steps (fewer samples, more epochs), on
 
 * noisy:     the labels as given;
 * cleaned:   without the samples that `LabelIssues.clean_indices()` leaves out;
@@ -52,7 +52,7 @@ class Samples(paddle.io.Dataset):
         return self.inputs[index], self.labels[index]
 
 
-def train(inputs, labels, n_classes, seed, callbacks=()):
+def train(inputs, labels, n_classes, seed, n_steps_like, callbacks=()):
     """The same network from the same start, whatever the labels."""
     paddle.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  Paddle's samplers shuffle by it
@@ -60,7 +60,8 @@ def train(inputs, labels, n_classes, seed, callbacks=()):
     model = paddle.Model(network)
     model.prepare(paddle.optimizer.Adam(1e-3, parameters=network.parameters()), nn.CrossEntropyLoss())
     data = Samples(inputs, labels.astype(np.int64))
-    model.fit(data, epochs=EPOCHS, batch_size=64, verbose=0, callbacks=list(callbacks))
+    epochs = round(EPOCHS * n_steps_like / len(labels))
+    model.fit(data, epochs=epochs, batch_size=64, verbose=0, callbacks=list(callbacks))
     return network
 
 
@@ -87,16 +88,17 @@ def case(name, kind, rate, seed, folder):
     test_inputs = test.inputs.reshape(len(test.labels), -1)
     recording = Path(folder) / "run.h5"
     callback = TrainingDynamicsCallback(recording, overwrite=True)
-    noisy = train(inputs, given, task.n_classes, seed, [callback])
+    n = len(given)
+    noisy = train(inputs, given, task.n_classes, seed, n, [callback])
     issues = find_label_issues(recording, progress=False)
     kept = issues.clean_indices()
     labels = issues.corrected_labels()
     trusted = np.union1d(kept, np.flatnonzero(labels != given))
     networks = {
         "noisy": noisy,
-        "cleaned": train(inputs[kept], given[kept], task.n_classes, seed),
-        "corrected": train(inputs[trusted], labels[trusted], task.n_classes, seed),
-        "oracle": train(inputs, part.labels, task.n_classes, seed),
+        "cleaned": train(inputs[kept], given[kept], task.n_classes, seed, n),
+        "corrected": train(inputs[trusted], labels[trusted], task.n_classes, seed, n),
+        "oracle": train(inputs, part.labels, task.n_classes, seed, n),
     }
     return {way: accuracy(network, test_inputs, test.labels) for way, network in networks.items()}
 
