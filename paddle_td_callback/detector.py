@@ -326,6 +326,8 @@ class NoiseDetector:
 
         members = detector_file.read(path, shapes_for)
         assert detector is not None
+        if any((weights.get("summary_scale", np.ones(1)) <= 0).any() for weights in members):
+            raise DetectorError(f"{os.fspath(path)!r}: a scale that is not above 0; damaged")
         detector._members = members
         return detector
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import h5py
 import numpy as np
 import pytest
 
+from paddle_td_callback.detector import NoiseDetector
+from paddle_td_callback.errors import DetectorError
 from paddle_td_callback.evidence import NAMES, Evidence, evidence, evidence_of_trajectories
 
 
@@ -95,3 +100,37 @@ def test_without_labels_all_samples_stand_for_one_class(recording: dict[str, np.
     for name in ("confidence", "correctness", "margin_rank", "aum_tail"):
         np.testing.assert_allclose(column(blind, name), column(whole, name), atol=1e-4)
     np.testing.assert_array_equal(column(blind, "confidence_class_rank"), column(blind, "confidence_rank"))
+
+
+def test_detector_reads_evidence_and_keeps_it_in_its_file(
+    recording: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    given = recording["given_probabilities"]
+    right = (recording["predictions"] == recording["labels"][:, np.newaxis]).astype(np.float32)
+    raw = np.stack([given, np.minimum(np.exp(np.log(given) - recording["margins"]), 1), right], axis=2)
+    table, wrong = evidence(**recording), given.mean(axis=1) < 0.15
+    made = NoiseDetector(("given",), 4, 8, 1, evidence=("pair", "margin_rank"))
+    made.fit(
+        [raw, raw],
+        [wrong, wrong],
+        evidence=[table, table],
+        epochs=8,
+        dropout=0.2,
+        balance=0.5,
+        progress=False,
+    )
+    score = made.predict_proba(raw, evidence=table)
+    assert score[wrong].mean() > score[~wrong].mean()
+    assert not np.array_equal(made.predict_proba(raw), score)  # blind to classes
+    made.save(tmp_path / "made.h5")
+    again = NoiseDetector.load(tmp_path / "made.h5")
+    assert again.evidence == ("pair", "margin_rank")
+    np.testing.assert_array_equal(again.predict_proba(raw, evidence=table), score)
+    with pytest.raises(ValueError, match=r"evidence must be \[sample, column\]"):
+        made.predict_proba(raw, evidence=table[:5])
+    with pytest.raises(ValueError, match="got 'pear'"):
+        NoiseDetector(evidence=("pear",))
+    with h5py.File(tmp_path / "made.h5", "a") as file:
+        file["members/0/summary_scale"][0] = 0
+    with pytest.raises(DetectorError, match="scale"):
+        NoiseDetector.load(tmp_path / "made.h5")
