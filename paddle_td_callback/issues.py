@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,7 @@ def _score_run(
 ) -> LabelIssues:
     _check_detectable(store)
     if method == "lstm" and detector is None:
-        from .detector import NoiseDetector  # Paddle is needed from here on
+        from . import NoiseDetector  # Paddle is needed from here on; the package says so where it is missing
 
         detector = NoiseDetector.pretrained()
     n_samples = store.n_samples
@@ -169,6 +170,13 @@ def _check_detectable(store: TrainingDynamicsStore) -> None:
         raise StoreError(
             f"'{store.path}': all {seen.size} labels are class {seen[0]}; with one class there is no other label "
             "that a sample could rather have"
+        )
+    if store.n_epochs - len(store.dropped_epochs) == 1:
+        warnings.warn(
+            f"'{store.path}' holds one epoch: that tells hard samples from easy ones, but not yet how they were "
+            "learned; record more epochs for a ranking to rely on",
+            RuntimeWarning,
+            stacklevel=4,
         )
 
 
