@@ -181,7 +181,7 @@ def test_a_callback_that_hears_of_everything_twice(path: str) -> None:
 
 def record(path: str, **options: Any) -> None:
     """An earlier training."""
-    fit(Points(), TrainingDynamicsCallback(path, **options))
+    fit(Points(), TrainingDynamicsCallback(path, **options), epochs=2)
 
 
 @pytest.mark.parametrize("finder_first", [True, False])
@@ -196,7 +196,7 @@ def test_a_recording_of_an_earlier_fit_is_not_ranked_as_this_ones(finder_first: 
     assert "no training step was seen, so nothing is recorded" in messages[0]
     assert "were not found: nothing of this fit was recorded there" in messages[1]
     assert finder.issues is None
-    fit(Points(), callbacks)
+    fit(Points(), callbacks, epochs=2)
     assert finder.issues is not None
 
 

@@ -36,7 +36,7 @@ def _names():
     """Give Paddle's names back after the tests."""
     names = paddle.utils.unique_name.switch()
     yield
-    paddle.utils.unique_name.switch(names)
+    paddle.utils.unique_name.switch(*names)
 
 
 def make_model(seed=0):
