@@ -90,6 +90,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     Attributes:
         path: absolute.
         n_recorded: epochs of the current or last `fit` that were recorded.
+        n_nonfinite: rows of it with NaN or infinite outputs; they are recorded as unseen.
 
     Raises:
         ValueError: an argument out of range.
@@ -169,6 +170,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._in_fit = False
         self._in_epoch = False
         self.n_recorded = 0
+        self.n_nonfinite = 0
         self._like_sigmoid = False
         self._stopped = False
         self._ranks_ended = False
@@ -185,7 +187,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             self._call_off()
         self._in_fit = True
         self._recorder = None
-        self.n_recorded = 0
+        self.n_recorded = self.n_nonfinite = 0
         _recordings.add(self)
         self._skipped_batches = 0
         close_abandoned(self.path)
@@ -335,6 +337,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             self._like_sigmoid = self._reader.may_be_sigmoid(batch.logits)
         try:
             recorder.update(batch.indices, batch.logits, labels, probabilities=batch.probabilities)
+            self.n_nonfinite = recorder.n_nonfinite
         except Exception as error:
             # Labels that are not those of the file to go on with were wrong from the start, wherever in the epoch.
             if is_first or (
@@ -482,6 +485,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self._ranks.meet()
             except CaptureError as error:
                 self._warn(str(error))
+        if self.n_nonfinite:
+            self._warn(
+                f"{self.n_nonfinite} rows in all had NaN or infinite outputs and are recorded as unseen"
+            )
         if self._skipped_batches:
             self._warn(f"{self._skipped_batches} batches in all could not be recorded")
             self._skipped_batches = 0

@@ -118,7 +118,7 @@ class TrainingDynamicsRecorder:
                 buffer_bytes = spill_bytes(self.layout, memory_limit_bytes)
                 check_space(self.path, self.layout, expected_epochs, buffer_bytes=buffer_bytes)
             if resume and os.path.exists(self.path):
-                _check_ids(self.path, sample_ids)
+                _check_names(self.path, sample_ids, class_names)
                 writer = StoreWriter.resume(self.path, self.layout)
             else:
                 writer = StoreWriter.create(
@@ -293,8 +293,8 @@ class TrainingDynamicsRecorder:
     def _note_nonfinite(self, rows: npt.NDArray[np.int64]) -> None:
         if self.n_nonfinite == 0:
             warnings.warn(
-                f"{self._where}: the network's output for sample {rows[0]} is NaN or infinite; such rows are "
-                "recorded as unseen and counted, and this is said once",
+                f"'{self.path}', {self._where}: the network's output for sample {rows[0]} is NaN or infinite; such "
+                "rows are recorded as unseen and counted, and this is said once",
                 RuntimeWarning,
                 stacklevel=3,
             )
@@ -327,20 +327,31 @@ class TrainingDynamicsRecorder:
         return values
 
 
-def _check_ids(path: str, sample_ids: Sequence[Any] | None) -> None:
-    """Refuse to resume a recording whose samples have other names.
+def _check_names(path: str, sample_ids: Sequence[Any] | None, class_names: Sequence[str] | None) -> None:
+    """Refuse to resume a recording whose samples or classes have other names.
 
     Raises:
         StoreError: they have.
     """
     with TrainingDynamicsStore(path) as store:
-        there = store.sample_ids
+        there, classes = store.sample_ids, store.class_names
     wanted = None if sample_ids is None else [str(one) for one in sample_ids]
     if there != wanted:
         raise StoreError(
             f"'{path}' was recorded {'without' if there is None else 'with other'} sample_ids; resume needs the same, "
             "so record to another path"
         )
+    # None is no other name: the file's own stay.
+    if class_names is not None and classes is not None and [str(one) for one in class_names] != classes:
+        raise StoreError(
+            f"'{path}' was recorded with class_names {_shortened(classes)}, got {_shortened(class_names)}; resume "
+            "keeps those of the file, so leave class_names out, or record to another path"
+        )
+
+
+def _shortened(names: Sequence[str]) -> str:
+    text = ", ".join(repr(str(name)) for name in names[:5])
+    return f"[{text}]" if len(names) <= 5 else f"[{text}, ...]"
 
 
 def _ranks() -> RankGroup | None:

@@ -394,3 +394,34 @@ def test_a_copy_of_a_tapped_model_trains_itself(copied: Any) -> None:
     assert twin.train_batch() is twin
     override.remove()
     assert not vars(one)
+
+
+def test_rows_that_are_not_finite_are_counted_to_the_end(path: str) -> None:
+    class Spoilt(Witness):
+        def logits(self, x: Any) -> Any:
+            return super().logits(x) + paddle.where(x[:, :1] == 3, float("nan") * x[:, 1:2], 0 * x[:, 1:2])
+
+    def of_finite_rows(logits: Any, labels: Any) -> Any:
+        finite = paddle.isfinite(logits).all(axis=1).astype("float32")
+        return (F.cross_entropy(paddle.nan_to_num(logits), labels, reduction="none") * finite).mean()
+
+    callback = TrainingDynamicsCallback(path)
+    with pytest.warns(RuntimeWarning) as said:
+        fit(Points(), callback, network=Spoilt(), loss=of_finite_rows, epochs=2)
+    messages = [str(one.message) for one in said if one.category is RuntimeWarning]
+    assert len(messages) == 2
+    assert "run.h5', epoch 0: the network's output for sample 3 is NaN or infinite" in messages[0]
+    assert "run.h5': 2 rows in all had NaN or infinite outputs" in messages[1]
+    assert callback.n_nonfinite == 2
+
+
+def test_other_class_names_are_not_dropped_silently(path: str) -> None:
+    record(path, class_names=["ant", "bee", "cat", "dog"])
+    match = r"recorded with class_names \['ant', 'bee', .*\], got \['a', 'b', .*\]; resume keeps those"
+    with pytest.raises(StoreError, match=match):
+        record(path, class_names=["a", "b", "c", "d"], resume=True)
+    record(path, class_names=np.array(["ant", "bee", "cat", "dog"]), resume=True)
+    record(path, resume=True)
+    with TrainingDynamicsStore(path) as store:
+        assert store.class_names == ["ant", "bee", "cat", "dog"]
+        assert store.n_epochs == 3
