@@ -53,6 +53,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     Add it to `callbacks` of `paddle.Model.fit` and change nothing else. Training runs as without it, to the
     last bit. An epoch is on disk, whole, when its commit has ended, or it is not there at all.
 
+    A row of a batch is taken for the sample that the batch sampler dealt in its place. A collate function that adds,
+    drops or repeats rows is noticed; one that permutes them is not, so keep them in the sampler's order.
+
     A second `fit` of the same network with the same callback goes on in the callback's own file. For another
     network, make another callback.
 

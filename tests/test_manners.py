@@ -425,3 +425,18 @@ def test_other_class_names_are_not_dropped_silently(path: str) -> None:
     with TrainingDynamicsStore(path) as store:
         assert store.class_names == ["ant", "bee", "cat", "dog"]
         assert store.n_epochs == 3
+
+
+def test_rows_in_another_order_than_dealt_show_as_changed_labels(path: str) -> None:
+    """A collate function that permutes rows cannot be seen, only its labels: then no epoch is to be trusted."""
+    rng = np.random.default_rng(0)
+
+    def shuffling(batch: list[Any]) -> Any:
+        features, labels = zip(*[batch[i] for i in rng.permutation(len(batch))], strict=True)
+        return np.stack(features), np.stack(labels)
+
+    loader = paddle.io.DataLoader(Points(), batch_size=BATCH, shuffle=True, collate_fn=shuffling)
+    match = "label of sample .* not in the order in which the sampler dealt them, no epoch of this recording"
+    with pytest.warns(RuntimeWarning, match=match):
+        fit(loader, TrainingDynamicsCallback(path), epochs=2)
+    assert "permutes" in str(TrainingDynamicsCallback.__doc__)
