@@ -179,14 +179,14 @@ def test_a_callback_that_hears_of_everything_twice(path: str) -> None:
     assert_same(read(path), expected(network.epochs, Points().classes))
 
 
-def record(path: str, **options: Any) -> None:
+def record(path: str, *, epochs: int = 1, **options: Any) -> None:
     """An earlier training."""
-    fit(Points(), TrainingDynamicsCallback(path, **options), epochs=2)
+    fit(Points(), TrainingDynamicsCallback(path, **options), epochs=epochs)
 
 
 @pytest.mark.parametrize("finder_first", [True, False])
 def test_a_recording_of_an_earlier_fit_is_not_ranked_as_this_ones(finder_first: bool, path: str) -> None:
-    record(path)
+    record(path, epochs=2)
     finder = LabelIssuesCallback(path, method="aum")
     callbacks = [TrainingDynamicsCallback(path, overwrite=True), finder]
     with pytest.warns(RuntimeWarning) as said:
@@ -201,7 +201,7 @@ def test_a_recording_of_an_earlier_fit_is_not_ranked_as_this_ones(finder_first: 
 
 
 def test_ranking_an_older_recording_is_said(path: str) -> None:
-    record(path)
+    record(path, epochs=2)
     finder = LabelIssuesCallback(path, method="aum")
     with pytest.warns(RuntimeWarning, match=r"no TrainingDynamicsCallback of this fit .* an older recording"):
         fit(Points(), finder)
@@ -347,7 +347,7 @@ def test_callbacks_can_be_copied_before_their_training(copied: Any, path: str) -
     labels = Points().classes
     callback = copied(TrainingDynamicsCallback(path, dtype="float32", labels=labels, class_names="abcd"))
     finder = copied(LabelIssuesCallback(path, method="aum"))
-    fit(Points(), [Bell(), callback, finder], network=network)
+    fit(Points(), [Bell(), callback, finder], network=network, epochs=2)
     assert_same(read(path), expected(network.epochs, labels))
     assert finder.issues is not None
 
