@@ -39,8 +39,7 @@ class Disk:
         return _File(self, path, mode.replace("b", ""))
 
     def _fsync(self, file: io.FileIO) -> None:
-        self.note("fsync", 0, b"")
-        os.fdatasync(file.fileno())
+        self.note("fsync", 0, b"")  # and spare the real disk
 
     def note(self, kind: str, offset: int, data: bytes) -> bool:
         """Note an operation; raise if it is to fail. A write that fails has written half."""

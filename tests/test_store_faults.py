@@ -46,10 +46,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 
 STOPS = [
     pytest.param("all", 2, 2, id="all"),
-    pytest.param("all", 0, 7, id="all, the first epoch"),
-    pytest.param("all, gzip", 2, 9, id="gzip"),
+    pytest.param("all", 0, 9, id="all, the first epoch"),
+    pytest.param("all, gzip", 2, 13, id="gzip"),
     pytest.param("given", 2, 5, id="given"),
-    pytest.param("large", 2, 11, id="large"),
+    pytest.param("large", 2, 29, id="large"),
     *(pytest.param(name, n, 1, marks=pytest.mark.slow) for name in LAYOUTS for n in (0, 2)),
 ]
 
