@@ -601,7 +601,8 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self.issues = unpack_issues(shared.fetch())
                 return
             wait_for_commits(self.path)
-            self._check_recorded()
+            if not self._is_recorded():
+                return
             self.issues = find_label_issues(self.path, progress=progress, **self._options)
             if self._csv is not None:
                 self.issues.to_csv(self._csv)
@@ -619,12 +620,18 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if progress:
             print(self.issues)
 
-    def _check_recorded(self) -> None:
-        """Never take what an earlier fit recorded for this one's."""
+    def _is_recorded(self) -> bool:
+        """Whether there is something to rank: never what an earlier fit recorded in place of this one's."""
         # Paddle makes `params` anew for each fit, and gives them to all its callbacks.
         recordings = [one for one in _recordings if one.path == self.path and one.params is self.params]
         if recordings and not any(one.n_recorded for one in recordings):
-            raise CaptureError("nothing of this fit was recorded there")
+            warnings.warn(
+                f"'{self.path}': nothing of this fit was recorded there, so its label issues were not found; a file "
+                "there is that of an earlier training",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return False
         if not recordings and os.path.exists(self.path):
             warnings.warn(
                 f"'{self.path}': no TrainingDynamicsCallback of this fit recorded into it, so the label issues are "
@@ -632,6 +639,7 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 RuntimeWarning,
                 stacklevel=3,
             )
+        return True
 
     def _publish(self, shared: SharedResult) -> None:
         try:

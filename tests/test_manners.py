@@ -194,7 +194,7 @@ def test_a_recording_of_an_earlier_fit_is_not_ranked_as_this_ones(finder_first: 
     messages = sorted(str(one.message) for one in said)
     assert len(messages) == 2
     assert "no training step was seen, so nothing is recorded" in messages[0]
-    assert "were not found: nothing of this fit was recorded there" in messages[1]
+    assert "nothing of this fit was recorded there, so its label issues were not found" in messages[1]
     assert finder.issues is None
     fit(Points(), callbacks, epochs=2)
     assert finder.issues is not None
