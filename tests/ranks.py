@@ -267,8 +267,8 @@ SCENARIOS: list[Callable[[], None]] = [
 ]
 
 
-def killed(where: str) -> None:
-    """Rank 1 is killed in the third epoch: by a step in the middle of it, or between two tiles of the gather."""
+def killed(where: str, victim: int) -> None:
+    """A rank is killed in the third epoch: by a step in the middle of it, or between two tiles of the gather."""
     sinks.TILE_BYTES = 512
     from paddle_td_callback.distributed import RankGroup
 
@@ -279,14 +279,14 @@ def killed(where: str) -> None:
             self.epoch = epoch
 
         def on_train_batch_end(self, step: int, logs: Any = None) -> None:
-            if where == "epoch" and dist.get_rank() == 1 and (self.epoch, step) == (2, 2):
+            if where == "epoch" and dist.get_rank() == victim and (self.epoch, step) == (2, 2):
                 os.kill(os.getpid(), signal.SIGKILL)
 
     killer = Killer()
     gather = RankGroup.gather
 
     def gather_or_die(self: Any, tile: Any) -> Any:
-        if where == "gather" and killer.epoch == 2 and dist.get_rank() == 1:
+        if where == "gather" and killer.epoch == 2 and dist.get_rank() == victim:
             sent.append(tile)
             if len(sent) == 2:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -308,5 +308,6 @@ if __name__ == "__main__":
             scenario()
             print(f"rank {dist.get_rank()}: {scenario.__name__} {time.monotonic() - begin:.1f} s", flush=True)
     else:
-        killed(what)
+        where, victim = what.split("-")
+        killed(where, int(victim))
     note(f"done-{what}")

@@ -248,13 +248,20 @@ def test_custom_loop_with_unequal_batch_counts(runs: Run) -> None:
     assert [note["n_epochs"] for note in runs.notes("loop")] == [3] * runs.n_ranks
 
 
-@pytest.mark.parametrize("where", ["epoch", "gather"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "epoch-1",
+        "gather-1",
+        *(pytest.param(where, marks=pytest.mark.slow) for where in ("epoch-0", "gather-0")),
+    ],
+)
 def test_a_killed_rank_ends_the_others_and_resume_goes_on_with_one(tmp_path: Path, where: str) -> None:
     started = time.monotonic()
     status, logs = launch(tmp_path, where, timeout=100)
     assert status != 0, logs[-3000:]
     assert time.monotonic() - started < 90
-    assert not (tmp_path / f"done-{where}.rank0.json").exists()
+    assert not list(tmp_path.glob("done-*"))
     path = str(tmp_path / "killed.h5")
     with TrainingDynamicsStore(path) as store:
         assert store.n_epochs == 2
