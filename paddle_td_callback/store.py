@@ -18,7 +18,6 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -30,7 +29,6 @@ from ._version import __version__
 from .chunks import creation_properties, encode_chunk, stored_checksum
 from .errors import StoreError, StoreExistsError, StoreNotFoundError
 from .journal import DamagedError, Journal, NotSealedError, Snapshot, Transaction
-from .threads import run_beside
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -48,7 +46,6 @@ HINT = "; `paddle-td verify` says what can be salvaged"
 _CHUNK_BYTES = 1 << 20
 # Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
 _CHUNK_ROWS = 16384
-_CHUNKS_AHEAD = 4  # encoded while one is written
 _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 _MAX_EMPTY_SAMPLES = 1 << 24  # no bytes on disk back the size of a recording without epochs
 _DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
@@ -140,9 +137,13 @@ class Layout:
     def chunk_rows(self, field: Field) -> int:
         """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
         if field.last_axis is None:  # the labels too
-            return min(self.n_samples, _CHUNK_ROWS)
-        row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
-        return max(1, min(self.n_samples, _CHUNK_BYTES // row_bytes))
+            most = _CHUNK_ROWS
+        else:
+            row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
+            most = max(1, _CHUNK_BYTES // row_bytes)
+        # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
+        n_chunks = -(-self.n_samples // most)
+        return -(-self.n_samples // n_chunks)
 
     @property
     def epoch_bytes(self) -> int:
@@ -299,7 +300,6 @@ class StoreWriter:
         self.layout = layout
         self.labels = labels
         self.n_epochs = n_epochs
-        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
 
     @classmethod
     def create(
@@ -435,31 +435,18 @@ class StoreWriter:
     def _write_epoch(
         self, transaction: Transaction, index: int, epoch: Mapping[str, npt.NDArray[Any]]
     ) -> ChunkPlaces:
-        """Encode each chunk in a second thread while the one before is written."""
         unseen = epoch["n_presentations"] == 0
-        pending: list[tuple[Field, int, Future[npt.NDArray[np.uint8]]]] = []
-        places: ChunkPlaces = {field.name: [] for field in self.layout.fields}
-
-        def write_first() -> None:
-            field, start, encoded = pending.pop(0)
-            dataset = datasets[field.name]
-            at = (index, start) if field.last_axis is None else (index, start, 0)
-            places[field.name].append(_write_chunk(transaction, dataset, at, start, encoded.result()))
-
-        datasets = {field.name: transaction.h5[field.name] for field in self.layout.fields}
+        places: ChunkPlaces = {}
         for field in self.layout.fields:
-            datasets[field.name].resize(index + 1, axis=0)
+            dataset = transaction.h5[field.name]
+            dataset.resize(index + 1, axis=0)
             rows, n_rows = epoch[field.name], self.layout.chunk_rows(field)
+            places[field.name] = []
             for start in range(0, len(rows), n_rows):
                 stop = start + n_rows
-                job = run_beside(
-                    self._encoder, self._encode, field, rows[start:stop], unseen[start:stop], n_rows
-                )
-                pending.append((field, start, job))
-                if len(pending) > _CHUNKS_AHEAD:
-                    write_first()
-        while pending:
-            write_first()
+                chunk = self._encode(field, rows[start:stop], unseen[start:stop], n_rows)
+                at = (index, start) if field.last_axis is None else (index, start, 0)
+                places[field.name].append(_write_chunk(transaction, dataset, at, start, chunk))
         return places
 
     def _encode(
@@ -487,7 +474,6 @@ class StoreWriter:
 
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
-        self._encoder.shutdown()
         self._journal.close()
 
 
@@ -511,14 +497,14 @@ def _write_schema(
         _create_dataset(h5, field, (0, *shape), (None, *shape), chunk, layout.gzip_level)
     shape = (layout.n_samples,)
     # Labels change in place as samples are first seen, so their chunks keep one size: no compression.
-    _create_dataset(h5, LABELS, shape, shape, (min(layout.n_samples, _CHUNK_ROWS),), None)
+    _create_dataset(h5, LABELS, shape, shape, (layout.chunk_rows(LABELS),), None)
     if class_names is not None:
         h5.create_dataset("class_names", data=_as_bytes(class_names))
     if sample_ids is not None:
         h5.create_dataset(
             SAMPLE_IDS,
             data=_as_bytes(sample_ids),
-            chunks=(min(layout.n_samples, _CHUNK_ROWS),),
+            chunks=(layout.chunk_rows(LABELS),),
             compression="gzip",
             shuffle=True,
             fletcher32=True,

@@ -196,6 +196,7 @@ class _Examined:
         self._chunks: dict[int, ChunkPlaces] = {}
         self._label_chunks: dict[int, ChunkPlace] = {}
         self._label_checksum = ""
+        self._damaged_units = False
         self._store: TrainingDynamicsStore | None = None
         try:
             self._file = io.FileIO(self.path)
@@ -293,6 +294,7 @@ class _Examined:
         first = USER_BLOCK_BYTES // UNIT_BYTES
         for unit in range(first, len(sealed.seals.crcs)):
             if not sealed.is_sound(unit):
+                self._damaged_units = True
                 start, stop = unit * UNIT_BYTES, min((unit + 1) * UNIT_BYTES, sealed.seals.data_end)
                 self.report.add(f"bytes {start} to {stop} are not what was committed")
 
@@ -390,7 +392,8 @@ class _Examined:
             try:
                 through_hdf5 = self._store.read_epoch_rows(epoch, slice(start, start + len(labels)))
             except StoreError as error:
-                self.report.add(f"HDF5 cannot read it: {error}", epoch, start)
+                if not self._damaged_units:  # else it is the neighbourhood that is damaged, and that is said
+                    self.report.add(f"HDF5 cannot read it: {error}", epoch, start)
                 return
             for name, values in through_hdf5.items():
                 if values.tobytes() != rows[name].tobytes():

@@ -75,7 +75,7 @@ def test_dropped_epochs_are_said_and_are_no_damage(path):
     assert "epochs [0, 1] were never written and read as unseen" in str(report)
 
 
-@pytest.mark.parametrize(("field", "start"), [("probabilities", 524), ("margin", 0), ("predicted", 0)])
+@pytest.mark.parametrize(("field", "start"), [("probabilities", 400), ("margin", 0), ("predicted", 0)])
 def test_the_first_bad_epoch_and_sample_are_named_and_the_good_ones_saved(field, start, path, tmp_path):
     layout = Layout(1200, 1000)
     written = write_recording(path, layout, 4)
