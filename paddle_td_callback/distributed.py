@@ -45,7 +45,8 @@ from .sinks import (
 from .store import Layout, StoreWriter
 
 _PROTOCOL = 1
-_PATIENCE_SECONDS = 60.0
+_SAY_SECONDS = 20.0  # a rank without the callback meets gloo's 30 seconds first: say before what is wrong
+_READ_SECONDS = 60.0
 _LIMIT_SECONDS = 1800.0  # Paddle's own default for a process group
 _POLL_SECONDS = 0.1
 _LOST = "committed epochs stay; start again with resume=True, with any number of ranks"
@@ -109,7 +110,7 @@ class RankGroup:
                     f"rank {self.rank} waited {waited:.0f} s for the other {self.size - 1} ranks; "
                     "TrainingDynamicsCallback must be among the callbacks of every rank"
                 )
-            if waited > _PATIENCE_SECONDS and not said:
+            if waited > _SAY_SECONDS and not said:
                 said = True
                 warnings.warn(
                     f"rank {self.rank} still waits for the other {self.size - 1} ranks; "
@@ -137,7 +138,7 @@ class RankGroup:
         self._store.set(f"{key}/parts", str(len(parts)))
         self._store.add(key, 1)
         try:
-            self._wait(lambda: int(self._store.add(f"{key}/read", 0)) >= readers, _PATIENCE_SECONDS)
+            self._wait(lambda: int(self._store.add(f"{key}/read", 0)) >= readers, _READ_SECONDS)
         except CaptureError:
             return
         for number in range(len(parts)):  # the store would keep them as long as the process lives
