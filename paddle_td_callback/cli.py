@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from ._version import __version__
-from .errors import TrainingDynamicsError
+from .errors import StoreError, TrainingDynamicsError
 from .issues import METHODS, find_label_issues
 from .label_issues import check_csv_path
 from .store import TrainingDynamicsStore
+from .verify import salvage, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("recording", metavar="FILE")
     info.add_argument("--json", action="store_true", help="for machines")
     info.set_defaults(run=_info)
+
+    verify = commands.add_parser(
+        "verify", help="check every byte of a recording, or save what is good of one"
+    )
+    verify.add_argument("recording", metavar="FILE")
+    verify.add_argument("--salvage", metavar="OUT", help="write the good epochs to this new file")
+    verify.set_defaults(run=_verify)
     return parser
 
 
@@ -143,6 +151,17 @@ def _need_paddle(why: str) -> None:
             f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "
             "Paddle for your device as its install page says"
         ) from error
+
+
+def _verify(options: argparse.Namespace) -> None:
+    if options.salvage is not None:
+        print(salvage(options.recording, options.salvage))
+        print(f"good epochs: {options.salvage}")
+        return
+    report = verify(options.recording)
+    print(report)
+    if not report.ok:
+        raise StoreError(f"'{options.recording}' is damaged, see above")
 
 
 def _info(options: argparse.Namespace) -> None:

@@ -76,6 +76,27 @@ def test_detect_quiet_prints_nothing(recording, tmp_path, capsys):
     assert (captured.out, captured.err) == ("", "")
 
 
+def test_verify_says_what_is_good_and_salvages(recording, tmp_path, capsys):
+    assert main(["verify", str(recording)]) == 0
+    sound = capsys.readouterr().out
+    with open(recording, "r+b") as file:  # one byte of the last epoch's data
+        image = bytearray(file.read())
+        position = image.rindex(np.float32(3.0).tobytes())
+        image[position] ^= 1
+        file.seek(0)
+        file.write(image)
+    assert main(["verify", str(recording)]) == 1
+    damaged = capsys.readouterr()
+    assert damaged.out != sound
+    assert "--salvage" in damaged.out
+    assert "is damaged" in damaged.err
+    assert main(["verify", str(recording), "--salvage", str(tmp_path / "good.h5")]) == 0
+    assert "good.h5" in capsys.readouterr().out
+    assert main(["verify", str(tmp_path / "good.h5")]) == 0
+    assert main(["verify", str(recording), "--salvage", str(tmp_path / "good.h5")]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
