@@ -1,7 +1,9 @@
 """What every test shares: one thread for Paddle, a path to record to, fresh random streams."""
 
+import gc
 import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order, and the machine left to the other tests
@@ -9,7 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order, and the mach
 import numpy as np
 import pytest
 
-import paddle_td_callback  # noqa: F401  (before Paddle: 2.6 spoils the zlib of what comes after)
+from paddle_td_callback import recorder  # before Paddle: 2.6 spoils the zlib of what comes after
 
 try:
     import paddle
@@ -29,3 +31,13 @@ def _fresh_random_streams() -> None:
 def path(tmp_path: Path) -> str:
     """Where a recording may be made."""
     return str(tmp_path / "run.h5")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _close_what_was_abandoned() -> Iterator[None]:
+    """Some tests leave recordings as a fit that dies does; Python would complain of the files when it ends."""
+    yield
+    gc.collect()
+    for path in [one.path for one in recorder._open_recorders]:
+        recorder.close_abandoned(path)
+    recorder.close_abandoned("")

@@ -450,7 +450,9 @@ def test_another_callback_dies_when_an_epoch_begins_before_ours(path: str) -> No
     assert_recording_goes_on(model, recorder, data, 2)
 
 
-@pytest.mark.parametrize("next_call", ["evaluate", "predict", "fit-without", "fit-with-both"])
+@pytest.mark.parametrize(
+    "next_call", ["evaluate", "predict", "fit-without", "fit-with-both", "fit-with-the-first"]
+)
 def test_another_callback_dies_when_an_epoch_begins_after_ours(
     next_call: str, path: str, tmp_path: Path
 ) -> None:
@@ -470,12 +472,17 @@ def test_another_callback_dies_when_an_epoch_begins_after_ours(
     elif next_call == "fit-without":
         fit(model, data, epochs=1)
     else:
-        fit(model, data, epochs=1, callbacks=[Bell(), other, recorder])
+        fit(
+            model,
+            data,
+            epochs=1,
+            callbacks=[Bell(), *([other] if next_call == "fit-with-both" else []), recorder],
+        )
     assert_untapped(model, data, data.batch_sampler)
     n = len(network.epochs)
-    for recording in (path, other.path):
-        assert eventually_n_epochs(recording, n) == n
-        assert_same(read(recording), expected(network.epochs, Points().classes))
+    for recording, epochs in ((path, n), (other.path, 2 if next_call == "fit-with-the-first" else n)):
+        assert eventually_n_epochs(recording, epochs) == epochs
+        assert_same(read(recording), expected(network.epochs[:epochs], Points().classes))
     fit(model, data, epochs=1, callbacks=[Bell(), recorder])
     assert_untapped(model, data, data.batch_sampler)
     assert n + 1 == eventually_n_epochs(path, n + 1)
