@@ -61,6 +61,9 @@ class Committer:
         self._free = [self._make_buffer()]
         self.buffer = self._make_buffer()
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
+        # Its thread starts here and not with the first commit: of a thread that Ctrl-C met while it started the pool
+        # knows nothing, starts another for the next job, and two would write into the file at once.
+        self._pool.submit(int).result()
         self._running: Future[Exception | None] | None = None
         self._waiting: _Job | None = None
         self._failing = False

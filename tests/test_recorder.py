@@ -4,6 +4,7 @@ import gc
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -391,3 +392,51 @@ def test_nothing_stays_alive(path: str) -> None:
     before = threading.active_count()
     record(path, [[([0], ROW, [1])]] * 3, n_samples=5, n_classes=3)
     assert threading.active_count() == before
+
+
+def test_ctrl_c_where_an_epoch_ends_never_makes_a_second_thread_write(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python may raise it while the committing thread starts, which then runs unknown to its pool."""
+    recorder = TrainingDynamicsRecorder(path, n_samples=5, n_classes=3)
+    start, main = threading.Thread.start, threading.current_thread()
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if threading.current_thread() is main:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    for epoch in range(3):
+        recorder.update([epoch], ROW, [1])
+        recorder.end_epoch()
+    recorder.close()
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 3
+        assert (store.predictions() >= 0).tolist() == [[e == s for e in range(3)] for s in range(5)]
+
+
+def test_ctrl_c_while_a_commit_is_handed_over(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit runs, but its caller does not know."""
+    recorder = TrainingDynamicsRecorder(path, n_samples=5, n_classes=3)
+    submit = ThreadPoolExecutor.submit
+    armed = [True]
+
+    def interrupted(pool: Any, *args: Any, **kwargs: Any) -> Any:
+        future = submit(pool, *args, **kwargs)
+        if armed and threading.current_thread() is threading.main_thread():
+            armed.clear()
+            raise KeyboardInterrupt
+        return future
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    recorder.update([0], ROW, [1])
+    with pytest.raises(KeyboardInterrupt):
+        recorder.end_epoch()
+    for epoch in range(1, 3):
+        recorder.update([epoch], ROW, [1])
+        recorder.end_epoch()
+    recorder.close()
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 3
+        assert (store.predictions() >= 0).tolist() == [[e == s for e in range(3)] for s in range(5)]
