@@ -5,6 +5,7 @@ import contextlib
 import gc
 import multiprocessing
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -511,6 +512,17 @@ def test_a_death_in_the_first_epoch_leaves_no_file_in_the_way(path: str) -> None
         except KeyboardInterrupt:
             assert armed
     assert eventually_n_epochs(path, 3) == 3
+
+
+@pytest.mark.parametrize("rounds", [25, pytest.param(1000, marks=pytest.mark.slow)])
+def test_ctrl_c_at_any_moment(rounds: int, path: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import interrupts; "
+    code += f"interrupts.main({path!r}, {rounds}, 1)"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    child = subprocess.run(command, capture_output=True, text=True, timeout=60 + rounds, check=False)
+    said = re.fullmatch(r"survived (\d+) interruptions\n", child.stdout)
+    assert said, child.stderr[-3000:]
+    assert int(said[1]) > rounds // 3
 
 
 def test_a_script_that_ends_between_epochs_keeps_them_all(path: str) -> None:
