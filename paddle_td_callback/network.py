@@ -47,7 +47,10 @@ class Architecture(NamedTuple):
         weights = {name: rng.uniform(-bound, bound, shape) for name, shape in self.shapes().items()}
         weights["head_bias"] += log_odds
         if self.n_summary:
-            weights["summary_mean"], weights["summary_scale"] = np.zeros(self.n_summary), np.ones(self.n_summary)
+            weights["summary_mean"], weights["summary_scale"] = (
+                np.zeros(self.n_summary),
+                np.ones(self.n_summary),
+            )
         return {name: array.astype(np.float32) for name, array in weights.items()}
 
 
