@@ -391,6 +391,30 @@ def test_a_loader_used_before_between_and_after(workers: int, path: str) -> None
     assert (want.predicted >= 0).sum(axis=0).tolist() == [N_SAMPLES] * 4 + [3 * BATCH]
 
 
+class TwoInputs(Witness):
+    def forward(self, x: Any, sign: Any) -> Any:
+        return super().forward(paddle.concat([x[:, :1], x[:, 1:] * sign], axis=1))
+
+
+class SignedPoints(Points):
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        features, label = super().__getitem__(i)
+        return features, np.ones(1, np.float32), label
+
+
+@pytest.mark.parametrize("specified", [True, False], ids=["input-specs", "by-signature"])
+def test_a_network_of_two_inputs(specified: bool, path: str) -> None:
+    network = TwoInputs()
+    spec = paddle.static.InputSpec
+    inputs = [spec([None, 7], "float32", "x"), spec([None, 1], "float32", "sign")]
+    model = paddle.Model(network, *([inputs, [spec([None], "int64", "label")]] if specified else []))
+    optimizer = paddle.optimizer.SGD(0.0, parameters=network.parameters())
+    model.prepare(optimizer, nn.CrossEntropyLoss(), [paddle.metric.Accuracy(topk=(1, 2))])
+    callbacks = [Bell(), TrainingDynamicsCallback(path, dtype="float32")]
+    model.fit(SignedPoints(), SignedPoints(9), epochs=2, batch_size=BATCH, verbose=0, callbacks=callbacks)
+    assert_recorded(path, network)
+
+
 class Positions(paddle.io.Dataset):
     """Points whose index feature is their place in a subset."""
 
