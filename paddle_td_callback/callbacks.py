@@ -33,6 +33,7 @@ from .recorder import (
     TrainingDynamicsRecorder,
     as_integers,
     check_indices,
+    check_labels,
     check_on_error,
     check_rows,
     close_abandoned,
@@ -314,7 +315,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def _check_first_step(self, tap: LossTap) -> None:
         """See before the first epoch is spent whether the pass after it can be recorded."""
         try:
-            logits, _, _ = tap.take()
+            logits, _, labels = tap.take()
+            if labels is not None:
+                ignored = labels == self._reader.ignored_label(self.model._loss)
+                check_labels(np.where(ignored, 0, labels), logits.shape[1], "first step")
             self._doubt(logits)
             self._open_recorder(logits.shape[1])
         except Exception as error:

@@ -450,8 +450,15 @@ def check_rows(
 ) -> None:
     """Raise ValueError unless all indices and labels, both `[row]`, are in range."""
     check_indices(rows, n_samples, where)
+    check_labels(given, n_classes, where, rows)
+
+
+def check_labels(
+    given: npt.NDArray[np.int64], n_classes: int, where: str, rows: npt.NDArray[np.int64] | None = None
+) -> None:
+    """Raise ValueError unless all labels `[row]` are in range; `rows` `[row]` are their samples, where known."""
     outside = np.flatnonzero((given < 0) | (given >= n_classes))
     if len(outside):
-        raise ValueError(
-            f"{where}: labels must be in [0, {n_classes}), got {given[outside[0]]} for sample {rows[outside[0]]}"
-        )
+        row = outside[0]
+        whose = f"in row {row}" if rows is None else f"for sample {rows[row]}"
+        raise ValueError(f"{where}: labels must be in [0, {n_classes}), got {given[row]} {whose}")

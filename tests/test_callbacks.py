@@ -757,10 +757,12 @@ def in_range(logits: Any, labels: Any) -> Any:
 
 
 @pytest.mark.parametrize("label", [4, -1])
-def test_labels_outside_the_classes(label: int, path: str) -> None:
+@pytest.mark.parametrize(("mode", "whose"), [("train", "for sample 5"), ("eval", "in row 5")])
+def test_labels_outside_the_classes(label: int, mode: str, whose: str, path: str) -> None:
     points = Points()
     points.labels[5] = label
-    refuse_first_step(path, points, ValueError, rf"labels must be in \[0, 4\), got {label} for sample 5")
+    match = rf"first step: labels must be in \[0, 4\), got {label} {whose}"
+    refuse_first_step(path, points, ValueError, match, mode=mode)
 
 
 def test_a_refused_first_step_does_not_cost_the_file_to_replace(path: str) -> None:
