@@ -492,10 +492,6 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 self._ranks.meet()
             except CaptureError as error:
                 self._warn(str(error))
-        if self.n_nonfinite:
-            self._warn(
-                f"{self.n_nonfinite} rows in all had NaN or infinite outputs and are recorded as unseen"
-            )
         if self._skipped_batches:
             self._warn(f"{self._skipped_batches} batches in all could not be recorded")
             self._skipped_batches = 0

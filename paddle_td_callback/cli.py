@@ -1,4 +1,4 @@
-"""paddle-td: the command. Exit status 0 = done, 1 = refused with a message, 2 = wrong usage."""
+"""paddle-td: the command. Exit status 0 = done, 1 = refused with a message, 2 = usage, 130 = Ctrl-C."""
 
 from __future__ import annotations
 
@@ -147,6 +147,8 @@ def _need_paddle(why: str) -> None:
             warnings.simplefilter("ignore")  # of compilers that Paddle would use for things not done here
             import paddle  # noqa: F401
     except ModuleNotFoundError as error:
+        if error.name != "paddle":  # Paddle is there and lacks something: its own words say what
+            raise
         raise ImportError(
             f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "
             "Paddle for your device as its install page says"

@@ -98,7 +98,7 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
         print(issues)
     by_aum = find_label_issues(recording, method="aum", progress=False)
     results = {"lstm": evaluate(issues, dataset.is_changed), "aum": evaluate(by_aum, dataset.is_changed)}
-    print("\nHow well the ranking finds the changed labels (the detector has never seen digits):\n")
+    print("\nHow well the ranking finds the changed labels (the detector has not seen this data set):\n")
     print(f"{'':8}{'ROC AUC':>10}{'average precision':>20}{'precision at ' + format(NOISE_RATE, '.0%'):>20}")
     for method, row in results.items():
         print(

@@ -64,14 +64,16 @@ def find_label_issues(
             same data and labels, whose noise scores are averaged.
         method: "lstm" for the detector, or the name of one of `scores.NOISE_SCORES`.
         detector: a `NoiseDetector` of one's own, or None for the one that ships with the package.
-        device: a Paddle device string for the detector ("cpu", "gpu:0", ...), None = where Paddle is now.
-        batch_size: samples on the device at once, None = the detector's default.
+        device: a Paddle device string for the detector ("cpu", "gpu:0", ...), None = where Paddle is now; the other
+            methods compute without Paddle and do not look at it.
+        batch_size: samples on the device at once, None = the detector's default; as `device`.
         progress: whether to show a progress bar.
 
     Raises:
         ValueError: an unknown method, a detector for a method that has none, or runs of different data.
         TypeError: a detector that is none.
         StoreError: no recording, no committed epoch, or only one class among the labels.
+        ModuleNotFoundError: `method="lstm"` without Paddle.
     """
     check_method(method, detector)
     single = isinstance(source, (str, os.PathLike, TrainingDynamicsStore))
@@ -230,6 +232,8 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
             raise ValueError(
                 f"{source!r} has {len(run)} samples, the first run {len(first)}: not the same data"
             )
+        if run.class_names != first.class_names:
+            raise ValueError(f"{source!r} has other class names than the first run: not the same labels")
         if run.sample_ids != first.sample_ids:
             raise ValueError(f"{source!r} has other sample ids than the first run: not the same data")
         both = (run.given_label >= 0) & (first.given_label >= 0)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from .committer import spill_bytes
 from .errors import StoreError
 from .sinks import LocalSink, Sink
-from .store import Keep, Layout, StoreWriter, TrainingDynamicsStore, check_space
+from .store import Keep, Layout, StoreWriter, TrainingDynamicsStore, check_space, is_whole
 
 if TYPE_CHECKING:
     from .distributed import RankGroup
@@ -92,6 +92,9 @@ class TrainingDynamicsRecorder:
         check_on_error(on_error)
         if resume and overwrite:
             raise ValueError("resume=True and overwrite=True contradict each other")
+        for name, value in (("n_samples", n_samples), ("n_classes", n_classes)):
+            if not is_whole(value):
+                raise ValueError(f"{name} must be a whole number, got {value!r}")
         self.layout = Layout(
             n_samples=int(n_samples),
             n_classes=int(n_classes),
@@ -342,9 +345,10 @@ def _check_names(path: str, sample_ids: Sequence[Any] | None, class_names: Seque
             "so record to another path"
         )
     # None is no other name: the file's own stay.
-    if class_names is not None and classes is not None and [str(one) for one in class_names] != classes:
+    if class_names is not None and [str(one) for one in class_names] != classes:
+        known = "without class_names" if classes is None else f"with class_names {_shortened(classes)}"
         raise StoreError(
-            f"'{path}' was recorded with class_names {_shortened(classes)}, got {_shortened(class_names)}; resume "
+            f"'{path}' was recorded {known}, got {_shortened(class_names)}; resume "
             "keeps those of the file, so leave class_names out, or record to another path"
         )
 

@@ -160,6 +160,7 @@ def test_training_is_the_same_to_the_last_bit(
             "optimizer": {k: np.asarray(v) for k, v in model._optimizer.state_dict().items()},
             "diary": diary.pages,
             "names after": [p.name for p in fresh.parameters()],
+            "states after": [np.random.get_state(), random.getstate()],  # noqa: NPY002
             "draws after": [paddle.rand([3]).numpy(), np.random.rand(3), random.random()],  # noqa: NPY002
             "settings": (paddle.get_default_dtype(), paddle.get_device(), paddle.is_grad_enabled()),
         }
@@ -167,6 +168,7 @@ def test_training_is_the_same_to_the_last_bit(
     without = train()
     with_callbacks = train(
         LabelIssuesCallback(path, detector=detector),
+        LabelIssuesCallback(path),
         TrainingDynamicsCallback(path),
         LabelIssuesCallback(path, method="aum", csv=tmp_path / "issues.csv"),
     )

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from paddle_td_callback import LabelIssues
+from paddle_td_callback import LabelIssues, NoiseDetector
 from paddle_td_callback.cli import main
 from paddle_td_callback.demo import Digits, evaluate, run
 
@@ -35,6 +35,12 @@ def test_the_demo_finds_the_changed_labels(tmp_path, capsys):
     assert main(["info", str(tmp_path / "run.h5")]) == 0
     assert main(["detect", str(tmp_path / "run.h5"), "--quiet", "--csv", str(tmp_path / "again.csv")]) == 0
     assert (tmp_path / "again.csv").read_text() == (tmp_path / "issues.csv").read_text()
+
+
+def test_the_shipped_detector_has_not_seen_the_demos_data():
+    seen = set(NoiseDetector.pretrained().provenance["trained on"])
+    assert len(seen) > 5
+    assert not seen & {"digits", "optdigits"}
 
 
 def test_the_demo_overwrites_only_when_told(tmp_path, capsys):
