@@ -492,6 +492,21 @@ def test_another_callback_dies_when_an_epoch_begins_after_ours(
     assert_same(read(path), expected(network.epochs, Points().classes))
 
 
+def test_a_recording_that_cannot_be_closed_does_not_hide_what_fit_died_of(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close = TrainingDynamicsRecorder.close
+
+    def fails(recorder: TrainingDynamicsRecorder) -> None:
+        close(recorder)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(TrainingDynamicsRecorder, "close", fails)
+    with pytest.warns(RuntimeWarning, match="no space left"):
+        record_until_death(path, loss=LossTrap())
+    assert eventually_n_epochs(path, 2) == 2
+
+
 def test_a_death_in_the_first_epoch_leaves_no_file_in_the_way(path: str) -> None:
     class Early(Trap):
         def __init__(self) -> None:
