@@ -169,6 +169,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._first_step: LossTap | None = None
         self._loader: Any = None
         self._ranks: RankGroup | None = None
+        self._meeting = 0  # of the ranks for this callback and fit: names what they share
         self._classes_agreed = False
         self._padded = False
         self._in_fit = False
@@ -205,6 +206,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             raise
         if self._ranks is not None:
             self._ranks.meet()
+            self._meeting = self._ranks.n_meetings
 
     def _refuse_early(self) -> None:
         check_model(self.model)
@@ -271,14 +273,12 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def _tap_indices(self, loader: Any) -> IndexTap | FieldTap | None:
         if self._mode == "eval":
             self._evaluation(loader)  # refuses what it cannot read
-        if self._index_field is not None:
-            return FieldTap(loader, self._index_field, self._ids)
-        if self._mode == "eval":
-            return None
         sampler = getattr(loader, "batch_sampler", None)
         padding = paddle.io.DistributedBatchSampler
         self._padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
-        return IndexTap(loader)
+        if self._index_field is not None:
+            return FieldTap(loader, self._index_field, self._ids)
+        return None if self._mode == "eval" else IndexTap(loader)
 
     def _evaluation(self, loader: Any) -> EvaluationPass:
         field, ranks = self._index_field, self._ranks
@@ -410,8 +410,13 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if not self._in_epoch:
             return
         self._in_epoch = False
-        if self._mode == "eval" and not self._stopped and self._loader is not None:
-            self._evaluate(epoch)
+        if self._mode == "eval":
+            if not self._stopped and self._loader is not None:
+                self._evaluate(epoch)
+            elif self._stopped and self._ranks is not None and not self._ranks_ended:
+                # The others may not know yet, and meet in the first step of their pass.
+                with contextlib.suppress(RanksEndedError):
+                    self._all_well(self._ranks, False)
         if self._ranks is not None:
             self._end_epoch_of_ranks(self._ranks)
         elif self._recorder is not None and not self._stopped:
@@ -519,7 +524,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             if isinstance(callback, LabelIssuesCallback) and os.path.abspath(callback.path) == same
         ]
         for number, finder in enumerate(finders):
-            finder.share(SharedResult(ranks, number))
+            finder.share(SharedResult(ranks, f"{self._meeting}.{number}"))
 
     def _skip(self, step: int, error: Exception) -> None:
         if self._on_error == "raise":
@@ -589,7 +594,8 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         """Forget the issues of an earlier fit, and refuse a CSV path that could not be written at the end."""
         self.issues = None
         self._shared = None
-        if self._csv is not None:
+        ranks = current_ranks()
+        if self._csv is not None and (ranks is None or ranks.rank == 0):  # the one that writes it
             check_csv_path(self._csv)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:

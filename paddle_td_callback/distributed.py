@@ -208,16 +208,16 @@ class SharedResult:
 
     Args:
         ranks: all of them.
-        number: of the callback in this fit.
+        name: the same on all ranks, and of this callback and fit alone.
 
     Attributes:
         rank: of this process.
     """
 
-    def __init__(self, ranks: RankGroup, number: int) -> None:
+    def __init__(self, ranks: RankGroup, name: str) -> None:
         self.rank = ranks.rank
         self._ranks = ranks
-        self._name = f"result{ranks.n_meetings}.{number}"
+        self._name = f"result{name}"
         ranks.count(f"{self._name}/offers" if self.rank == 0 else f"{self._name}/asks", 1)
 
     def publish(self, payload: bytes) -> None:

@@ -86,7 +86,7 @@ class EvaluationPass:
             progress: whether to show it.
 
         Raises:
-            CaptureError: an output or a label cannot be recorded, or another rank is not well.
+            CaptureError: an output or a label cannot be recorded. Where another rank is not well, the pass ends.
         """
         n_steps = max(-(-len(shard) // self._batch_size) for shard in self._shards)
         failure: Exception | None = None

@@ -174,6 +174,51 @@ def one_rank_asks() -> None:
     note("asks", found=finder.issues is not None)
 
 
+def two_recordings() -> None:
+    """Two recordings of one fit, each with a finder of another method."""
+    fresh()
+    paths = [str(folder / f"two_{which}.h5") for which in "ab"]
+    finders = [
+        LabelIssuesCallback(path, method=method, progress=False)
+        for path, method in zip(paths, ("aum", "confidence"), strict=True)
+    ]
+    recorders = [TrainingDynamicsCallback(path) for path in paths]
+    model_of(Witness(), learning_rate=0.01).fit(
+        Points(N_TRAIN), epochs=1, batch_size=8, verbose=0, callbacks=[Bell(), *recorders, *finders]
+    )
+    note("two", methods=[finder.issues.method for finder in finders if finder.issues is not None])
+
+
+class Numbered(Points):
+    """Batches are dictionaries that carry the index."""
+
+    def __getitem__(self, i: int) -> Any:
+        x, label = super().__getitem__(i)
+        return {"a": x, "b": label, "index": i}
+
+
+def padded_with_an_index_field() -> None:
+    fit("padded", n=13, data=Numbered(13), batch_size=4, epochs=1, options={"index_field": "index"})
+
+
+class Corrected(Points):
+    """The last sample's label, which is of the last rank's share of the evaluation pass, may be another one."""
+
+    shift = 0
+
+    def __getitem__(self, i: int) -> tuple[Any, ...]:
+        x, label = super().__getitem__(i)
+        return x, (label + self.shift * (i == len(self) - 1)) % N_CLASSES
+
+
+def eval_refused_on_rank_zero() -> None:
+    """A label is not the one that the file to resume holds, which rank 0 alone finds out."""
+    data = Corrected(13)
+    fit("refused", data=data, batch_size=4, epochs=1, options={"mode": "eval"})
+    data.shift = 1
+    fit("refused", data=data, batch_size=4, epochs=3, options={"mode": "eval", "resume": True})
+
+
 class Relabelled(Points):
     """On one rank, a label changes in the third epoch."""
 
@@ -259,6 +304,9 @@ SCENARIOS: list[Callable[[], None]] = [
     early_stopping,
     label_issues,
     one_rank_asks,
+    two_recordings,
+    padded_with_an_index_field,
+    eval_refused_on_rank_zero,
     error_on_one_rank,
     existing_file,
     stream,

@@ -197,6 +197,28 @@ def test_label_issues_go_to_the_ranks_that_ask(runs: Run) -> None:
     assert [note["found"] for note in runs.notes("asks")] == [True] * (runs.n_ranks - 1) + [False]
 
 
+def test_two_recordings_of_one_fit_each_get_their_own_issues(runs: Run) -> None:
+    assert [note["methods"] for note in runs.notes("two")] == [["aum", "confidence"]] * runs.n_ranks
+
+
+def test_padding_counts_once_with_an_index_field_too(runs: Run) -> None:
+    with TrainingDynamicsStore(runs.path("padded")) as store:
+        assert (store.n_presentations() == 1).all()
+
+
+def test_an_evaluation_pass_refused_by_rank_0_ends_the_recording_on_all_and_training_on_none(
+    runs: Run,
+) -> None:
+    said = [note["texts"] for note in runs.notes("refused.warnings")]
+    assert "the label of sample 12 was" in said[0][0]
+    for texts in said[1:]:
+        assert "ranks [0] of" in texts[0]
+    for log in runs.logs("refused"):
+        assert any(key.startswith("log.2.") for key in log)  # trained to the end
+    with TrainingDynamicsStore(runs.path("refused")) as store:
+        assert store.n_epochs == 1
+
+
 def test_an_error_on_one_rank_ends_the_recording_on_all_and_training_on_none(runs: Run) -> None:
     texts = [note["texts"] for note in runs.notes("error.warnings")]
     assert "the label of sample" in texts[1][0]
