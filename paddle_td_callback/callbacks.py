@@ -23,11 +23,12 @@ from .capture import (
     find_n_samples,
     intercept_next_epoch,
 )
-from .distributed import RankGroup, RanksEndedError, SharedResult, current_ranks, pack_issues, unpack_issues
+from .distributed import RankGroup, RanksEndedError, current_ranks, pack_issues, unpack_issues
 from .errors import CaptureError
 from .evaluation import EvaluationPass
 from .issues import check_method, find_label_issues
 from .label_issues import LabelIssues, check_csv_path
+from .meeting import MISSING_CALLBACK, Session, SharedResult, first_line
 from .outputs import OUTPUTS, OutputReader
 from .recorder import (
     TrainingDynamicsRecorder,
@@ -169,7 +170,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._first_step: LossTap | None = None
         self._loader: Any = None
         self._ranks: RankGroup | None = None
-        self._meeting = 0  # of the ranks for this callback and fit: names what they share
+        self._session: Session | None = None  # of all ranks, from the start of a fit to its end
+        self._leave_when_fit_is_gone: weakref.finalize[..., Any] | None = None
         self._classes_agreed = False
         self._padded = False
         self._in_fit = False
@@ -197,16 +199,18 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._skipped_batches = 0
         close_abandoned(self.path)
         self._stopped = self._ranks_ended = self._classes_agreed = False
+        self._leave("its fit ended early")
         self._ranks = current_ranks()
+        session = None if self._ranks is None else self._ranks.session("fit")
         try:
             self._refuse_early()
         except Exception as error:
-            if self._ranks is not None:
-                self._ranks.meet(error)
+            if session is not None:
+                session.meet(error)
             raise
-        if self._ranks is not None:
-            self._ranks.meet()
-            self._meeting = self._ranks.n_meetings
+        if session is not None:
+            session.meet(hint=MISSING_CALLBACK)
+        self._session = session
 
     def _refuse_early(self) -> None:
         check_model(self.model)
@@ -237,6 +241,12 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
         self._loader = loader
+        if self._session is not None and self._leave_when_fit_is_gone is None:
+            # Where fit dies between two epochs, nobody tells the callback.
+            self._leave_when_fit_is_gone = weakref.finalize(
+                callbacks, self._session.leave, "its fit ended between two epochs"
+            )
+            self._leave_when_fit_is_gone.atexit = False
         indices: IndexTap | FieldTap | None = None
         stop_arming: Callable[[], None] | None = None
         try:
@@ -255,8 +265,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._share_issues(callbacks)
         try:
             yield loader if indices is None else indices.loader
-        except BaseException:
+        except BaseException as death:
             # fit dies here without on_train_end: the epoch under way is forgotten, the others stay.
+            self._leave(f"its fit ended by {type(death).__name__}: {first_line(death)}")
             try:
                 self._close_recorder()
             except Exception as error:  # must not hide what fit died of
@@ -380,6 +391,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             resume=resume,
             overwrite=self._overwrite and not self._began,
             expected_epochs=self.params.get("epochs"),
+            distributed=self._ranks or False,
             **self._recorder_options,
         )
         self._began = True
@@ -491,12 +503,17 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 "no training step was seen, so nothing is recorded; is the loader empty? A callback made of others "
                 "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
             )
-        self._close_recorder()
-        if self._ranks is not None and not self._ranks_ended:
+        try:
+            self._close_recorder()
+        except BaseException as error:
+            self._leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
+            raise
+        session = self._end_session()
+        if session is not None:
             try:
-                self._ranks.meet()
+                session.meet()
             except CaptureError as error:
-                self._warn(str(error))
+                self._warn(f"{error}; committed epochs stay")
         if self._skipped_batches:
             self._warn(f"{self._skipped_batches} batches in all could not be recorded")
             self._skipped_batches = 0
@@ -512,10 +529,24 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 os.unlink(self.path)  # a file without an epoch would only be in the way of the next try
             self._began = False
 
+    def _end_session(self) -> Session | None:
+        """The session of this fit, which is left alone from now on."""
+        if self._leave_when_fit_is_gone is not None:
+            self._leave_when_fit_is_gone.detach()
+            self._leave_when_fit_is_gone = None
+        session, self._session = self._session, None
+        return session
+
+    def _leave(self, reason: str) -> None:
+        """Tell the other ranks not to wait for this one in what is left of the fit."""
+        session = self._end_session()
+        if session is not None:
+            session.leave(reason)
+
     def _share_issues(self, callbacks: Any) -> None:
         """Let the finders of this recording's issues know that one rank finds and the others get the result."""
-        ranks = self._ranks
-        if ranks is None or self._classes_agreed:
+        session = self._session
+        if session is None or self._classes_agreed:
             return
         same = os.path.abspath(self.path)
         finders = [
@@ -524,7 +555,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             if isinstance(callback, LabelIssuesCallback) and os.path.abspath(callback.path) == same
         ]
         for number, finder in enumerate(finders):
-            finder.share(SharedResult(ranks, f"{self._meeting}.{number}"))
+            finder.share(SharedResult(session, str(number)))
 
     def _skip(self, step: int, error: Exception) -> None:
         if self._on_error == "raise":

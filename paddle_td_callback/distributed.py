@@ -6,9 +6,7 @@ Nothing else is exchanged while training runs. All of it happens between two tra
 that training uses, since its connections stand: making a second one of four gloo ranks sometimes failed or hung.
 
 A rank that dies is noticed by the others as Paddle notices it: gloo and NCCL raise, or time out as they are set to.
-
-gloo gives up on a peer that is 30 seconds late. Where ranks may be apart for longer (before training, while rank 0
-looks for label issues), they wait for each other at the TCP store with which Paddle's ranks found each other.
+Where ranks may be apart for longer, they wait for each other elsewhere: see `meeting`.
 """
 
 from __future__ import annotations
@@ -17,22 +15,21 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import time
-import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import paddle
 import paddle.distributed as dist
-from paddle.distributed import collective
 
 from .errors import CaptureError
 from .label_issues import LabelIssues
+from .meeting import Lookout, Session, connect, first_line
 from .sinks import (
-    TILE_BYTES,
     LocalSink,
     RowBuffer,
     Rows,
@@ -45,10 +42,7 @@ from .sinks import (
 from .store import Layout, StoreWriter
 
 _PROTOCOL = 1
-_SAY_SECONDS = 20.0  # a rank without the callback meets gloo's 30 seconds first: say before what is wrong
-_READ_SECONDS = 60.0
-_LIMIT_SECONDS = 1800.0  # Paddle's own default for a process group
-_POLL_SECONDS = 0.1
+_GLOO_SECONDS = 30.0  # its own default, which Paddle leaves as it is
 _LOST = "committed epochs stay; start again with resume=True, with any number of ranks"
 
 
@@ -67,98 +61,12 @@ class RankGroup:
     def __init__(self) -> None:
         self.rank = int(dist.get_rank())
         self.size = int(dist.get_world_size())
-        self._store: Any = getattr(collective, "_default_store", None)
-        self._n_meetings = 0
-        self.meet()
+        store = connect()
+        self._lookout = None if store is None else Lookout(store, self.rank, self.size, _patience_seconds())
 
-    def meet(self, error: Exception | None = None) -> None:
-        """Wait until every rank is here, however late.
-
-        Args:
-            error: what is wrong on this rank; every rank raises then.
-
-        Raises:
-            CaptureError: something is wrong on another rank, or one did not come.
-        """
-        self._n_meetings += 1
-        if self._store is None:
-            if error is not None:
-                raise error
-            return
-        key = f"paddle_td_callback/meeting{self._n_meetings}"
-        try:
-            self._store.set(f"{key}/rank{self.rank}", "" if error is None else str(error))
-            self._store.add(key, 1)
-            self._wait(lambda: int(self._store.add(key, 0)) >= self.size)
-            errors = [self._store.get(f"{key}/rank{rank}").decode() for rank in range(self.size)]
-        except (RuntimeError, ValueError) as failure:
-            if error is not None:
-                raise error from None
-            raise CaptureError(f"another rank ended: {failure}") from failure
-        if error is not None:
-            raise error
-        for rank, message in enumerate(errors):
-            if message:
-                raise CaptureError(f"rank {rank} of {self.size} cannot record: {message}")
-
-    def _wait(self, arrived: Callable[[], bool], seconds: float = _LIMIT_SECONDS) -> None:
-        begin, said = time.monotonic(), False
-        while not arrived():
-            waited = time.monotonic() - begin
-            if waited > seconds:
-                raise CaptureError(
-                    f"rank {self.rank} waited {waited:.0f} s for the other {self.size - 1} ranks; "
-                    "TrainingDynamicsCallback must be among the callbacks of every rank"
-                )
-            if waited > _SAY_SECONDS and not said:
-                said = True
-                warnings.warn(
-                    f"rank {self.rank} still waits for the other {self.size - 1} ranks; "
-                    "TrainingDynamicsCallback must be among the callbacks of every rank",
-                    RuntimeWarning,
-                    stacklevel=4,
-                )
-            time.sleep(_POLL_SECONDS)
-
-    @property
-    def n_meetings(self) -> int:
-        """How often the ranks have met, the same on all of them."""
-        return self._n_meetings
-
-    def count(self, name: str, add: int) -> int:
-        """Add to a counter that all ranks see, and read it, without waiting."""
-        return 0 if self._store is None else int(self._store.add(f"paddle_td_callback/{name}", add))
-
-    def publish(self, name: str, payload: bytes, *, readers: int) -> None:
-        """Hand bytes to other ranks, and wait until so many have read them (a minute, then they are on their own)."""
-        key = f"paddle_td_callback/{name}"
-        parts = [payload[i : i + TILE_BYTES] for i in range(0, len(payload), TILE_BYTES)]
-        for number, part in enumerate(parts):
-            self._store.set(f"{key}/{number}", part)
-        self._store.set(f"{key}/parts", str(len(parts)))
-        self._store.add(key, 1)
-        try:
-            self._wait(lambda: int(self._store.add(f"{key}/read", 0)) >= readers, _READ_SECONDS)
-        except CaptureError:
-            return
-        for number in range(len(parts)):  # the store would keep them as long as the process lives
-            self._store.set(f"{key}/{number}", "")
-
-    def fetch(self, name: str) -> bytes:
-        """What rank 0 publishes under a name; waits for it.
-
-        Raises:
-            CaptureError: rank 0 ended.
-        """
-        key = f"paddle_td_callback/{name}"
-        try:
-            self._wait(lambda: int(self._store.add(key, 0)) > 0)
-            n_parts = int(self._store.get(f"{key}/parts"))
-            payload = b"".join(self._store.get(f"{key}/{number}") for number in range(n_parts))
-            self._store.add(f"{key}/read", 1)
-        except (RuntimeError, ValueError) as failure:
-            raise CaptureError(f"rank 0 ended: {failure}") from failure
-        return payload
+    def session(self, kind: str) -> Session:
+        """The next one of its kind, which every rank opens in the same order."""
+        return Session(None, kind) if self._lookout is None else self._lookout.session(kind)
 
     def all_gather(self, values: Sequence[int]) -> npt.NDArray[np.int64]:
         """The same few integers of every rank, `[rank, value]`.
@@ -167,7 +75,7 @@ class RankGroup:
             CaptureError: another rank ended.
         """
         gathered: list[Any] = []
-        with _lost_ranks(), paddle.no_grad():
+        with self._lost_ranks(), paddle.no_grad():
             mine = paddle.to_tensor(np.asarray(values, np.int64))
             dist.all_gather(gathered, mine)
             return np.stack([tensor.numpy() for tensor in gathered])
@@ -182,59 +90,27 @@ class RankGroup:
             CaptureError: another rank ended.
         """
         gathered: list[Any] | None = [] if self.rank == 0 else None
-        with _lost_ranks(), paddle.no_grad():
+        with self._lost_ranks(), paddle.no_grad():
             mine = paddle.to_tensor(tile.view(np.uint8).reshape(-1))
             dist.gather(mine, gathered, dst=0)
             return [tensor.numpy().view(tile.dtype) for tensor in gathered or []]
 
-
-@contextlib.contextmanager
-def _lost_ranks() -> Iterator[None]:
-    """What Paddle raises when a rank is gone, in our words."""
-    try:
-        yield
-    except (RuntimeError, ValueError, OSError) as error:
-        raise RanksEndedError(f"the ranks lost each other ({_first_line(error)}); {_LOST}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    @contextlib.contextmanager
+    def _lost_ranks(self) -> Iterator[None]:
+        """What Paddle raises when a rank is gone, in our words."""
+        try:
+            yield
+        except (RuntimeError, ValueError, OSError) as error:
+            known = "" if self._lookout is None else self._lookout.gone()
+            cause = f"{first_line(error)}; {known}".removesuffix("; ")
+            raise RanksEndedError(f"the ranks lost each other ({cause}); {_LOST}") from error
 
 
-class SharedResult:
-    """What rank 0 finds for one callback, and the callbacks of other ranks want too.
-
-    Every rank makes it in the first epoch of a fit, so that rank 0 knows at the end how many wait.
-
-    Args:
-        ranks: all of them.
-        name: the same on all ranks, and of this callback and fit alone.
-
-    Attributes:
-        rank: of this process.
-    """
-
-    def __init__(self, ranks: RankGroup, name: str) -> None:
-        self.rank = ranks.rank
-        self._ranks = ranks
-        self._name = f"result{name}"
-        ranks.count(f"{self._name}/offers" if self.rank == 0 else f"{self._name}/asks", 1)
-
-    def publish(self, payload: bytes) -> None:
-        """Give it to the ranks that asked, and wait until they have it."""
-        readers = self._ranks.count(f"{self._name}/asks", 0)
-        if readers:
-            self._ranks.publish(self._name, payload, readers=readers)
-
-    def fetch(self) -> bytes:
-        """What rank 0 published.
-
-        Raises:
-            CaptureError: rank 0 has no such callback, or ended.
-        """
-        if not self._ranks.count(f"{self._name}/offers", 0):
-            raise CaptureError("rank 0 has no LabelIssuesCallback for this recording; give it to every rank")
-        return self._ranks.fetch(self._name)
+def _patience_seconds() -> float:
+    """How long a collective of Paddle's waits for a rank that does not come."""
+    if "gloo" in str(dist.get_backend()).lower():
+        return _GLOO_SECONDS
+    return int(os.getenv("PADDLE_PG_TIMEOUT", "1800000")) / 1000
 
 
 def pack_issues(issues: LabelIssues | None) -> bytes:
@@ -273,10 +149,7 @@ _group: RankGroup | None = None
 
 
 def current_ranks() -> RankGroup | None:
-    """All ranks of the parallel environment that Paddle is in; None where this process is alone.
-
-    The first call waits for all ranks.
-    """
+    """All ranks of the parallel environment that Paddle is in; None where this process is alone."""
     global _group
     if not dist.is_initialized() or dist.get_world_size() < 2:
         return None
@@ -406,10 +279,6 @@ class RankZeroSink(LocalSink):
         for name in self._fields:
             epoch[name][rows] = tile[name]
 
-    def meet(self) -> None:
-        """Wait for the other ranks to come here too."""
-        self._ranks.meet()
-
 
 class SendingSink:
     """Rows of another rank than 0 wait in memory until the epoch ends.
@@ -457,10 +326,6 @@ class SendingSink:
 
     def flush(self) -> None:
         """Nothing is written here."""
-
-    def meet(self) -> None:
-        """Wait for the other ranks to come here too."""
-        self._ranks.meet()
 
     def close(self) -> None:
         """Nothing is held here."""

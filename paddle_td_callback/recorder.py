@@ -6,7 +6,7 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from .store import Keep, Layout, StoreWriter, TrainingDynamicsStore, check_space
 
 if TYPE_CHECKING:
     from .distributed import RankGroup
+    from .meeting import Session
 
 _open_recorders: weakref.WeakSet[TrainingDynamicsRecorder] = weakref.WeakSet()
 # Of recorders that nobody closed and that are gone, as where `fit` died between two epochs. The garbage collector may
@@ -57,8 +58,9 @@ class TrainingDynamicsRecorder:
         overwrite: replace an existing file.
         on_error: what to do when an epoch cannot be written: "warn" once and go on, or "raise".
         distributed: whether all ranks of Paddle's parallel environment record into this one file, which rank 0
-            writes; every rank then makes a recorder, and calls `end_epoch` equally often. None: if there are
-            several ranks. False: this process records alone.
+            writes; every rank then makes a recorder, waits for the others here, and calls `end_epoch` equally often.
+            None: if there are several ranks. False: this process records alone. A `RankGroup` is that of a caller
+            who lets the ranks meet by itself.
 
     Attributes:
         path: of the file, absolute.
@@ -87,7 +89,7 @@ class TrainingDynamicsRecorder:
         resume: bool = False,
         overwrite: bool = False,
         on_error: str = "warn",
-        distributed: bool | None = None,
+        distributed: bool | RankGroup | None = None,
     ) -> None:
         check_on_error(on_error)
         if resume and overwrite:
@@ -111,12 +113,12 @@ class TrainingDynamicsRecorder:
                 "distributed=True, but Paddle is in no parallel environment of several ranks; call "
                 "paddle.distributed.init_parallel_env() first"
             )
-        self._sink: Sink
-        if ranks is not None and ranks.rank > 0:
-            from .distributed import SendingSink
 
-            self._sink = SendingSink(self.layout, ranks)
-        else:
+        def open_sink() -> Sink:
+            if ranks is not None and ranks.rank > 0:
+                from .distributed import SendingSink
+
+                return SendingSink(self.layout, ranks)
             if expected_epochs is not None:
                 buffer_bytes = spill_bytes(self.layout, memory_limit_bytes)
                 check_space(self.path, self.layout, expected_epochs, buffer_bytes=buffer_bytes)
@@ -132,13 +134,17 @@ class TrainingDynamicsRecorder:
                     overwrite=overwrite,
                 )
             if ranks is None:
-                self._sink = LocalSink(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
-            else:
-                from .distributed import RankZeroSink
+                return LocalSink(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
+            from .distributed import RankZeroSink
 
-                self._sink = RankZeroSink(
-                    writer, ranks, on_error=on_error, memory_limit_bytes=memory_limit_bytes
-                )
+            return RankZeroSink(writer, ranks, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
+
+        self._session: Session | None = None
+        if ranks is None or distributed is ranks:
+            self._sink = open_sink()
+        else:
+            self._session = ranks.session("recorder")
+            self._sink = _open_together(self._session, open_sink)
         self.n_nonfinite = 0
         self._n_rows = 0
         self._closed = False
@@ -159,6 +165,8 @@ class TrainingDynamicsRecorder:
         try:
             if exception_type is None:
                 self.meet()
+            elif self._session is not None:
+                self._session.leave(f"its training ended by {exception_type.__name__}: {exception[0]}")
         finally:
             self.close()
 
@@ -250,7 +258,8 @@ class TrainingDynamicsRecorder:
     def meet(self) -> None:
         """Wait until every ended epoch of all ranks is on disk. With several ranks, all of them call it."""
         self._sink.flush()
-        self._sink.meet()
+        if self._session is not None:
+            self._session.meet()
 
     def close(self) -> None:
         """Commit what has ended, forget an epoch that has not, release the file. Closing twice is fine."""
@@ -365,6 +374,25 @@ def _ranks() -> RankGroup | None:
     from .distributed import current_ranks
 
     return current_ranks()
+
+
+def _open_together(session: Session, open_sink: Callable[[], Sink]) -> Sink:
+    """Open on all ranks or on none.
+
+    Raises:
+        CaptureError: another rank cannot, or does not come.
+    """
+    try:
+        sink = open_sink()
+    except Exception as error:
+        session.meet(error)
+        raise
+    try:
+        session.meet(hint="every rank must make a TrainingDynamicsRecorder")
+    except BaseException:
+        sink.close()
+        raise
+    return sink
 
 
 def _close_orphans() -> None:

@@ -49,9 +49,6 @@ class Sink(Protocol):
     def flush(self) -> None:
         """Wait until every ended epoch is on disk."""
 
-    def meet(self) -> None:
-        """Wait for the other ranks to come here too."""
-
     def close(self) -> None:
         """Commit what has ended and release the file."""
 
@@ -102,9 +99,6 @@ class LocalSink:
     def flush(self) -> None:
         """Wait until every ended epoch is on disk."""
         self._committer.flush()
-
-    def meet(self) -> None:
-        """Nobody to wait for."""
 
     def close(self) -> None:
         """Commit what has ended and release the file."""

@@ -18,16 +18,19 @@ from typing import Any
 import numpy as np
 import paddle
 import paddle.distributed as dist
-from paddle import nn
 from training import N_CLASSES, Bell, Points, Witness, model_of
 
-import paddle_td_callback.sinks as sinks
+import paddle_td_callback.callbacks as issues_module
 from paddle_td_callback import (
     LabelIssuesCallback,
     TrainingDynamicsCallback,
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
+    distributed,
+    evaluation,
     find_label_issues,
+    meeting,
+    sinks,
 )
 
 SIZES = ((50, 8), (33, 16), (101, 7), (7, 4), (3, 2))  # (samples, batch size): few divide by anything
@@ -315,39 +318,93 @@ SCENARIOS: list[Callable[[], None]] = [
 ]
 
 
-def killed(where: str, victim: int) -> None:
-    """A rank is killed in the third epoch: by a step in the middle of it, or between two tiles of the gather."""
-    sinks.TILE_BYTES = 512
-    from paddle_td_callback.distributed import RankGroup
+def die() -> None:
+    note("death", time=time.time())
+    os.kill(os.getpid(), signal.SIGKILL)
 
-    sent = []
+
+def killed(where: str, victim: int) -> None:
+    """One rank is killed, or raises, at a place in the third epoch, or after the last.
+
+    Args:
+        where: "epoch" in the middle of it, "gather" between two tiles, "eval" in the evaluation pass, "end" before the
+            ranks meet after the last epoch, "raise" there by an exception, "caught" by one after the last
+            epoch that the script catches, "issues" while rank 0 finds label issues
+            and the others wait, "start" before the ranks meet for another fit, "first" before they ever meet.
+        victim: the rank.
+    """
+    sinks.TILE_BYTES = 512
+    me = dist.get_rank() == victim
+    sent: list[Any] = []
+    n_fits = 0
 
     class Killer(paddle.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            if me and (where == "first" or (where == "start" and n_fits == 2)):
+                die()
+
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
             self.epoch = epoch
 
         def on_train_batch_end(self, step: int, logs: Any = None) -> None:
-            if where == "epoch" and dist.get_rank() == victim and (self.epoch, step) == (2, 2):
-                os.kill(os.getpid(), signal.SIGKILL)
+            if me and where == "epoch" and (self.epoch, step) == (2, 2):
+                die()
+
+        def on_train_end(self, logs: Any = None) -> None:
+            if me and where == "end":
+                die()
+            if me and where == "raise":
+                note("death", time=time.time())
+                raise LookupError("no more of this")
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            if me and where == "caught" and epoch == 2:
+                note("death", time=time.time())
+                raise LookupError("between two epochs")
 
     killer = Killer()
-    gather = RankGroup.gather
 
-    def gather_or_die(self: Any, tile: Any) -> Any:
-        if where == "gather" and killer.epoch == 2 and dist.get_rank() == victim:
-            sent.append(tile)
-            if len(sent) == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-        return gather(self, tile)
+    def dies_in(owner: Any, name: str, at_call: int) -> None:
+        """Have the victim die in this call of the third epoch or later."""
+        original = getattr(owner, name)
 
-    RankGroup.gather = gather_or_die  # type: ignore[method-assign]
-    if dist.get_rank() == 0:
-        (folder / "begun").write_text(str(time.time()))
-    fit("killed", n=N_TRAIN, batch_size=4, callbacks=[killer], epochs=50)
+        def call(*arguments: Any, **named: Any) -> Any:
+            if me and killer.epoch == 2:
+                sent.append(None)
+                if len(sent) == at_call:
+                    time.sleep(1.0)  # the others have long come to where they wait
+                    die()
+            return original(*arguments, **named)
+
+        setattr(owner, name, call)
+
+    if where == "gather":
+        dies_in(distributed.RankGroup, "gather", 2)
+    elif where == "eval":
+        dies_in(evaluation.EvaluationPass, "_look", 2)
+    elif where == "issues":
+        dies_in(*((issues_module, "find_label_issues") if victim == 0 else (meeting.Session, "get")), 1)
+    fresh()
+    path = str(folder / "killed.h5")
+    epochs = 50 if where in ("epoch", "gather", "eval") else 3
+    for n_fits in (1, 2) if where == "start" else (1,):
+        mode = "eval" if where == "eval" else "train"
+        recorder = TrainingDynamicsCallback(path, dtype="float32", mode=mode, resume=n_fits > 1)
+        callbacks = [Bell(), recorder, killer] if where == "caught" else [Bell(), killer, recorder]
+        if where == "issues":
+            callbacks.append(LabelIssuesCallback(path, method="aum", progress=False))
+        try:
+            model_of(Witness(), learning_rate=0.01).fit(
+                Points(N_TRAIN), epochs=epochs, batch_size=4, verbose=0, callbacks=callbacks
+            )
+        except LookupError:
+            if where == "raise":
+                raise
+        if me and where == "caught":
+            time.sleep(20)  # this process lives, but comes to no meeting
 
 
 if __name__ == "__main__":
-    nn.Linear(1, 1)
     dist.init_parallel_env()
     what = sys.argv[2]
     if what == "all":
@@ -356,6 +413,7 @@ if __name__ == "__main__":
             scenario()
             print(f"rank {dist.get_rank()}: {scenario.__name__} {time.monotonic() - begin:.1f} s", flush=True)
     else:
-        where, victim = what.split("-")
+        where, victim, silent_seconds = what.split("-")
+        meeting._SILENT_SECONDS = float(silent_seconds)
         killed(where, int(victim))
-    note(f"done-{what}")
+    note(f"done-{what}", time=time.time())

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -26,11 +27,15 @@ HERE = Path(__file__).parent
 LAUNCH_SECONDS = 150
 
 
-def launch(folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SECONDS) -> tuple[int, str]:
-    """Exit status and all logs of a launch; whatever is left of it after the timeout is killed."""
+def rank_environment() -> dict[str, str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("PADDLE_", "FLAGS_"))}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     environment["PYTHONWARNINGS"] = "default"
+    return environment
+
+
+def launch(folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SECONDS) -> tuple[int, str]:
+    """Exit status and all logs of a launch; whatever is left of it after the timeout is killed."""
     command = [sys.executable, "-m", "paddle.distributed.launch", f"--nproc_per_node={n_ranks}"]
     command += [
         "--backend",
@@ -42,7 +47,11 @@ def launch(folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SE
         what,
     ]
     process = subprocess.Popen(
-        command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        env=rank_environment(),
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     try:
         output, _ = process.communicate(timeout=timeout)
@@ -55,9 +64,9 @@ def launch(folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SE
     return process.returncode, output.decode(errors="replace") + logs
 
 
-def begin(path: str) -> None:
+def begin(path: str, mode: str = "train") -> None:
     """One process records one epoch, or one more."""
-    callback = TrainingDynamicsCallback(path, dtype="float32", resume=True)
+    callback = TrainingDynamicsCallback(path, dtype="float32", mode=mode, resume=True)
     model_of(Witness()).fit(Points(N_TRAIN), batch_size=8, verbose=0, callbacks=[Bell(), callback])
 
 
@@ -270,30 +279,141 @@ def test_custom_loop_with_unequal_batch_counts(runs: Run) -> None:
     assert [note["n_epochs"] for note in runs.notes("loop")] == [3] * runs.n_ranks
 
 
+class Ranks:
+    """Ranks that no launcher watches: nobody stops those that a dead one leaves behind.
+
+    Args:
+        folder: for what they leave.
+        what: scenario of `ranks.py`.
+        n_ranks: how many.
+    """
+
+    def __init__(self, folder: Path, what: str, n_ranks: int) -> None:
+        self.folder = folder
+        places = [f"127.0.0.1:{port}" for port in free_ports(n_ranks + 1)]
+        self._logs = [folder / f"log{rank}" for rank in range(n_ranks)]
+        self._processes = []
+        for rank, log in enumerate(self._logs):
+            environment = rank_environment() | {
+                "PADDLE_TRAINER_ID": str(rank),
+                "PADDLE_TRAINERS_NUM": str(n_ranks),
+                "PADDLE_TRAINER_ENDPOINTS": ",".join(places[1:]),
+                "PADDLE_CURRENT_ENDPOINT": places[1 + rank],
+                "PADDLE_MASTER": places[0],
+                "PADDLE_DISTRI_BACKEND": "gloo",
+            }
+            with log.open("wb") as output:
+                command = [sys.executable, str(HERE / "ranks.py"), str(folder), what]
+                self._processes.append(
+                    subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+                )
+
+    def wait(self, seconds: float) -> list[int | None]:
+        """Exit status of each rank, None where one had to be stopped after that time."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and any(one.poll() is None for one in self._processes):
+            time.sleep(0.1)
+        statuses = [process.poll() for process in self._processes]
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        return statuses
+
+    def log(self, rank: int) -> str:
+        return self._logs[rank].read_text(errors="replace")
+
+
+def free_ports(n: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(n)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+SILENT_SECONDS = 4  # until a rank that shows no life is given up; 30 with gloo where nobody says otherwise
+GLOO_SECONDS = 30
+
+
 @pytest.mark.parametrize(
-    "where",
+    ("where", "victim", "n_ranks"),
     [
-        "epoch-1",
-        "gather-1",
-        *(pytest.param(where, marks=pytest.mark.slow) for where in ("epoch-0", "gather-0")),
+        ("epoch", 1, 2),
+        ("gather", 1, 2),
+        ("end", 1, 2),
+        ("raise", 1, 2),
+        ("issues", 0, 2),
+        ("caught", 1, 2),
+        *(
+            pytest.param(where, victim, n_ranks, marks=pytest.mark.slow)
+            for where, victim, n_ranks in (
+                ("first", 1, 2),
+                ("eval", 1, 2),
+                ("issues", 1, 2),
+                ("start", 1, 2),
+                *((where, 0, 2) for where in ("epoch", "gather", "eval", "end", "raise", "start")),
+                *((where, 2, 4) for where in ("epoch", "gather", "eval", "end", "raise", "issues", "start")),
+            )
+        ),
     ],
 )
-def test_a_killed_rank_ends_the_others_and_resume_goes_on_with_one(tmp_path: Path, where: str) -> None:
-    started = time.monotonic()
-    status, logs = launch(tmp_path, where, timeout=100)
-    assert status != 0, logs[-3000:]
-    assert time.monotonic() - started < 90
-    assert not list(tmp_path.glob("done-*"))
+def test_ranks_that_nobody_watches_end_when_one_is_killed(
+    tmp_path: Path, where: str, victim: int, n_ranks: int
+) -> None:
+    ranks = Ranks(tmp_path, f"{where}-{victim}-{SILENT_SECONDS}", n_ranks)
+    statuses = ranks.wait(100)
+    ended = time.time()
+    for done in tmp_path.glob("done-*"):
+        ended = min(ended, json.loads(done.read_text())["time"])
+    logs = "\n".join(ranks.log(rank) for rank in range(n_ranks))
+    assert None not in statuses, logs[-6000:]
+    assert statuses[victim] == {"raise": 1, "caught": 0}.get(where, -signal.SIGKILL), logs[-6000:]
+    death = json.loads((tmp_path / f"death.rank{victim}.json").read_text())["time"]
+    in_training = where in ("epoch", "gather", "eval")
+    # Paddle's own collective, or our meeting; and a few seconds for processes to end on a busy machine.
+    bound = GLOO_SECONDS if in_training or where == "first" else SILENT_SECONDS
+    assert ended - death < bound + 10, logs[-6000:]
+    for rank in set(range(n_ranks)) - {victim}:
+        log = ranks.log(rank)
+        if in_training or where in ("start", "first"):
+            assert statuses[rank] != 0  # no training goes on without that rank
+        else:
+            assert statuses[rank] == 0, log[-3000:]  # training had ended, and its script goes on
+        why = {
+            "raise": "its process ended (LookupError: no more of this)",
+            "caught": "its fit ended between two epochs",
+        }.get(where, "no sign of life")
+        cause = f"rank {victim} of {n_ranks} does not come: {why}"
+        if victim == 0:
+            cause = "rank 0's process ended"
+        waits = where in ("end", "raise", "caught", "start", "first") or (where == "issues" and victim == 0)
+        assert not waits or cause in log, log[-3000:]
+    if where == "first":
+        return
     path = str(tmp_path / "killed.h5")
     with TrainingDynamicsStore(path) as store:
-        assert store.n_epochs == 2
+        n_epochs = store.n_epochs
+        assert n_epochs == (2 if in_training else 3) or (where, victim) == ("end", 0)
         before = [store.margins(), store.predictions(), store.probabilities()]
         assert not np.isnan(before[0]).any()
-    begin(path)
+    begin(path, mode="eval" if where == "eval" else "train")
     with TrainingDynamicsStore(path) as store:
-        assert store.n_epochs == 3
+        assert store.n_epochs == n_epochs + 1
         assert store.n_classes == N_CLASSES
         after = [store.margins(), store.predictions(), store.probabilities()]
     for old, new in zip(before, after, strict=True):
-        np.testing.assert_array_equal(old, new[:, :2])
-        assert not np.isnan(new[:, 2]).any()
+        np.testing.assert_array_equal(old, new[:, :-1])
+        assert not np.isnan(new[:, -1]).any()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_others_under_the_launcher(tmp_path: Path) -> None:
+    started = time.monotonic()
+    status, logs = launch(tmp_path, "epoch-1-30", timeout=100)
+    assert status != 0, logs[-3000:]
+    assert time.monotonic() - started < 90
+    assert not list(tmp_path.glob("done-*"))
+    with TrainingDynamicsStore(tmp_path / "killed.h5") as store:
+        assert store.n_epochs == 2
