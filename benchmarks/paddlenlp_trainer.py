@@ -87,7 +87,9 @@ class EndEpoch(TrainerCallback):
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         """Hand the epoch to the disk, beside the training that goes on."""
-        self.recorder.end_epoch()
+        self.recorder.end_epoch(
+            count_once=True
+        )  # on several ranks, the Trainer's sampler pads with duplicates
 
 
 def main() -> None:

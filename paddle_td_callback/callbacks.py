@@ -23,7 +23,7 @@ from .capture import (
     find_n_samples,
     intercept_next_epoch,
 )
-from .distributed import RankGroup, RanksEndedError, current_ranks, pack_issues, unpack_issues
+from .distributed import RankGroup, RanksEndedError, RanksLostError, current_ranks, pack_issues, unpack_issues
 from .errors import CaptureError
 from .evaluation import EvaluationPass
 from .issues import check_method, find_label_issues
@@ -62,7 +62,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     network, make another callback.
 
     What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
-    before the end of the first step; labels that are not those of the file to resume raise in the first epoch.
+    before the end of the first step; labels that are not those of the file to resume raise in the first epoch,
+    with several ranks on all of them at its end.
     What goes wrong later warns once and lets training go on.
 
     Args:
@@ -181,6 +182,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._like_sigmoid = False
         self._stopped = False
         self._ranks_ended = False
+        self._resumed = False  # as all ranks agreed
+        self._refusal: Exception | None = None  # of the first epoch of a resumed recording
         self._skipped_batches = 0
         self._began = False
         self._network: weakref.ref[Any] | None = None  # whose training this callback has begun to record
@@ -198,7 +201,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         _recordings.add(self)
         self._skipped_batches = 0
         close_abandoned(self.path)
-        self._stopped = self._ranks_ended = self._classes_agreed = False
+        self._stopped = self._ranks_ended = self._classes_agreed = self._resumed = False
+        self._refusal = None
         self._leave("its fit ended early")
         self._ranks = current_ranks()
         session = None if self._ranks is None else self._ranks.session("fit")
@@ -358,9 +362,14 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             self.n_nonfinite = recorder.n_nonfinite
         except Exception as error:
             # Labels that are not those of the file to go on with were wrong from the start, wherever in the epoch.
-            if is_first or (
-                isinstance(error, CaptureError) and not self._is_new_file and not self.n_recorded
-            ):
+            # With several ranks, all of them raise at the end of the epoch.
+            from_the_start = (
+                isinstance(error, CaptureError)
+                and self._resumes()
+                and not self.n_recorded
+                and not self._ranks
+            )
+            if is_first or from_the_start:
                 self._close_recorder()
             raise
 
@@ -383,7 +392,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 f"'{self.path}' is being recorded by another callback of this fit; give each a path of its own"
             )
         resume = self._resume or self._began
-        self._is_new_file = not (resume and os.path.exists(self.path))
+        self._is_new_file = not self._resumes()
         self._recorder = TrainingDynamicsRecorder(
             self.path,
             n_samples=n_samples,
@@ -397,6 +406,12 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._began = True
         self._network = weakref.ref(self.model.network)
         return self._recorder
+
+    def _resumes(self) -> bool:
+        """Whether there is, or was, a file to go on with, as far as this rank can see."""
+        if self._recorder is not None:
+            return not self._is_new_file
+        return (self._resume or self._began) and os.path.exists(self.path)
 
     def _labels_of(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         assert self._labels is not None
@@ -476,7 +491,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         try:
             if not self._classes_agreed:
                 known = 0 if self._recorder is None else self._recorder.layout.n_classes
-                n_classes = int(ranks.all_gather([known]).max())
+                agreed = ranks.all_gather([known, int(self._resumes())])
+                n_classes, self._resumed = int(agreed[:, 0].max()), bool(agreed[0, 1])
                 if n_classes == 0:
                     return
                 self._classes_agreed = True
@@ -485,13 +501,18 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             assert self._recorder is not None
             self._recorder.agree_on_epoch(failed=self._stopped, count_once=self._padded)
             self._count_epoch()
-        except RanksEndedError as error:
-            self._ranks_ended = True
-            if not self._stopped:
-                self._give_up(error)
-            self._close_recorder()
         except CaptureError as error:
-            self._give_up(error)
+            self._ranks_ended = isinstance(error, RanksEndedError)
+            refusal, self._refusal = self._refusal or error, None
+            if self._resumed and self.n_recorded == 0 and not isinstance(error, RanksLostError):
+                # Wrong from the start, and all ranks are here to say so.
+                self._leave(f"its recording ended: {refusal}")
+                self._close_recorder()
+                raise refusal from None
+            if not self._stopped or refusal is not error:
+                self._stop(refusal)
+            if self._ranks_ended:
+                self._close_recorder()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
@@ -568,9 +589,19 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         """Raise what was wrong from the start; later, keep what is committed and let training go on."""
         if self._recorder is None or self._on_error == "raise":
             raise error
-        self._stopped = True
-        if self._ranks is None:  # with several, the others are told at the end of the epoch
+        from_the_start = self._resumes() and self.n_recorded == 0 and isinstance(error, CaptureError)
+        if self._ranks is None:
             self._close_recorder()
+        elif from_the_start:
+            self._stopped, self._refusal = True, error
+            return  # all ranks raise at the end of the epoch
+        self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        """Record no more. With several ranks, the others are told at the end of the epoch."""
+        if self._on_error == "raise":
+            raise error
+        self._stopped = True
         self._warn(f"{error}; recording ends here, committed epochs stay, training goes on")
 
     def _warn(self, message: str) -> None:

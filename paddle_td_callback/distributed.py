@@ -50,6 +50,10 @@ class RanksEndedError(CaptureError):
     """The ranks record no more together, and all of them know."""
 
 
+class RanksLostError(RanksEndedError):
+    """The ranks cannot reach each other any more."""
+
+
 class RankGroup:
     """All ranks of a data-parallel training. Every rank makes it, and calls its methods in the same order.
 
@@ -103,7 +107,7 @@ class RankGroup:
         except (RuntimeError, ValueError, OSError) as error:
             known = "" if self._lookout is None else self._lookout.gone()
             cause = f"{first_line(error)}; {known}".removesuffix("; ")
-            raise RanksEndedError(f"the ranks lost each other ({cause}); {_LOST}") from error
+            raise RanksLostError(f"the ranks lost each other ({cause}); {_LOST}") from error
 
 
 def _patience_seconds() -> float:
@@ -171,6 +175,19 @@ class _Exchange:
         facts = (layout.n_samples, layout.n_classes, layout.keep, layout.dtype, layout.mode)
         self._facts = [_PROTOCOL, zlib.crc32(repr(facts).encode())]
 
+    def conclude(self, refusal: Exception | None) -> None:
+        """What rank 0 made of the epoch, on all ranks.
+
+        Args:
+            refusal: on rank 0, why it is not taken.
+
+        Raises:
+            CaptureError: on the other ranks, rank 0 did not take it.
+        """
+        refused = self._ranks.all_gather([int(refusal is not None)])[0, 0]
+        if refused and self._ranks.rank > 0:
+            raise CaptureError("rank 0 did not take the epoch, as its own log says")
+
     def agree(self, n_rows: int, *, failed: bool) -> npt.NDArray[np.int64]:
         """Rows that each rank has for rank 0, `[rank]`.
 
@@ -216,7 +233,7 @@ class RankZeroSink(LocalSink):
         self._tile_rows = tile_rows(writer.layout, ranks.size)
         self._nothing = np.zeros(self._tile_rows, row_dtype(writer.layout))
         self._fields = [field.name for field in writer.layout.fields if field.name != "n_presentations"]
-        self._last_step = np.zeros(writer.layout.n_samples, np.uint32)
+        self._last = np.full(writer.layout.n_samples, -1, np.int64)  # who gave each row: step * ranks + rank
         self._step = 0
         self._gathered_bytes = 0
 
@@ -229,7 +246,7 @@ class RankZeroSink(LocalSink):
         """Scatter a batch into the epoch."""
         super().put(rows, given, values)
         self._step += 1
-        self._last_step[rows] = self._step
+        self._last[rows] = self._step * self._ranks.size
 
     def end_epoch(self, *, failed: bool = False, count_once: bool = False) -> None:
         """Take the rows of all ranks and commit the epoch in the background.
@@ -242,9 +259,29 @@ class RankZeroSink(LocalSink):
             count_once: a sample that came more than once is padding, and counts once.
 
         Raises:
-            CaptureError: a rank failed or was lost, or two ranks disagree about a label.
+            CaptureError: a rank failed or was lost, or two ranks disagree about a label; nothing is taken then.
+            OSError: with `on_error="raise"`, this or the epoch before cannot be written.
         """
-        n_rows = self._exchange.agree(0, failed=failed)
+        try:
+            n_rows = self._exchange.agree(0, failed=failed)
+            refusal: Exception | None = self._take(n_rows)
+            if refusal is None:
+                try:
+                    super().end_epoch(count_once=count_once)
+                except Exception as error:  # of the disk
+                    refusal = error
+            self._exchange.conclude(refusal)
+            if refusal is not None:
+                raise refusal
+        except BaseException:
+            self._committer.buffer["n_presentations"].fill(0)  # nothing of it may come up in the next epoch
+            raise
+        finally:
+            self._last.fill(-1)
+            self._step = 0
+
+    def _take(self, n_rows: npt.NDArray[np.int64]) -> CaptureError | None:
+        """Merge the rows of the other ranks, `[rank]` many; returns why they cannot be merged."""
         refusal: CaptureError | None = None
         for start in range(0, int(n_rows.max()), self._tile_rows):
             n_tile = min(self._tile_rows, int(n_rows.max()) - start)
@@ -256,14 +293,7 @@ class RankZeroSink(LocalSink):
                     self._merge(tile[: max(0, int(n_rows[rank]) - start)], rank)
                 except CaptureError as error:  # the others go on sending, so go on receiving
                     refusal = refusal or error
-        if refusal is not None:
-            raise refusal
-        if count_once:
-            counts = self._committer.buffer["n_presentations"]
-            np.minimum(counts, 1, out=counts)
-        self._last_step.fill(0)
-        self._step = 0
-        super().end_epoch()
+        return refusal
 
     def _merge(self, tile: npt.NDArray[np.void], rank: int) -> None:
         rows = tile["sample"]
@@ -272,10 +302,11 @@ class RankZeroSink(LocalSink):
         )
         epoch = self._committer.buffer
         add_presentations(epoch["n_presentations"], rows, tile["n_presentations"])
-        later = tile["step"] >= self._last_step[rows]
+        given_by = tile["step"].astype(np.int64) * self._ranks.size + rank
+        later = given_by > self._last[rows]
         if not later.all():
-            rows, tile = rows[later], tile[later]
-        self._last_step[rows] = tile["step"]
+            rows, tile, given_by = rows[later], tile[later], given_by[later]
+        self._last[rows] = given_by
         for name in self._fields:
             epoch[name][rows] = tile[name]
 
@@ -311,16 +342,19 @@ class SendingSink:
         """Send this rank's rows to rank 0.
 
         Raises:
-            CaptureError: a rank failed or was lost.
+            CaptureError: a rank failed or was lost, or rank 0 did not take the epoch.
         """
         started = time.perf_counter()
-        n_rows = self._exchange.agree(self._buffer.n_rows, failed=failed)
-        for number, start in enumerate(range(0, int(n_rows.max()), self._tile_rows)):
-            tile = self._buffer.tile(number)[: int(n_rows.max()) - start]
-            self._ranks.gather(tile)
-            self.gathered_bytes += tile.nbytes
-        self._buffer.clear()
-        self._step = 0
+        try:
+            n_rows = self._exchange.agree(self._buffer.n_rows, failed=failed)
+            for number, start in enumerate(range(0, int(n_rows.max()), self._tile_rows)):
+                tile = self._buffer.tile(number)[: int(n_rows.max()) - start]
+                self._ranks.gather(tile)
+                self.gathered_bytes += tile.nbytes
+            self._exchange.conclude(None)
+        finally:
+            self._buffer.clear()
+            self._step = 0
         self.n_epochs += 1
         self.blocked_seconds += time.perf_counter() - started
 

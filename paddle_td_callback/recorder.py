@@ -227,29 +227,34 @@ class TrainingDynamicsRecorder:
         self._sink.put(rows, given, self._values(given, scores, softmax))
         self._n_rows += len(rows)
 
-    def end_epoch(self) -> None:
+    def end_epoch(self, *, count_once: bool = False) -> None:
         """End the epoch and commit it in the background; samples not seen in it are stored as unseen.
 
-        With several ranks, all of them call it; their rows go to rank 0. Of a sample that several ranks saw, the
-        latest row stays.
+        With several ranks, all of them call it; their rows go to rank 0. Of a sample that several ranks saw, the row
+        of the latest step stays, of equal steps that of the highest rank.
+
+        Args:
+            count_once: a sample that came more than once was padding, as `paddle.io.DistributedBatchSampler` deals it
+                to fill up the last batch, and counts as seen once.
 
         Raises:
-            CaptureError: another rank could not record, or is gone.
+            CaptureError: a rank could not record, or is gone, or two of them saw different labels of a sample; all
+                ranks raise, and nothing of this epoch is kept.
             OSError: with `on_error="raise"`, this or the epoch before cannot be written.
         """
-        self.agree_on_epoch()
+        self.agree_on_epoch(count_once=count_once)
 
     def agree_on_epoch(self, *, failed: bool = False, count_once: bool = False) -> None:
         """As `end_epoch`, for callers that know more.
 
         Args:
             failed: this rank cannot record; says so to the others, which raise, and commits nothing.
-            count_once: a sample seen more than once was padding between ranks, and counts as seen once.
+            count_once: as for `end_epoch`.
         """
         if self._closed:
             raise ValueError(f"the recorder of '{self.path}' is closed")
-        self._sink.end_epoch(failed=failed, count_once=count_once)
         self._n_rows = 0
+        self._sink.end_epoch(failed=failed, count_once=count_once)
 
     def flush(self) -> None:
         """Wait until every ended epoch is on disk, as far as this rank writes it."""

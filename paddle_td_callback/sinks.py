@@ -44,7 +44,10 @@ class Sink(Protocol):
         """Take a batch: `given` labels and `values` of every field but `n_presentations`, all `[row, ...]`."""
 
     def end_epoch(self, *, failed: bool, count_once: bool) -> None:
-        """Commit the epoch; with `failed` tell the other ranks that it cannot be."""
+        """Commit the epoch; with `failed` tell the other ranks that it cannot be.
+
+        With `count_once`, a sample that came more than once was padding, and counts as seen once.
+        """
 
     def flush(self) -> None:
         """Wait until every ended epoch is on disk."""
@@ -93,8 +96,12 @@ class LocalSink:
         Raises:
             OSError: with `on_error="raise"`, this or the epoch before cannot be written.
         """
-        if not failed:
-            self._committer.submit(self.labels)
+        if failed:
+            return
+        if count_once:
+            counts = self._committer.buffer["n_presentations"]
+            np.minimum(counts, 1, out=counts)
+        self._committer.submit(self.labels)
 
     def flush(self) -> None:
         """Wait until every ended epoch is on disk."""

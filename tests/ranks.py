@@ -22,6 +22,7 @@ from training import N_CLASSES, Bell, Points, Witness, model_of
 
 import paddle_td_callback.callbacks as issues_module
 from paddle_td_callback import (
+    CaptureError,
     LabelIssuesCallback,
     TrainingDynamicsCallback,
     TrainingDynamicsRecorder,
@@ -205,21 +206,26 @@ def padded_with_an_index_field() -> None:
 
 
 class Corrected(Points):
-    """The last sample's label, which is of the last rank's share of the evaluation pass, may be another one."""
+    """One sample's label may be another one: the last is of the last rank's share of the evaluation pass."""
 
-    shift = 0
+    wrong = -1
 
     def __getitem__(self, i: int) -> tuple[Any, ...]:
         x, label = super().__getitem__(i)
-        return x, (label + self.shift * (i == len(self) - 1)) % N_CLASSES
+        return x, (label + (i == self.wrong)) % N_CLASSES
 
 
-def eval_refused_on_rank_zero() -> None:
-    """A label is not the one that the file to resume holds, which rank 0 alone finds out."""
-    data = Corrected(13)
-    fit("refused", data=data, batch_size=4, epochs=1, options={"mode": "eval"})
-    data.shift = 1
-    fit("refused", data=data, batch_size=4, epochs=3, options={"mode": "eval", "resume": True})
+def refused_on_resume() -> None:
+    """A label is not the one that the file to resume holds, which rank 0 alone can find out."""
+    for mode in ("train", "eval"):
+        for wrong in (0, 12):
+            data, name = Corrected(13), f"refused_{mode}_{wrong}"
+            fit(name, data=data, batch_size=4, epochs=1, options={"mode": mode})
+            data.wrong = wrong
+            try:
+                fit(name, data=data, batch_size=4, options={"mode": mode, "resume": True})
+            except CaptureError as error:
+                note(name, text=str(error))
 
 
 class Relabelled(Points):
@@ -276,12 +282,20 @@ def elastic() -> None:
 
 
 def custom_loop() -> None:
-    """Unequal numbers of batches, a sample on both ranks and twice on one, samples never drawn."""
-    rank, points = dist.get_rank(), Points(40)
+    """Unequal numbers of batches, a sample on both ranks and twice on one, samples never drawn.
+
+    At the first step every rank sees sample 30, the higher ones in an earlier tile.
+    """
+    rank, size, points = dist.get_rank(), dist.get_world_size(), Points(40)
+    tile_bytes, sinks.TILE_BYTES = sinks.TILE_BYTES, 1
     path, log = str(folder / "loop.h5"), {}
     with TrainingDynamicsRecorder(path, n_samples=40, n_classes=N_CLASSES, dtype="float32") as recorder:
         for epoch in range(3):
-            batches = [[0, 1, 2 + rank], [4 + rank, 0], [6 + rank, 0, 6 + rank]] + rank * epoch * [
+            batches = [
+                [*range(20, 20 + size - rank), 30, 0, 1, 2 + rank],
+                [4 + rank, 0],
+                [6 + rank, 0, 6 + rank],
+            ] + rank * epoch * [
                 [9],
                 [10 + epoch],
             ]
@@ -295,9 +309,10 @@ def custom_loop() -> None:
                     np.asarray(batch),
                     logits,
                 )
-            recorder.end_epoch()
+            recorder.end_epoch(count_once=epoch == 1)
     with TrainingDynamicsStore(path) as store:  # whole on every rank once the recorder is left
         note("loop", n_epochs=store.n_epochs)
+    sinks.TILE_BYTES = tile_bytes
     np.savez(folder / f"loop.rank{rank}.npz", **log)
 
 
@@ -309,7 +324,7 @@ SCENARIOS: list[Callable[[], None]] = [
     one_rank_asks,
     two_recordings,
     padded_with_an_index_field,
-    eval_refused_on_rank_zero,
+    refused_on_resume,
     error_on_one_rank,
     existing_file,
     stream,

@@ -1,0 +1,185 @@
+"""The end of an epoch on several ranks, each a sink in a thread of this process."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from paddle_td_callback import CaptureError, TrainingDynamicsStore, sinks
+from paddle_td_callback.distributed import RankZeroSink, SendingSink
+from paddle_td_callback.store import Layout, StoreWriter
+
+N_SAMPLES = 12
+LAYOUT = Layout(N_SAMPLES, 2, keep="given")
+
+
+class Together:
+    """What the threads of all ranks share."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.barrier = threading.Barrier(size, timeout=30)
+        self.board: list[Any] = [None] * size
+
+
+class Rank:
+    """As `RankGroup`."""
+
+    def __init__(self, rank: int, together: Together) -> None:
+        self.rank = rank
+        self.size = together.size
+        self._together = together
+
+    def _share(self, value: Any) -> list[Any]:
+        self._together.board[self.rank] = value
+        self._together.barrier.wait()
+        shared = list(self._together.board)
+        self._together.barrier.wait()
+        return shared
+
+    def all_gather(self, values: Any) -> npt.NDArray[np.int64]:
+        return np.stack([np.asarray(one, np.int64) for one in self._share(values)])
+
+    def gather(self, tile: Any) -> list[Any]:
+        tiles = self._share(tile.copy())
+        return tiles if self.rank == 0 else []
+
+
+class Sinks:
+    """A recording of so many ranks; its file may be read once it is closed."""
+
+    def __init__(self, path: Path, size: int, on_error: str = "warn") -> None:
+        together = Together(size)
+        self.path = path
+        self.writer = StoreWriter.create(path, LAYOUT, class_names=None, sample_ids=None, overwrite=True)
+        ranks: list[Any] = [Rank(rank, together) for rank in range(size)]
+        self.sinks: list[Any] = [RankZeroSink(self.writer, ranks[0], on_error=on_error)]
+        self.sinks += [SendingSink(LAYOUT, rank) for rank in ranks[1:]]
+
+    def put(self, rank: int, rows: Any, value: float, label: int = 0) -> None:
+        n = len(rows)
+        values = {
+            "given_probability": np.full(n, value),
+            "margin": np.full(n, value),
+            "predicted": np.zeros(n),
+        }
+        self.sinks[rank].put(np.asarray(rows, np.int64), np.full(n, label, np.int64), values)
+
+    def end_epoch(self, **options: Any) -> list[Exception | None]:
+        """What each rank raised."""
+
+        def end(sink: Any) -> Exception | None:
+            try:
+                sink.end_epoch(**options)
+            except Exception as error:
+                return error
+            return None
+
+        with ThreadPoolExecutor(len(self.sinks)) as pool:
+            return list(pool.map(end, self.sinks))
+
+    def margins(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]:
+        self.sinks[0].flush()
+        with TrainingDynamicsStore(self.path) as store:
+            return store.margins(), store.n_presentations()
+
+    def close(self) -> None:
+        for sink in self.sinks:
+            sink.close()
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(sinks, "TILE_BYTES", 1)  # a row a tile
+    made: list[Sinks] = []
+
+    def make(size: int, **options: Any) -> Sinks:
+        made.append(Sinks(tmp_path / "run.h5", size, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("count_once", [False, True])
+def test_the_latest_step_and_then_the_highest_rank_stays(
+    ranks: Callable[..., Sinks], size: int, count_once: bool
+) -> None:
+    rng = np.random.default_rng(size)
+    together = ranks(size)
+    n_epochs = 12
+    want = np.full((N_SAMPLES, n_epochs), np.nan, np.float32)
+    counts = np.zeros((N_SAMPLES, n_epochs), np.uint8)
+    for epoch in range(n_epochs):
+        steps = [
+            (step, rank, rng.integers(0, N_SAMPLES, rng.integers(1, 6)))
+            for rank in range(size)
+            for step in range(rng.integers(0, 4))
+        ]
+        for step, rank, rows in steps:
+            together.put(rank, rows, 10 * step + rank)
+        for step, rank, rows in sorted(steps, key=lambda one: one[:2]):
+            want[rows, epoch] = 10 * step + rank
+            np.add.at(counts[:, epoch], rows, 1)
+        assert together.end_epoch(count_once=count_once) == [None] * size
+    margins, n_presentations = together.margins()
+    np.testing.assert_array_equal(margins, want)
+    np.testing.assert_array_equal(n_presentations, np.minimum(counts, 1) if count_once else counts)
+
+
+def test_a_refused_epoch_is_refused_on_all_and_leaves_nothing(ranks: Callable[..., Sinks]) -> None:
+    together = ranks(3)
+    together.put(0, [0, 1], 1.0)
+    together.put(1, [2], 1.0)
+    assert together.end_epoch() == [None] * 3
+    together.put(0, [0, 1, 5], 2.0)
+    together.put(1, [0], 2.0, label=1)  # which is 0 elsewhere
+    together.put(2, [3], 2.0)
+    errors = together.end_epoch()
+    assert all(isinstance(error, CaptureError) for error in errors)
+    assert "the label of sample 0 was 0, now it is 1" in str(errors[0])
+    assert "rank 0 did not take the epoch" in str(errors[1])
+    assert [sink.n_epochs for sink in together.sinks] == [1] * 3
+    together.put(2, [4], 3.0)
+    assert together.end_epoch() == [None] * 3
+    margins, n_presentations = together.margins()
+    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(margins[:, 0])), [0, 1, 2])
+    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(margins[:, 1])), [4])
+    assert n_presentations[:, 1].sum() == 1
+
+
+def test_a_rank_that_failed_leaves_nothing_in_the_next_epoch(ranks: Callable[..., Sinks]) -> None:
+    together = ranks(2)
+    together.put(0, [0], 1.0)
+    together.put(1, [1], 1.0)
+    assert all(isinstance(error, CaptureError) for error in together.end_epoch(failed=True))
+    together.put(1, [2], 2.0)
+    assert together.end_epoch() == [None] * 2
+    margins, _ = together.margins()
+    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(margins[:, 0])), [2])
+
+
+def test_a_disk_that_refuses_raises_on_all_ranks_where_it_is_to_raise(
+    ranks: Callable[..., Sinks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = ranks(2, on_error="raise")
+
+    def refuse(*arguments: Any) -> None:
+        raise OSError("disk full")
+
+    together.put(0, [0], 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "commit_epoch", refuse)
+        assert together.end_epoch() == [None] * 2  # it is written beside the training
+        errors = together.end_epoch()
+    assert isinstance(errors[0], OSError)
+    assert isinstance(errors[1], CaptureError)
