@@ -25,8 +25,9 @@ from .recorder import TrainingDynamicsRecorder  # noqa: E402
 from .store import TrainingDynamicsStore  # noqa: E402
 
 if TYPE_CHECKING:
-    from .callbacks import LabelIssuesCallback, TrainingDynamicsCallback
+    from .callbacks import TrainingDynamicsCallback
     from .detector import NoiseDetector
+    from .finder import LabelIssuesCallback
 
 __all__ = [
     "CaptureError",
@@ -49,7 +50,7 @@ __all__ = [
 
 # These need Paddle, so they are imported when first asked for: a recording can be read without it.
 _NEED_PADDLE = {
-    "LabelIssuesCallback": "callbacks",
+    "LabelIssuesCallback": "finder",
     "TrainingDynamicsCallback": "callbacks",
     "NoiseDetector": "detector",
 }

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from .callbacks import LabelIssuesCallback, TrainingDynamicsCallback
+from .callbacks import TrainingDynamicsCallback
 from .errors import StoreExistsError
+from .finder import LabelIssuesCallback
 from .issues import find_label_issues
 from .label_issues import LabelIssues
 from .store import check_path

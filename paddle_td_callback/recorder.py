@@ -411,25 +411,28 @@ def _close_orphans() -> None:
             )
 
 
+def _open_recorders_of(path: str | os.PathLike[str]) -> list[TrainingDynamicsRecorder]:
+    wanted = os.path.abspath(path)
+    return [recorder for recorder in list(_open_recorders) if recorder.path == wanted]
+
+
 def is_open(path: str | os.PathLike[str]) -> bool:
     """Whether this process has a recorder of `path` that is not closed."""
-    return any(os.path.abspath(recorder.path) == os.path.abspath(path) for recorder in _open_recorders)
+    return bool(_open_recorders_of(path))
 
 
 def close_abandoned(path: str | os.PathLike[str]) -> None:
     """Close what a training that died between two epochs left open, so that `path` can be recorded into again."""
     _close_orphans()
-    for recorder in list(_open_recorders):
-        if os.path.abspath(recorder.path) == os.path.abspath(path):
-            recorder.close()
+    for recorder in _open_recorders_of(path):
+        recorder.close()
 
 
 def wait_for_commits(path: str | os.PathLike[str]) -> None:
     """Make every epoch that a recorder of this process has ended in `path` durable."""
     _close_orphans()
-    for recorder in list(_open_recorders):
-        if os.path.abspath(recorder.path) == os.path.abspath(path):
-            recorder.flush()
+    for recorder in _open_recorders_of(path):
+        recorder.flush()
 
 
 def check_on_error(on_error: str) -> None:

@@ -20,7 +20,6 @@ import paddle
 import paddle.distributed as dist
 from training import N_CLASSES, Bell, Points, Witness, model_of
 
-import paddle_td_callback.callbacks as issues_module
 from paddle_td_callback import (
     CaptureError,
     LabelIssuesCallback,
@@ -30,6 +29,7 @@ from paddle_td_callback import (
     distributed,
     evaluation,
     find_label_issues,
+    finder,
     meeting,
     sinks,
 )
@@ -140,42 +140,70 @@ def early_stopping() -> None:
     )
 
 
+def counted(name: str) -> Any:
+    """`find_label_issues` that counts how often this rank calls it, in `name`'s note."""
+
+    def find(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        return find_label_issues(*arguments, **options)
+
+    calls: list[Any] = []
+    finder.find_label_issues = find  # type: ignore[assignment]
+    return lambda **facts: note(name, calls=len(calls), **facts)
+
+
 def label_issues() -> None:
     for name, order in (("issues_behind", 1), ("issues_before", -1)):
         fresh()
         path = str(folder / f"{name}.h5")
-        finder = LabelIssuesCallback(path, method="aum", csv=str(folder / f"{name}.csv"))
+        first = LabelIssuesCallback(path, method="aum", csv=str(folder / f"{name}.csv"))
         second = LabelIssuesCallback(path, method="confidence")
-        callbacks = [TrainingDynamicsCallback(path, class_names=list("abcd")), finder, second][::order]
+        callbacks = [TrainingDynamicsCallback(path, class_names=list("abcd")), first, second][::order]
         network = Witness()
+        tell = counted(name)
         model_of(network, learning_rate=0.01).fit(
             Points(N_TRAIN), epochs=2, batch_size=8, verbose=0, callbacks=[Bell(), *callbacks]
         )
-        assert finder.issues is not None
+        assert first.issues is not None
         assert second.issues is not None
         alone = find_label_issues(path, method="aum", progress=False)
-        note(
-            name,
-            same=bool(np.array_equal(alone.noise_score, finder.issues.noise_score)),
-            names=finder.issues.class_names,
+        tell(
+            same=bool(np.array_equal(alone.noise_score, first.issues.noise_score)),
+            names=first.issues.class_names,
             second=second.issues.method,
         )
+
+
+def label_issues_of_an_older_recording() -> None:
+    """No recorder is in the fit; twice, so that each fit gets its own result."""
+    path = str(folder / "issues_behind.h5")
+    tell = counted("older")
+    methods = []
+    for method in ("aum", "confidence"):
+        last = LabelIssuesCallback(path, method=method, progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # rank 0 says that the file is an older one
+            model_of(Witness(), learning_rate=0.01).fit(
+                Points(N_TRAIN), batch_size=8, verbose=0, callbacks=[last]
+            )
+        methods.append(last.issues.method if last.issues is not None else None)
+    tell(methods=methods)
 
 
 def one_rank_asks() -> None:
     """Only the last rank has no LabelIssuesCallback; the others get the result all the same."""
     fresh()
     path = str(folder / "asks.h5")
-    finder = LabelIssuesCallback(path, method="aum")
+    asking = LabelIssuesCallback(path, method="aum")
     last = dist.get_rank() == dist.get_world_size() - 1
     model_of(Witness(), learning_rate=0.01).fit(
         Points(N_TRAIN),
         epochs=2,
         batch_size=8,
         verbose=0,
-        callbacks=[Bell(), TrainingDynamicsCallback(path), *([] if last else [finder])],
+        callbacks=[Bell(), TrainingDynamicsCallback(path), *([] if last else [asking])],
     )
-    note("asks", found=finder.issues is not None)
+    note("asks", found=asking.issues is not None)
 
 
 def two_recordings() -> None:
@@ -190,7 +218,7 @@ def two_recordings() -> None:
     model_of(Witness(), learning_rate=0.01).fit(
         Points(N_TRAIN), epochs=1, batch_size=8, verbose=0, callbacks=[Bell(), *recorders, *finders]
     )
-    note("two", methods=[finder.issues.method for finder in finders if finder.issues is not None])
+    note("two", methods=[one.issues.method for one in finders if one.issues is not None])
 
 
 class Numbered(Points):
@@ -321,6 +349,7 @@ SCENARIOS: list[Callable[[], None]] = [
     training,
     early_stopping,
     label_issues,
+    label_issues_of_an_older_recording,
     one_rank_asks,
     two_recordings,
     padded_with_an_index_field,
@@ -398,7 +427,7 @@ def killed(where: str, victim: int) -> None:
     elif where == "eval":
         dies_in(evaluation.EvaluationPass, "_look", 2)
     elif where == "issues":
-        dies_in(*((issues_module, "find_label_issues") if victim == 0 else (meeting.Session, "get")), 1)
+        dies_in(*((finder, "find_label_issues") if victim == 0 else (meeting.Session, "get")), 1)
     fresh()
     path = str(folder / "killed.h5")
     epochs = 50 if where in ("epoch", "gather", "eval") else 3

@@ -197,9 +197,15 @@ def test_early_stopping_on_several_ranks(runs: Run) -> None:
 
 @pytest.mark.parametrize("name", ["issues_behind", "issues_before"])
 def test_label_issues_are_found_once_and_known_on_every_rank(runs: Run, name: str) -> None:
-    for note in runs.notes(name):
-        assert note == {"same": True, "names": list("abcd"), "second": "confidence"}
+    for rank, note in enumerate(runs.notes(name)):
+        calls = 0 if rank else 2  # one of each callback
+        assert note == {"calls": calls, "same": True, "names": list("abcd"), "second": "confidence"}
     assert len((runs.folder / f"{name}.csv").read_text().splitlines()) == N_TRAIN + 1
+
+
+def test_label_issues_of_an_older_recording_are_found_once(runs: Run) -> None:
+    for rank, note in enumerate(runs.notes("older")):
+        assert note == {"calls": 0 if rank else 2, "methods": ["aum", "confidence"]}
 
 
 def test_label_issues_go_to_the_ranks_that_ask(runs: Run) -> None:
