@@ -85,6 +85,11 @@ class Committer:
             )
         return arrays
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a commit is under way, so that `submit` would wait for it."""
+        return self._running is not None and not self._running.done()
+
     def submit(self, labels: npt.NDArray[np.int32]) -> None:
         """Commit `buffer` as the next epoch.
 

@@ -2,7 +2,8 @@
 
 Every rank keeps the rows of the samples that it saw. When the epoch ends, all ranks tell each other how they are
 (one small `all_gather`); if all are well, rank 0 gathers their rows in tiles of a few megabytes for all together.
-Nothing else is exchanged while training runs. All of it happens between two training steps, in the process group
+Then rank 0 tells whether it took them. Nothing
+else is exchanged while training runs. All of it happens between two training steps, in the process group
 that training uses, since its connections stand: making a second one of four gloo ranks sometimes failed or hung.
 
 A rank that dies is noticed by the others as Paddle notices it: gloo and NCCL raise, or time out as they are set to.
@@ -67,10 +68,32 @@ class RankGroup:
         self.size = int(dist.get_world_size())
         store = connect()
         self._lookout = None if store is None else Lookout(store, self.rank, self.size, _patience_seconds())
+        self._holds = self.session("hold")
+        self._n_holds = 0
 
     def session(self, kind: str) -> Session:
         """The next one of its kind, which every rank opens in the same order."""
         return Session(None, kind) if self._lookout is None else self._lookout.session(kind)
+
+    def hold(self) -> int:
+        """On rank 0, a number for the others to `wait_for`; 0 if they cannot."""
+        self._n_holds += self._lookout is not None
+        return self._n_holds
+
+    def release(self, number: int) -> None:
+        """On rank 0, let those go on who wait for a number."""
+        self._holds.come(f"{self._holds.name}/{number}")
+
+    def wait_for(self, number: int) -> None:
+        """Wait until rank 0 releases a number, as long as it lives.
+
+        Raises:
+            CaptureError: it ended.
+        """
+        try:
+            self._holds.wait(f"{self._holds.name}/{number}", [0])
+        except CaptureError as error:
+            raise RanksLostError(f"the ranks lost each other ({error}); {_LOST}") from error
 
     def all_gather(self, values: Sequence[int]) -> npt.NDArray[np.int64]:
         """The same few integers of every rank, `[rank, value]`.
@@ -188,13 +211,19 @@ class _Exchange:
         if refused and self._ranks.rank > 0:
             raise CaptureError("rank 0 did not take the epoch, as its own log says")
 
-    def agree(self, n_rows: int, *, failed: bool) -> npt.NDArray[np.int64]:
-        """Rows that each rank has for rank 0, `[rank]`.
+    def agree(self, n_rows: int, *, failed: bool, is_busy: bool = False) -> tuple[npt.NDArray[np.int64], int]:
+        """Rows that each rank has for rank 0, `[rank]`, and what the others must wait for before they send them.
+
+        Args:
+            n_rows: of this rank.
+            failed: whether it cannot go on.
+            is_busy: on rank 0, whether it must do something first that may take longer than a collective's patience.
 
         Raises:
             CaptureError: on all ranks alike, if one of them cannot go on or records something else.
         """
-        headers = self._ranks.all_gather([*self._facts, int(failed), n_rows])
+        hold = self._ranks.hold() if is_busy else 0
+        headers = self._ranks.all_gather([*self._facts, int(failed), n_rows, hold])
         broken = np.flatnonzero(headers[:, 2])
         if len(broken):
             raise RanksEndedError(
@@ -206,7 +235,7 @@ class _Exchange:
                 f"ranks {odd.tolist()} record something else than rank 0 (samples, classes, keep, dtype or mode "
                 "differ); give every rank the same arguments and data set"
             )
-        return np.asarray(headers[:, 3])
+        return np.asarray(headers[:, 3]), int(headers[0, 4])
 
 
 class RankZeroSink(LocalSink):
@@ -263,8 +292,9 @@ class RankZeroSink(LocalSink):
             OSError: with `on_error="raise"`, this or the epoch before cannot be written.
         """
         try:
-            n_rows = self._exchange.agree(0, failed=failed)
-            refusal: Exception | None = self._take(n_rows)
+            n_rows, hold = self._exchange.agree(0, failed=failed, is_busy=self._committer.is_busy)
+            refusal: Exception | None = self._settle(hold) if hold else None
+            refusal = self._take(n_rows) or refusal
             if refusal is None:
                 try:
                     super().end_epoch(count_once=count_once)
@@ -279,6 +309,16 @@ class RankZeroSink(LocalSink):
         finally:
             self._last.fill(-1)
             self._step = 0
+
+    def _settle(self, hold: int) -> Exception | None:
+        """Wait for the disk while the others wait for this rank; returns why it refuses the epoch before."""
+        try:
+            self._committer.flush()
+        except Exception as error:
+            return error
+        finally:
+            self._ranks.release(hold)
+        return None
 
     def _take(self, n_rows: npt.NDArray[np.int64]) -> CaptureError | None:
         """Merge the rows of the other ranks, `[rank]` many; returns why they cannot be merged."""
@@ -317,9 +357,13 @@ class SendingSink:
     Args:
         layout: of the recording.
         ranks: all of them.
+        memory_limit_bytes: what passes it waits in a nameless file instead; None = a quarter of the machine's memory.
+        folder: for that file.
     """
 
-    def __init__(self, layout: Layout, ranks: RankGroup) -> None:
+    def __init__(
+        self, layout: Layout, ranks: RankGroup, *, memory_limit_bytes: int | None = None, folder: str = ""
+    ) -> None:
         self.labels = np.full(layout.n_samples, -1, np.int32)
         self.n_epochs = 0
         self.blocked_seconds = 0.0
@@ -327,7 +371,9 @@ class SendingSink:
         self._ranks = ranks
         self._exchange = _Exchange(ranks, layout)
         self._tile_rows = tile_rows(layout, ranks.size)
-        self._buffer = RowBuffer(layout, self._tile_rows)
+        self._buffer = RowBuffer(
+            layout, self._tile_rows, memory_limit_bytes=memory_limit_bytes, folder=folder
+        )
         self._step = 0
 
     def put(self, rows: Rows, given: npt.NDArray[np.int64], values: Values) -> None:
@@ -346,7 +392,9 @@ class SendingSink:
         """
         started = time.perf_counter()
         try:
-            n_rows = self._exchange.agree(self._buffer.n_rows, failed=failed)
+            n_rows, hold = self._exchange.agree(self._buffer.n_rows, failed=failed)
+            if hold:
+                self._ranks.wait_for(hold)
             for number, start in enumerate(range(0, int(n_rows.max()), self._tile_rows)):
                 tile = self._buffer.tile(number)[: int(n_rows.max()) - start]
                 self._ranks.gather(tile)
@@ -362,4 +410,5 @@ class SendingSink:
         """Nothing is written here."""
 
     def close(self) -> None:
-        """Nothing is held here."""
+        """Release what is held."""
+        self._buffer.close()

@@ -53,7 +53,8 @@ class TrainingDynamicsRecorder:
         compression: "gzip" or None.
         expected_epochs: how many epochs are to come, to refuse at once what the disk has no room for.
         memory_limit_bytes: where two epochs are larger, they are kept in a nameless file beside the store
-            instead of in memory; None = a quarter of the machine's memory.
+            instead of in memory; None = a quarter of the machine's memory. On ranks above 0, what is larger of their
+            share of one epoch.
         resume: continue an existing file after its last committed epoch.
         overwrite: replace an existing file.
         on_error: what to do when an epoch cannot be written: "warn" once and go on, or "raise".
@@ -118,7 +119,12 @@ class TrainingDynamicsRecorder:
             if ranks is not None and ranks.rank > 0:
                 from .distributed import SendingSink
 
-                return SendingSink(self.layout, ranks)
+                return SendingSink(
+                    self.layout,
+                    ranks,
+                    memory_limit_bytes=memory_limit_bytes,
+                    folder=os.path.dirname(self.path),
+                )
             if expected_epochs is not None:
                 buffer_bytes = spill_bytes(self.layout, memory_limit_bytes)
                 check_space(self.path, self.layout, expected_epochs, buffer_bytes=buffer_bytes)

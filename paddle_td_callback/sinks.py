@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import tempfile
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -10,6 +13,7 @@ import numpy.typing as npt
 
 from .committer import Committer
 from .errors import CaptureError
+from .spill import Spill, default_memory_limit_bytes
 from .store import Layout, StoreWriter
 
 Rows = npt.NDArray[np.int64]
@@ -17,6 +21,7 @@ Values = Mapping[str, npt.NDArray[Any]]
 
 TILE_BYTES = 8 << 20  # of all ranks together
 _MAX_PRESENTATIONS = 255
+_LEAST_SPILLED = 4
 
 
 class Sink(Protocol):
@@ -161,9 +166,18 @@ class RowBuffer:
     Args:
         layout: of the recording.
         n_tile_rows: rows of a tile.
+        memory_limit_bytes: tiles beyond it go into nameless files; None = a quarter of the machine's memory.
+        folder: for these files; where it is not there, as on another host, that for temporary files.
     """
 
-    def __init__(self, layout: Layout, n_tile_rows: int) -> None:
+    def __init__(
+        self, layout: Layout, n_tile_rows: int, *, memory_limit_bytes: int | None = None, folder: str = ""
+    ) -> None:
+        limit = default_memory_limit_bytes() if memory_limit_bytes is None else memory_limit_bytes
+        self._n_in_memory = limit // (n_tile_rows * row_dtype(layout).itemsize)
+        self._folder = folder if os.path.isdir(folder) else tempfile.gettempdir()
+        self._spills: list[Spill] = []
+        self._n_spillable = 0  # tiles for which the last of these files has room
         self._dtype = row_dtype(layout)
         self._tile_rows = n_tile_rows
         self._place = np.full(layout.n_samples, -1, np.int64)
@@ -206,7 +220,24 @@ class RowBuffer:
         return self._tiles[number]
 
     def _add_tile(self) -> None:
-        self._tiles.append(np.zeros(self._tile_rows, self._dtype))
+        if len(self._tiles) < self._n_in_memory:
+            self._tiles.append(np.zeros(self._tile_rows, self._dtype))
+            return
+        if self._n_spillable == 0:
+            # Each as large as all before, so that there are few.
+            self._n_spillable = max(_LEAST_SPILLED, len(self._tiles) - self._n_in_memory)
+            page = mmap.PAGESIZE
+            tile_bytes = -(-self._tile_rows * self._dtype.itemsize // page) * page
+            self._spills.append(Spill(self._folder, self._n_spillable * tile_bytes))
+        self._n_spillable -= 1
+        self._tiles.append(self._spills[-1].empty((self._tile_rows,), self._dtype))
+
+    def close(self) -> None:
+        """Release memory and files."""
+        self._tiles.clear()
+        for spill in self._spills:
+            spill.close()
+        self._spills.clear()
 
     def clear(self) -> None:
         """Forget the epoch."""

@@ -33,6 +33,7 @@ from paddle_td_callback import (
     meeting,
     sinks,
 )
+from paddle_td_callback.store import StoreWriter
 
 SIZES = ((50, 8), (33, 16), (101, 7), (7, 4), (3, 2))  # (samples, batch size): few divide by anything
 N_TRAIN = 61
@@ -362,6 +363,21 @@ SCENARIOS: list[Callable[[], None]] = [
 ]
 
 
+def slow_disk() -> None:
+    """Rank 0's first commit takes longer than gloo waits for a peer."""
+    commit, n_commits = StoreWriter.commit_epoch, 0
+
+    def commit_slowly(*arguments: Any) -> Any:
+        nonlocal n_commits
+        n_commits += 1
+        if n_commits == 1:
+            time.sleep(40)
+        return commit(*arguments)
+
+    StoreWriter.commit_epoch = commit_slowly  # type: ignore[method-assign]
+    fit("slow", epochs=3)
+
+
 def die() -> None:
     note("death", time=time.time())
     os.kill(os.getpid(), signal.SIGKILL)
@@ -456,6 +472,8 @@ if __name__ == "__main__":
             begin = time.monotonic()
             scenario()
             print(f"rank {dist.get_rank()}: {scenario.__name__} {time.monotonic() - begin:.1f} s", flush=True)
+    elif what == "slow_disk":
+        slow_disk()
     else:
         where, victim, silent_seconds = what.split("-")
         meeting._SILENT_SECONDS = float(silent_seconds)

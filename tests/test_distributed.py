@@ -417,6 +417,15 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
 
 
 @pytest.mark.slow
+def test_a_disk_slower_than_gloo_is_patient_costs_nothing_but_time(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, "slow_disk", 2)
+    assert ranks.wait(140) == [0, 0], ranks.log(0)[-3000:] + ranks.log(1)[-3000:]
+    run = Run(tmp_path, 2)
+    assert [note["texts"] for note in run.notes("slow.warnings")] == [[], []]
+    assert_same(read(run.path("slow")), seen_once(expected(run.steps("slow", 3), Points(N_TRAIN).classes)))
+
+
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_others_under_the_launcher(tmp_path: Path) -> None:
     started = time.monotonic()
     status, logs = launch(tmp_path, "epoch-1-30", timeout=100)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +28,7 @@ class Together:
     def __init__(self, size: int) -> None:
         self.size = size
         self.barrier = threading.Barrier(size, timeout=30)
+        self.released: dict[int, threading.Event] = defaultdict(threading.Event)
         self.board: list[Any] = [None] * size
 
 
@@ -47,6 +50,15 @@ class Rank:
     def all_gather(self, values: Any) -> npt.NDArray[np.int64]:
         return np.stack([np.asarray(one, np.int64) for one in self._share(values)])
 
+    def hold(self) -> int:
+        return len(self._together.released) + 1
+
+    def release(self, number: int) -> None:
+        self._together.released[number].set()
+
+    def wait_for(self, number: int) -> None:
+        assert self._together.released[number].wait(30)
+
     def gather(self, tile: Any) -> list[Any]:
         tiles = self._share(tile.copy())
         return tiles if self.rank == 0 else []
@@ -55,13 +67,19 @@ class Rank:
 class Sinks:
     """A recording of so many ranks; its file may be read once it is closed."""
 
-    def __init__(self, path: Path, size: int, on_error: str = "warn") -> None:
+    def __init__(
+        self, path: Path, size: int, on_error: str = "warn", memory_limit_bytes: int | None = None
+    ) -> None:
         together = Together(size)
         self.path = path
         self.writer = StoreWriter.create(path, LAYOUT, class_names=None, sample_ids=None, overwrite=True)
         ranks: list[Any] = [Rank(rank, together) for rank in range(size)]
         self.sinks: list[Any] = [RankZeroSink(self.writer, ranks[0], on_error=on_error)]
-        self.sinks += [SendingSink(LAYOUT, rank) for rank in ranks[1:]]
+        self.sinks += [
+            SendingSink(LAYOUT, rank, memory_limit_bytes=memory_limit_bytes, folder=str(path.parent))
+            for rank in ranks[1:]
+        ]
+        self.together = together
 
     def put(self, rank: int, rows: Any, value: float, label: int = 0) -> None:
         n = len(rows)
@@ -111,11 +129,12 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 @pytest.mark.parametrize("count_once", [False, True])
+@pytest.mark.parametrize("memory_limit_bytes", [None, 100])
 def test_the_latest_step_and_then_the_highest_rank_stays(
-    ranks: Callable[..., Sinks], size: int, count_once: bool
+    ranks: Callable[..., Sinks], size: int, count_once: bool, memory_limit_bytes: int | None
 ) -> None:
     rng = np.random.default_rng(size)
-    together = ranks(size)
+    together = ranks(size, memory_limit_bytes=memory_limit_bytes)
     n_epochs = 12
     want = np.full((N_SAMPLES, n_epochs), np.nan, np.float32)
     counts = np.zeros((N_SAMPLES, n_epochs), np.uint8)
@@ -183,3 +202,69 @@ def test_a_disk_that_refuses_raises_on_all_ranks_where_it_is_to_raise(
         errors = together.end_epoch()
     assert isinstance(errors[0], OSError)
     assert isinstance(errors[1], CaptureError)
+
+
+def test_ranks_wait_outside_the_collectives_for_a_slow_disk(
+    ranks: Callable[..., Sinks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = ranks(3)
+    commit, gather = StoreWriter.commit_epoch, Rank.gather
+    is_written = threading.Event()
+    gathered: list[bool] = []
+
+    def commit_slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        commit(*arguments)
+        is_written.set()
+
+    def gather_and_note(*arguments: Any) -> Any:
+        gathered.append(is_written.is_set())
+        return gather(*arguments)
+
+    together.put(1, [1], 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "commit_epoch", commit_slowly)
+        assert together.end_epoch() == [None] * 3
+        patch.setattr(Rank, "gather", gather_and_note)
+        together.put(2, [2], 2.0)
+        assert together.end_epoch() == [None] * 3
+    assert gathered == [True] * 3
+    assert list(together.together.released) == [1]
+    margins, _ = together.margins()
+    assert (margins[1, 0], margins[2, 1]) == (1.0, 2.0)
+
+
+def test_rows_beyond_the_memory_limit_wait_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(50_000, 100, dtype="float32")
+    made: list[int] = []
+    spill = sinks.Spill
+
+    def note_and_spill(folder: str, n_bytes: int) -> Any:
+        made.append(n_bytes)
+        return spill(folder, n_bytes)
+
+    monkeypatch.setattr(sinks, "Spill", note_and_spill)
+    monkeypatch.setattr(sinks, "TILE_BYTES", 1 << 20)
+    n_tile_rows = sinks.tile_rows(layout, 2)
+    row_bytes = sinks.row_dtype(layout).itemsize
+    buffer = sinks.RowBuffer(
+        layout, n_tile_rows, memory_limit_bytes=2 << 20, folder=str(tmp_path / "not here")
+    )
+    rows = np.random.default_rng(0).permutation(50_000)
+    for step, some in enumerate(np.array_split(rows, 100)):
+        values = {
+            "given_probability": some,
+            "margin": some,
+            "predicted": some % 100,
+            "probabilities": np.broadcast_to(some[:, None], (len(some), 100)),
+        }
+        buffer.put(some, some % 7, values, step)
+    assert 2 <= len(made) <= 6
+    n_bytes = 50_000 * row_bytes
+    assert n_bytes - (2 << 20) <= sum(made) <= 2 * n_bytes
+    found = np.concatenate([buffer.tile(i) for i in range(-(-50_000 // n_tile_rows))])[:50_000]
+    np.testing.assert_array_equal(np.sort(found["sample"]), np.arange(50_000))
+    np.testing.assert_array_equal(found["probabilities"][:, 99], found["sample"].astype(np.float32))
+    np.testing.assert_array_equal(found["label"], found["sample"] % 7)
+    np.testing.assert_array_equal(found["step"], np.repeat(np.arange(100), 500))
+    buffer.close()
