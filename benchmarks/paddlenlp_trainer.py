@@ -1,6 +1,6 @@
 """Record a training by PaddleNLP's `Trainer`: a subclass that takes the index out, a callback that ends the epoch.
 
-    pip install paddlenlp        # run with 2.8.1 on Paddle 2.6.2
+    pip install paddlenlp==2.8.1        # on Paddle 2.6.2; the README says what else its import wants
     python benchmarks/paddlenlp_trainer.py
 
 Two places are all there is to add to a `Trainer` of one's own: `compute_loss` sees logits, labels and indices of each

@@ -474,6 +474,10 @@ if __name__ == "__main__":
             print(f"rank {dist.get_rank()}: {scenario.__name__} {time.monotonic() - begin:.1f} s", flush=True)
     elif what == "slow_disk":
         slow_disk()
+    elif what == "paddlenlp":
+        from nlp import train
+
+        keep("nlp", train(str(folder / "nlp.h5"), record=True))
     else:
         where, victim, silent_seconds = what.split("-")
         meeting._SILENT_SECONDS = float(silent_seconds)

@@ -304,6 +304,7 @@ class Ranks:
         for rank, log in enumerate(self._logs):
             environment = rank_environment() | {
                 "PADDLE_TRAINER_ID": str(rank),
+                "PADDLE_RANK_IN_NODE": str(rank),
                 "PADDLE_TRAINERS_NUM": str(n_ranks),
                 "PADDLE_TRAINER_ENDPOINTS": ",".join(places[1:]),
                 "PADDLE_CURRENT_ENDPOINT": places[1 + rank],
