@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +15,21 @@ import paddle
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from . import detector_file
+from . import detector_file, opinion
 from ._version import __version__
 from .calibration import platt
 from .channels import Context, Inputs, Tensor, context_samples
 from .errors import DetectorError
-from .evidence import NAMES, evidence_of_trajectories
+from .evidence import NAMES, Table, evidence_of_trajectories
 from .interpretdl import read_lstm
 from .network import Architecture, Group, Network, Schedule, Weights, paddle_on, train
 from .trajectories import Array, Arrays, Augmentation, checked, labelled, need_both
 
 PRETRAINED = Path(__file__).parent / "data" / "noise_detector.h5"
-LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64}
+LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64, "mix_size": 4096}
 TYPICAL_RATE = 0.2  # of wrong labels, that balanced training brings each recording to
 PREPARE_SAMPLES = 16_384  # that are made into channels at once
+Tables = Table | Sequence[Table]
 
 
 class NoiseDetector:
@@ -46,7 +47,11 @@ class NoiseDetector:
         n_layers: LSTM layers.
         n_members: independently trained LSTMs whose log-odds are averaged.
         summary: what is put beside the LSTM's last state; see `channels.Inputs` for the names.
-        evidence: what the whole recording says of a sample, also put there; names in `evidence.NAMES`.
+        evidence: what the whole recording says of a sample, also put there; names in `evidence.NAMES`, and with
+            `first` in `opinion.NAMES`.
+        mix_size: units of the layer in which the last state meets summary and evidence; None = `hidden_size`.
+        first: a trained detector that looks at the whole recording before; what it finds, spread over data
+            set, classes and pairs of classes, is evidence for this one.
     """
 
     def __init__(
@@ -59,27 +64,38 @@ class NoiseDetector:
         n_members: int = 1,
         summary: Sequence[str] = (),
         evidence: Sequence[str] = (),
+        mix_size: int | None = None,
+        first: NoiseDetector | None = None,
     ) -> None:
         if isinstance(channels, str) or isinstance(summary, str) or not channels:
             raise ValueError(
                 "channels must be a sequence of at least one name, summary a sequence of names, "
                 f"got {channels!r} and {summary!r}"
             )
+        known = (*NAMES, *opinion.NAMES) if first else NAMES
         unknown = (
-            [evidence] if isinstance(evidence, str) else [name for name in evidence if name not in NAMES]
+            [evidence] if isinstance(evidence, str) else [name for name in evidence if name not in known]
         )
         if unknown:
-            raise ValueError(f"evidence must be names of {', '.join(NAMES)}, got {unknown[0]!r}")
+            raise ValueError(f"evidence must be names of {', '.join(known)}, got {unknown[0]!r}")
+        if first is not None:
+            first._need_weights()
         self.channels, self.summary, self.evidence = tuple(channels), tuple(summary), tuple(evidence)
         self.n_steps = None if n_steps is None else _whole(n_steps, "n_steps")
         self.hidden_size = _whole(hidden_size, "hidden_size")
         self.n_layers = _whole(n_layers, "n_layers")
         self.n_members = _whole(n_members, "n_members")
+        self.mix_size = self.hidden_size if mix_size is None else _whole(mix_size, "mix_size")
+        self.first = first
         self.temperature, self.bias = 1.0, 0.0
         self.provenance: dict[str, Any] = {}
         self._inputs = Inputs(self.channels, self.summary, self.n_steps)
         self._architecture = Architecture(
-            len(self.channels), self.hidden_size, self.n_layers, len(self.summary) + len(self.evidence)
+            len(self.channels),
+            self.hidden_size,
+            self.n_layers,
+            len(self.summary) + len(self.evidence),
+            self.mix_size,
         )
         self._members: list[Weights] = []
 
@@ -87,7 +103,8 @@ class NoiseDetector:
         return (
             f"NoiseDetector({self.channels}, n_steps={self.n_steps}, hidden_size={self.hidden_size}, "
             f"n_layers={self.n_layers}, n_members={self.n_members}, summary={self.summary}, "
-            f"evidence={len(self.evidence)} columns)"
+            f"evidence={len(self.evidence)} columns"
+            f"{'' if self.first is None else f', first={self.first!r}'})"
             f"{'' if self.is_trained else ' without weights'}"
         )
 
@@ -104,20 +121,21 @@ class NoiseDetector:
     @property
     def needs_evidence(self) -> bool:
         """Whether the tables of `evidence.Evidence` are read."""
-        return bool(self.evidence)
+        return bool(self.evidence) or (self.first is not None and self.first.needs_evidence)
 
     def fit(
         self,
         trajectories: Arrays,
         is_mislabeled: Arrays,
         *,
-        evidence: Arrays | None = None,
+        evidence: Tables | None = None,
         epochs: int = 10,
         batch_size: int = 512,
         learning_rate: float = 3e-3,
         weight_decay: float = 0.01,
         dropout: float = 0.0,
         balance: float = 0.0,
+        ranking: float = 0.0,
         augment: Augmentation | None = None,
         reset: bool = False,
         device: str | None = None,
@@ -134,8 +152,9 @@ class NoiseDetector:
             trajectories: [sample, epoch, 3], or a list of such arrays, one a recording: each is filled,
                 resampled and ranked by itself. Never-seen samples are left out.
             is_mislabeled: bool [sample], or a list in the order of the recordings.
-            evidence: tables of `evidence.Evidence` [sample, column], or a list; None = made from the
-                trajectories alone, as `predict_proba` does.
+            evidence: the table of `evidence.Evidence`, or a list; None = made from the trajectories alone, as
+                `predict_proba` does. `first` stays as it is: what it says of a recording is added where the
+                table lacks it, and should come from a detector that has not been trained on that recording.
             epochs: passes over all trajectories, for each member.
             batch_size: trajectories of one step.
             learning_rate: of AdamW at the start; it falls to zero along a cosine.
@@ -143,6 +162,8 @@ class NoiseDetector:
             dropout: share of the LSTM's last state, the summary and the evidence that each step goes without.
             balance: 0 = each trajectory counts the same; 1 = each recording counts the same, and its wrong
                 labels together as much as a fifth of it; between = between.
+            ranking: weight of a second loss, which asks that the wrong labels of a recording stand above the right
+                ones; 0 = none.
             augment: how recordings are varied in every epoch, their evidence staying as it is; None = not.
             reset: forget the weights there are.
             device: any Paddle device string; None = where Paddle is now.
@@ -151,7 +172,9 @@ class NoiseDetector:
         """
         recordings: list[tuple[Array, Array, Array]] = []
         for (raw, wrong), table in zip(
-            labelled(trajectories, is_mislabeled), self._each_evidence(trajectories, evidence), strict=True
+            labelled(trajectories, is_mislabeled),
+            self._each_evidence(trajectories, evidence, device),
+            strict=True,
         ):
             scored = self._scored(raw)
             recordings.append(
@@ -160,10 +183,18 @@ class NoiseDetector:
         n_wrong = sum(int(wrong.sum()) for _, wrong, _ in recordings)
         n_right = sum(len(wrong) for _, wrong, _ in recordings) - n_wrong
         need_both(n_wrong, n_right, "training")
-        if not 0 <= dropout < 1 or not 0 <= balance <= 1:
-            raise ValueError(f"dropout must be in [0, 1) and balance in [0, 1], got {dropout} and {balance}")
+        if not 0 <= dropout < 1 or not 0 <= balance <= 1 or not ranking >= 0:
+            raise ValueError(
+                "dropout must be in [0, 1), balance in [0, 1] and ranking 0 or more, "
+                f"got {dropout}, {balance} and {ranking}"
+            )
         schedule = Schedule(
-            _whole(epochs, "epochs"), _whole(batch_size, "batch_size"), learning_rate, weight_decay, dropout
+            _whole(epochs, "epochs"),
+            _whole(batch_size, "batch_size"),
+            learning_rate,
+            weight_decay,
+            dropout,
+            ranking,
         )
         start = [] if reset else self._members
         members, losses = [], []
@@ -209,7 +240,7 @@ class NoiseDetector:
         trajectories: ArrayLike,
         *,
         context: Context | None = None,
-        evidence: ArrayLike | None = None,
+        evidence: Table | None = None,
         batch_size: int = 4096,
         device: str | None = None,
         progress: bool = False,
@@ -220,8 +251,9 @@ class NoiseDetector:
             trajectories: [sample, epoch, 3].
             context: what `context` gave for the data set of which these samples are a part; None = these
                 samples are the whole data set.
-            evidence: what `evidence.Evidence` gave for these samples, [sample, column]. None = made from the
-                trajectories as the whole data set: good, but blind to which class is taken for which.
+            evidence: what `evidence.Evidence` gave for these samples; a slice of it for a part of the data set.
+                None = made from the trajectories as the whole data set: good, but blind to which class is
+                taken for which. With `context`, what `first` finds must be in it: see `look_first`.
             batch_size: samples on the device at once.
             device: any Paddle device string; None = where Paddle is now.
             progress: show a bar.
@@ -229,6 +261,30 @@ class NoiseDetector:
         odds = self._log_odds(trajectories, context, evidence, batch_size, device, progress)
         odds = odds / self.temperature + self.bias
         return (1 / (1 + np.exp(-np.clip(odds, -80, 80)))).astype(np.float32)
+
+    def look_first(
+        self,
+        tiles: Iterable[tuple[ArrayLike, Table]],
+        evidence: Table,
+        *,
+        context: Context | None = None,
+        device: str | None = None,
+        batch_size: int = 4096,
+    ) -> Table:
+        """The evidence with what `first` finds in the whole recording; without `first` as it is.
+
+        Args:
+            tiles: trajectories [sample, epoch, 3] of successive samples and their slices of the evidence, which
+                together are the whole recording.
+            evidence: of the whole recording.
+            context: what `first.context` gave; None = each tile is its own.
+            device: any Paddle device string; None = where Paddle is now.
+            batch_size: samples on the device at once.
+        """
+        if self.first is None:
+            return evidence
+        odds = [self.first._log_odds(raw, context, table, batch_size, device, False) for raw, table in tiles]
+        return opinion.with_opinion(evidence, np.concatenate(odds))
 
     def context(self, trajectories: ArrayLike, *, device: str | None = None) -> Context:
         """What ranks and other statistics over the data set need: quantiles per step, by name.
@@ -249,7 +305,7 @@ class NoiseDetector:
         trajectories: Arrays,
         is_mislabeled: Arrays,
         *,
-        evidence: Arrays | None = None,
+        evidence: Tables | None = None,
         device: str | None = None,
     ) -> NoiseDetector:
         """Fit the scale and the bias that turn log-odds into probabilities; the ranking stays as it is.
@@ -260,12 +316,15 @@ class NoiseDetector:
             evidence: as for `fit`.
             device: any Paddle device string; None = where Paddle is now.
         """
+        self._need_weights()
         odds, wrongs = [], []
         for (raw, wrong), table in zip(
-            labelled(trajectories, is_mislabeled), self._each_evidence(trajectories, evidence), strict=True
+            labelled(trajectories, is_mislabeled),
+            self._each_evidence(trajectories, evidence, device),
+            strict=True,
         ):
             scored = self._scored(raw)
-            odds.append(self._log_odds(raw, None, table, 4096, device, False)[scored])
+            odds.append(self._odds_of(raw, None, table, 4096, device, False)[scored])
             wrongs.append(wrong[scored])
         wrong = np.concatenate(wrongs)
         scale, bias = platt(np.concatenate(odds), wrong)
@@ -281,6 +340,10 @@ class NoiseDetector:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write architecture, weights, calibration and provenance as HDF5; an existing file is replaced."""
         self._need_weights()
+        detector_file.write(path, self._parts())
+
+    def _parts(self) -> list[detector_file.Part]:
+        """What goes into the file: this detector, and then its first."""
         attributes = {
             "channels": json.dumps(self.channels),
             "summary": json.dumps(self.summary),
@@ -289,13 +352,14 @@ class NoiseDetector:
             "hidden_size": self.hidden_size,
             "n_layers": self.n_layers,
             "n_members": self.n_members,
+            "mix_size": self.mix_size,
             "temperature": self.temperature,
             "bias": self.bias,
             "package_version": __version__,
             "paddle_version": paddle.__version__,
             "provenance": json.dumps(self.provenance),
         }
-        detector_file.write(path, attributes, self._members)
+        return [(attributes, self._members), *([] if self.first is None else self.first._parts())]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NoiseDetector:
@@ -305,31 +369,71 @@ class NoiseDetector:
             FileNotFoundError: there is no such file.
             DetectorError: it is no detector, damaged, or written by a newer version.
         """
-        detector: NoiseDetector | None = None
+        made: list[NoiseDetector] = []  # the first of all first
 
         def shapes_for(attributes: Mapping[str, Any]) -> tuple[int, Mapping[str, tuple[int, ...]]]:
-            nonlocal detector
-            detector = cls(
-                json.loads(attributes["channels"]),
-                int(attributes["n_steps"]) or None,
-                int(attributes["hidden_size"]),
-                int(attributes["n_layers"]),
-                n_members=int(attributes["n_members"]),
-                summary=json.loads(attributes["summary"]),
-                evidence=json.loads(attributes.get("evidence", "[]")),
-            )
-            detector.temperature, detector.bias = float(attributes["temperature"]), float(attributes["bias"])
-            if not (0 < detector.temperature < math.inf and math.isfinite(detector.bias)):
-                raise DetectorError(f"calibration {detector.temperature}, {detector.bias} is damaged")
-            detector.provenance = dict(json.loads(attributes["provenance"]))
-            return detector.n_members, detector._architecture.shapes()
+            made.append(cls._without_weights(attributes, made[-1] if made else None))
+            return made[-1].n_members, made[-1]._architecture.shapes()
 
-        members = detector_file.read(path, shapes_for)
-        assert detector is not None
-        if any((weights.get("summary_scale", np.ones(1)) <= 0).any() for weights in members):
+        def on_weights(members: list[Weights]) -> None:
+            made[-1]._members = members
+
+        detector_file.read(path, shapes_for, on_weights)
+        if any(
+            (weights.get("summary_scale", np.ones(1)) <= 0).any()
+            for detector in made
+            for weights in detector._members
+        ):
             raise DetectorError(f"{os.fspath(path)!r}: a scale that is not above 0; damaged")
-        detector._members = members
+        return made[-1]
+
+    @classmethod
+    def _without_weights(cls, attributes: Mapping[str, Any], first: NoiseDetector | None) -> NoiseDetector:
+        detector = cls(
+            json.loads(attributes["channels"]),
+            int(attributes["n_steps"]) or None,
+            int(attributes["hidden_size"]),
+            int(attributes["n_layers"]),
+            n_members=int(attributes["n_members"]),
+            summary=json.loads(attributes["summary"]),
+            evidence=json.loads(attributes.get("evidence", "[]")),
+            mix_size=int(attributes.get("mix_size", attributes["hidden_size"])),
+            first=first,
+        )
+        detector.temperature, detector.bias = float(attributes["temperature"]), float(attributes["bias"])
+        if not (0 < detector.temperature < math.inf and math.isfinite(detector.bias)):
+            raise DetectorError(f"calibration {detector.temperature}, {detector.bias} is damaged")
+        detector.provenance = dict(json.loads(attributes["provenance"]))
         return detector
+
+    @classmethod
+    def averaged(cls, detectors: Sequence[NoiseDetector]) -> NoiseDetector:
+        """One detector whose members are those of several with the same inputs and sizes, uncalibrated.
+
+        Raises:
+            ValueError: none is given, or they differ.
+            DetectorError: one has no weights.
+        """
+        shapes = {(d.channels, d.summary, d.evidence, d.n_steps, d._architecture, d.first) for d in detectors}
+        if len(shapes) != 1:
+            raise ValueError(f"detectors must be at least one, all alike, got {list(detectors)!r}")
+        for detector in detectors:
+            detector._need_weights()
+        one, members = detectors[0], [weights for d in detectors for weights in d._members]
+        made = cls(
+            one.channels,
+            one.n_steps,
+            one.hidden_size,
+            one.n_layers,
+            n_members=len(members),
+            summary=one.summary,
+            evidence=one.evidence,
+            mix_size=one.mix_size,
+            first=one.first,
+        )
+        made._members = members
+        made.provenance = {"averaged": [d.provenance for d in detectors]}
+        return made
 
     @classmethod
     def pretrained(cls) -> NoiseDetector:
@@ -384,35 +488,50 @@ class NoiseDetector:
             raise ValueError("trajectories hold no sample that was ever seen; no context can be made of them")
         return self._inputs.context(_tensor(raw[context_samples(len(raw))]))
 
-    def _each_evidence(self, trajectories: Arrays, evidence: Arrays | None) -> list[Array]:
+    def _each_evidence(
+        self, trajectories: Arrays, evidence: Tables | None, device: str | None
+    ) -> list[Array]:
         """The evidence of each recording, of one or of a list, as the network reads it."""
         raws = list(trajectories) if isinstance(trajectories, (list, tuple)) else [trajectories]
-        if evidence is None:
-            return [self._read_evidence(checked(raw), None) for raw in raws]
-        tables = list(evidence) if isinstance(evidence, (list, tuple)) else [evidence]
+        tables: list[Table | None] = [None] * len(raws)
+        if evidence is not None:
+            tables = [evidence] if isinstance(evidence, Table) else list(evidence)
         if len(tables) != len(raws):
             raise ValueError(f"got {len(raws)} recordings and {len(tables)} tables of evidence")
-        return [self._read_evidence(checked(raw), table) for raw, table in zip(raws, tables, strict=True)]
+        return [
+            self._read_evidence(checked(raw), table, None, 4096, device)
+            for raw, table in zip(raws, tables, strict=True)
+        ]
 
-    def _read_evidence(self, raw: Array, table: ArrayLike | None) -> Array:
+    def _read_evidence(
+        self, raw: Array, table: Table | None, context: Context | None, batch_size: int, device: str | None
+    ) -> Array:
         """The columns that are read, [sample, column]."""
-        if not self.needs_evidence:
+        if not self.evidence:
             return np.zeros((len(raw), 0), np.float32)
-        array = evidence_of_trajectories(raw) if table is None else np.asarray(table, np.float32)
-        if array.shape != (len(raw), len(NAMES)):
+        if table is None:
+            table = evidence_of_trajectories(raw)
+        if not isinstance(table, Table) or len(table) != len(raw):
+            got = f"one of {len(table)} samples" if isinstance(table, Table) else repr(type(table).__name__)
             raise ValueError(
-                f"evidence must be [sample, column] {(len(raw), len(NAMES))}, got {array.shape}; "
+                f"evidence must be a table of the {len(raw)} samples of the trajectories, got {got}; "
                 "make it with evidence.Evidence"
             )
-        columns = [NAMES.index(name) for name in self.evidence]
-        return np.asarray(np.nan_to_num(array[:, columns]), np.float32)
+        if self.first is not None and opinion.OF_RECORDING[0] not in table.of_recording:
+            if context is not None:
+                raise ValueError(
+                    "evidence of a part of a recording lacks what the first detector says of all of it; "
+                    "make it with look_first"
+                )
+            table = self.look_first([(raw, table)], table, device=device, batch_size=batch_size)
+        return np.nan_to_num(table.columns(self.evidence))
 
     def _groups(self, recordings: Sequence[tuple[Array, Array, Array]], balance: float) -> list[Group]:
         """Inputs of all recordings, a group for each number of steps."""
         mean_size = np.mean([len(wrong) for _, wrong, _ in recordings])
         by_steps: dict[int, list[Group]] = {}
         with paddle.no_grad():
-            for raw, wrong, table in recordings:
+            for number, (raw, wrong, table) in enumerate(recordings):
                 scored = self._scored(raw)  # augmentation may have hidden all of a sample
                 raw, wrong, table = raw[scored], wrong[scored], table[scored]
                 weights = _weights(wrong, float(mean_size), balance)
@@ -421,7 +540,8 @@ class NoiseDetector:
                     rows = slice(start, start + PREPARE_SAMPLES)
                     channels, summary = self._inputs.make(_tensor(raw[rows]), context)
                     beside = np.concatenate([summary.numpy(), table[rows]], axis=1)
-                    group = Group(channels.numpy(), beside, wrong[rows], weights[rows])
+                    of = np.full(len(beside), number)
+                    group = Group(channels.numpy(), beside, wrong[rows], weights[rows], of)
                     by_steps.setdefault(channels.shape[1], []).append(group)
         return [
             Group(*(np.concatenate(arrays) for arrays in zip(*groups, strict=True)))
@@ -432,7 +552,7 @@ class NoiseDetector:
         self,
         trajectories: ArrayLike,
         context: Context | None,
-        evidence: ArrayLike | None,
+        evidence: Table | None,
         batch_size: int,
         device: str | None,
         progress: bool,
@@ -440,8 +560,20 @@ class NoiseDetector:
         """Mean log-odds of the members [sample], before calibration."""
         self._need_weights()
         raw, batch_size = checked(trajectories), _whole(batch_size, "batch_size")
+        table = self._read_evidence(raw, evidence, context, batch_size, device)
+        return self._odds_of(raw, context, table, batch_size, device, progress)
+
+    def _odds_of(
+        self,
+        raw: Array,
+        context: Context | None,
+        table: Array,
+        batch_size: int,
+        device: str | None,
+        progress: bool,
+    ) -> NDArray[np.float64]:
+        """The same from the columns that are read."""
         scored = np.flatnonzero(self._scored(raw))
-        table = self._read_evidence(raw, evidence)
         odds = np.full(len(raw), np.nan)
         if not len(scored):
             return odds

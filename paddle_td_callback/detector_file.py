@@ -14,22 +14,32 @@ from numpy.typing import NDArray
 from .errors import DetectorError
 
 FORMAT = "paddle_td_callback noise detector"
-SCHEMA = 1  # 1: first
+SCHEMA = 2  # 1: first; 2: mix_size, and a detector that looks first in the group "first"
+
+MAX_LOOKS = 4
 
 Weights = dict[str, NDArray[np.float32]]
 Shapes = Mapping[str, tuple[int, ...]]
+Part = tuple[Mapping[str, Any], list[Weights]]  # attributes and members of one detector
 
 
-def write(path: str | os.PathLike[str], attributes: Mapping[str, Any], members: list[Weights]) -> None:
-    """Write beside `path` first, so that an interrupted write leaves what was there before."""
+def write(path: str | os.PathLike[str], parts: list[Part]) -> None:
+    """Write a detector, the one that looks first, its first, and so on.
+
+    It is written beside `path` first, so that an interrupted write leaves what was there before.
+    """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
     try:
         with h5py.File(partial, "w") as file:
-            file.attrs.update(format=FORMAT, schema=SCHEMA, **attributes)
-            for number, weights in enumerate(members):
-                for name, array in weights.items():
-                    file[f"members/{number}/{name}"] = array
+            file.attrs.update(format=FORMAT, schema=SCHEMA)
+            group: h5py.Group = file
+            for number, (attributes, members) in enumerate(parts):
+                group = group.create_group("first") if number else file
+                group.attrs.update(attributes)
+                for member, weights in enumerate(members):
+                    for name, array in weights.items():
+                        group[f"members/{member}/{name}"] = array
         partial.replace(path)
     except OSError as error:
         raise DetectorError(f"{os.fspath(path)!r}: cannot be written: {error}") from error
@@ -38,14 +48,17 @@ def write(path: str | os.PathLike[str], attributes: Mapping[str, Any], members: 
 
 
 def read(
-    path: str | os.PathLike[str], shapes_for: Callable[[Mapping[str, Any]], tuple[int, Shapes]]
-) -> list[Weights]:
-    """Read the weights of all members.
+    path: str | os.PathLike[str],
+    shapes_for: Callable[[Mapping[str, Any]], tuple[int, Shapes]],
+    on_weights: Callable[[list[Weights]], None],
+) -> None:
+    """Read a detector and those that look before it, the first of all first.
 
     Args:
         path: the file.
-        shapes_for: is given the file's attributes, and returns the number of members and the shapes of the
+        shapes_for: is given the attributes of one, and returns the number of members and the shapes of the
             arrays of each; what it raises means that the file is damaged.
+        on_weights: is given the weights of its members.
     """
     name = os.fspath(path)
     if not os.path.exists(path):
@@ -59,15 +72,26 @@ def read(
                 raise DetectorError(
                     f"schema {attributes['schema']}, this version reads {SCHEMA}; upgrade paddle_td_callback"
                 )
-            n_members, shapes = shapes_for(attributes)
-            n_bytes = 4 * n_members * sum(int(np.prod(shape)) for shape in shapes.values())
-            # Arrays are stored as they are, so a file that claims more than its own size is not one of ours.
-            if n_bytes > os.path.getsize(path):
-                raise DetectorError(f"holds less than the {n_bytes} bytes of its weights; damaged")
-            return [
-                {key: _array(file[f"members/{number}/{key}"], shape) for key, shape in shapes.items()}
-                for number in range(n_members)
-            ]
+            groups: list[h5py.Group] = [file]
+            while "first" in groups[-1]:
+                if len(groups) == MAX_LOOKS:
+                    raise DetectorError(f"more than {MAX_LOOKS} detectors, each before the other; damaged")
+                groups.append(groups[-1]["first"])
+            for group in reversed(groups):
+                n_members, shapes = shapes_for(dict(group.attrs))
+                n_bytes = 4 * n_members * sum(int(np.prod(shape)) for shape in shapes.values())
+                # Arrays are stored as they are, so a file that claims more than its own size is not one of ours.
+                if n_bytes > os.path.getsize(path):
+                    raise DetectorError(f"holds less than the {n_bytes} bytes of its weights; damaged")
+                on_weights(
+                    [
+                        {
+                            key: _array(group[f"members/{number}/{key}"], shape)
+                            for key, shape in shapes.items()
+                        }
+                        for number in range(n_members)
+                    ]
+                )
     except DetectorError as error:
         raise DetectorError(f"{name!r}: {error}") from None
     except Exception as error:  # damaged files make h5py raise OSError, KeyError, RuntimeError and others

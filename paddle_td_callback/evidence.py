@@ -8,7 +8,8 @@ classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -43,21 +44,11 @@ _RANKED_IN_CLASS = ("confidence", "other", "margin", "aum", "correctness", "marg
 _TAILS = ("log_given", "margin", "aum")  # where a few among many count: how far down in the ranks
 _SPREAD = ("log_given", "margin", "margin_1", f"margin_{N_PARTS}")  # against the data set's median and scale
 _OF_CLASS = ("confidence", "other", "margin", "correctness", "margin_1", "margin_2")
-_OF_ALL = (*(f"correct_{p}" for p in _PARTS), "given_1", f"given_{N_PARTS}", "wrong", "votes", "agreement")
-_QUANTILES = (10, 50, 90)
-# What the samples of lowest margin are like tells noise from hard data: by shares of the data set, as means.
-_BANDS = {"low": (0.0, 0.03), "lower": (0.03, 0.1), "middling": (0.1, 0.3)}
-_OF_BAND = (
-    "other", "confidence", "agreement", "correctness", "votes", "first_right", "log_given_spread", "margin_spread",
-    "pair", "pair_share", "pair_lift", "pair_size", "class_kept",
-)  # fmt: skip
-_SCATTER = ("class_kept", "pair_lift", "margin_class_mean")  # standard deviations over the data set
 _PAIR = (
     "pair", "pair_back", "pair_share", "pair_largest", "class_kept", "other_class_kept", "pair_lift",
     "pair_rank", "pair_size", "other_class_confidence", "other_against_class", "class_size",
 )  # fmt: skip
-
-NAMES: tuple[str, ...] = (
+OF_SAMPLE: tuple[str, ...] = (
     *_OWN,
     *(f"{name}_rank" for name in _RANKED),
     *(f"{name}_class_rank" for name in _RANKED_IN_CLASS),
@@ -66,18 +57,82 @@ NAMES: tuple[str, ...] = (
     *(f"{name}_spread" for name in _SPREAD),
     *(f"{name}_class_mean" for name in _OF_CLASS),
     *(f"{name}_from_class" for name in _OF_CLASS),
-    *(f"{name}_mean" for name in _OF_ALL),
-    *(f"margin_q{q}" for q in _QUANTILES),
     *_PAIR,
+)
+"""What differs from sample to sample."""
+
+_OF_ALL = (*(f"correct_{p}" for p in _PARTS), "given_1", f"given_{N_PARTS}", "wrong", "votes", "agreement")
+# How a data set's samples are spread tells noise, which caps what a network is sure of, from hard data.
+_QUANTILES = (2, 10, 25, 50, 75, 90, 98)
+_OF_QUANTILES = (
+    "confidence", "other", "log_given", "margin", *(f"given_{p}" for p in _PARTS),
+    *(f"margin_{p}" for p in _PARTS), "highest_given", "lowest_margin",
+)  # fmt: skip
+# What the samples of lowest margin are like does so too: by shares of the data set, as means.
+_BANDS = {"low": (0.0, 0.03), "lower": (0.03, 0.1), "middling": (0.1, 0.3)}
+_OF_BAND = (
+    "other", "confidence", "agreement", "correctness", "votes", "first_right", "log_given_spread", "margin_spread",
+    "pair", "pair_share", "pair_lift", "pair_size", "class_kept",
+)  # fmt: skip
+_SCATTER = ("class_kept", "pair_lift", "margin_class_mean")  # standard deviations over the data set
+OF_RECORDING: tuple[str, ...] = (
+    *(f"{name}_mean" for name in _OF_ALL),
+    *(f"{name}_q{q}" for name in _OF_QUANTILES for q in _QUANTILES),
     *(f"{name}_{band}" for band in _BANDS for name in _OF_BAND),
     *(f"{name}_scatter" for name in _SCATTER),
     "log_size",
 )
-"""The columns of `Evidence.table`."""
+"""What is the same for all samples of a recording."""
+
+NAMES: tuple[str, ...] = (*OF_SAMPLE, *OF_RECORDING)
+
+
+@dataclass(frozen=True)
+class Table:
+    """What a recording says of each of its samples; a slice of samples keeps what was learned from all of them.
+
+    Args:
+        of_sample: float32 [sample] by name, NaN where a sample was never seen.
+        of_recording: one number by name.
+        labels: integers [sample], the given labels; -1 = never seen.
+        others: integers [sample], the class that a sample is taken for instead; -1 = none.
+    """
+
+    of_sample: Mapping[str, Array]
+    of_recording: Mapping[str, float]
+    labels: Ints
+    others: Ints
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, samples: slice | ArrayLike) -> Table:
+        rows = samples if isinstance(samples, slice) else np.asarray(samples)
+        of_sample = {name: column[rows] for name, column in self.of_sample.items()}
+        return Table(of_sample, self.of_recording, self.labels[rows], self.others[rows])
+
+    def with_more(self, of_sample: Mapping[str, Array], of_recording: Mapping[str, float]) -> Table:
+        """The same with further columns."""
+        return replace(
+            self,
+            of_sample={**self.of_sample, **of_sample},
+            of_recording={**self.of_recording, **of_recording},
+        )
+
+    def columns(self, names: Sequence[str]) -> Array:
+        """float32 [sample, name].
+
+        Raises:
+            KeyError: a name that the table has no column of.
+        """
+        made = np.empty((len(self), len(names)), np.float32)
+        for k, name in enumerate(names):
+            made[:, k] = self.of_recording[name] if name in self.of_recording else self.of_sample[name]
+        return made
 
 
 class Evidence:
-    """Collects a recording tile by tile, and gives one row of `NAMES` for each sample.
+    """Collects a recording tile by tile, and gives the columns `NAMES` of its samples.
 
     Args:
         n_classes: number of classes; None = as many as the labels and predictions show.
@@ -116,36 +171,39 @@ class Evidence:
         self._labels.append(np.where(known, label, -1))
         self._others.append(others)
 
-    def table(self) -> Array:
-        """float32 [sample, column], NaN where a sample was never seen; samples in the order they were added."""
+    def table(self) -> Table:
+        """What the samples added so far say together, in the order in which they were added."""
         own, labels, others = (
             np.concatenate(self._rows),
             np.concatenate(self._labels),
             np.concatenate(self._others),
         )
         known = np.flatnonzero(labels >= 0)
-        table = np.full((len(own), len(NAMES)), np.nan, np.float32)
+        of_sample: dict[str, Array] = {name: own[:, k] for k, name in enumerate(_OWN)}
+        of_recording: dict[str, float] = {}
         if not len(known):
-            return table
-        table[:, : len(_OWN)] = own
-        del own
+            nothing = np.full(len(labels), np.nan, np.float32)
+            return Table(
+                dict.fromkeys(OF_SAMPLE, nothing), dict.fromkeys(OF_RECORDING, np.nan), labels, others
+            )
 
         def column(name: str) -> NDArray[np.float64]:
-            values: NDArray[np.float64] = table[known, NAMES.index(name)].astype(np.float64)
+            values: NDArray[np.float64] = of_sample[name][known].astype(np.float64)
             return values
 
-        def put(name: str, values: NDArray[np.float64] | float) -> None:
-            table[known, NAMES.index(name)] = values
+        def put(name: str, values: NDArray[np.float64]) -> None:
+            of_sample[name] = np.full(len(labels), np.nan, np.float32)
+            of_sample[name][known] = values
 
         classes, label = np.unique(labels[known], return_inverse=True)
         together, size = np.zeros(len(known), np.int64), np.bincount(label)
         for name in _RANKED:
-            put(f"{name}_rank", _rank(column(name), together))
+            put(f"{name}_rank", rank(column(name), together))
         for name in _RANKED_IN_CLASS:
-            put(f"{name}_class_rank", _rank(column(name), label))
+            put(f"{name}_class_rank", rank(column(name), label))
         for name in _TAILS:
-            put(f"{name}_tail", -np.log(_rank(column(name), together)) / LOG_UNIT)
-            put(f"{name}_class_tail", -np.log(_rank(column(name), label)) / LOG_UNIT)
+            put(f"{name}_tail", -np.log(rank(column(name), together)) / LOG_UNIT)
+            put(f"{name}_class_tail", -np.log(rank(column(name), label)) / LOG_UNIT)
         for name in _SPREAD:
             put(f"{name}_spread", _spread(column(name)))
         for name in _OF_CLASS:
@@ -153,24 +211,27 @@ class Evidence:
             of_class = (np.bincount(label, values) / size)[label]
             put(f"{name}_class_mean", of_class - values.mean())
             put(f"{name}_from_class", values - of_class)
-        for name in _OF_ALL:
-            put(f"{name}_mean", float(column(name).mean()))
-        for q in _QUANTILES:
-            put(f"margin_q{q}", float(np.percentile(column("margin"), q)))
         own_pairs = self._pairs(column, labels[known], others[known])
         own_pairs.append(np.log(size[label] * len(classes) / len(known)))
         for name, values in zip(_PAIR, own_pairs, strict=True):
             put(name, values)
+        for name in _OF_ALL:
+            of_recording[f"{name}_mean"] = float(column(name).mean())
+        for name in _OF_QUANTILES:
+            quantiles = np.percentile(column(name), _QUANTILES)
+            of_recording |= {
+                f"{name}_q{q}": float(value) for q, value in zip(_QUANTILES, quantiles, strict=True)
+            }
         order = np.argsort(column("aum"), kind="stable")
         for band, (start, stop) in _BANDS.items():
             first = min(int(start * len(known)), len(known) - 1)
             rows = order[first : max(first + 1, int(stop * len(known)))]
             for name in _OF_BAND:
-                put(f"{name}_{band}", float(column(name)[rows].mean()))
+                of_recording[f"{name}_{band}"] = float(column(name)[rows].mean())
         for name in _SCATTER:
-            put(f"{name}_scatter", float(column(name).std()))
-        put("log_size", float(np.log(len(known)) / LOG_UNIT))
-        return table
+            of_recording[f"{name}_scatter"] = float(column(name).std())
+        of_recording["log_size"] = float(np.log(len(known)) / LOG_UNIT)
+        return Table(of_sample, of_recording, labels, others)
 
     def _pairs(
         self, column: Callable[[str], NDArray[np.float64]], label: Ints, other: Ints
@@ -205,7 +266,7 @@ class Evidence:
             1 - all_mixed[label],
             np.where(some, 1 - all_mixed[other], 0.0),
             np.log((pair + 1e-3) / (back + 1e-3)) / LOG_UNIT,
-            _rank(column("margin"), of_pair),
+            rank(column("margin"), of_pair),
             np.log1p(np.bincount(of_pair)[of_pair]) / LOG_UNIT,
             other_confidence,
             column("other") - other_confidence,
@@ -214,14 +275,14 @@ class Evidence:
 
 def evidence(
     given_probabilities: ArrayLike, margins: ArrayLike, predictions: ArrayLike, labels: ArrayLike
-) -> Array:
-    """The table of a recording that fits in memory: float32 [sample, column], see `Evidence.add`."""
+) -> Table:
+    """The table of a recording that fits in memory; see `Evidence.add`."""
     collected = Evidence()
     collected.add(given_probabilities, margins, predictions, labels)
     return collected.table()
 
 
-def evidence_of_trajectories(trajectories: Array) -> Array:
+def evidence_of_trajectories(trajectories: Array) -> Table:
     """The table where only trajectories [sample, epoch, 3] are known: all samples stand for one class.
 
     Args:
@@ -311,7 +372,7 @@ def _count(given_of: Ints, said: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]
     return keys // width, keys % width, counts.astype(np.float64)
 
 
-def _rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
+def rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
     """Where each value stands within its group, from 0 to 1; equal values share the middle of their ranks."""
     order = np.lexsort((values, group))
     sorted_group, sorted_values = group[order], values[order]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from .errors import StoreError
-from .evidence import Evidence
+from .evidence import Evidence, Table
 from .label_issues import LabelIssues
 from .scores import NOISE_SCORES
 from .store import TrainingDynamicsStore
@@ -189,8 +189,13 @@ def _by_detector(
 
     options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
     seen = np.flatnonzero(store.labels >= 0)
-    context = detector.context(detector_input(store, seen[context_samples(len(seen))]), device=device)
+    some = detector_input(store, seen[context_samples(len(seen))])
+    context = detector.context(some, device=device)
     evidence = _evidence(store) if detector.needs_evidence else None
+    if evidence is not None and detector.first is not None:
+        tiles = ((detector_input(store, tile), evidence[tile]) for tile in store.tiles())
+        before = detector.first.context(some, device=device)
+        evidence = detector.look_first(tiles, evidence, context=before, device=device, **options)
     for tile in store.tiles():
         if evidence is not None:
             options["evidence"] = evidence[tile]
@@ -200,7 +205,7 @@ def _by_detector(
         )
 
 
-def _evidence(store: TrainingDynamicsStore) -> npt.NDArray[np.float32]:
+def _evidence(store: TrainingDynamicsStore) -> Table:
     collected = Evidence(store.n_classes)
     for tile in store.tiles():
         collected.add(

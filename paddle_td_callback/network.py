@@ -15,6 +15,7 @@ from .channels import Tensor
 from .errors import DetectorError
 
 SUMMARY_LIMIT = 6.0  # standard deviations
+BLOCK = 64  # samples of one recording that the ranking loss compares
 
 Weights = dict[str, NDArray[np.float32]]
 
@@ -26,6 +27,12 @@ class Architecture(NamedTuple):
     hidden_size: int
     n_layers: int
     n_summary: int
+    mix_size: int = 0  # units that mix the last state with the summaries; 0 = as many as the LSTM has
+
+    @property
+    def n_mixed(self) -> int:
+        """What the head reads."""
+        return (self.mix_size or self.hidden_size) if self.n_summary else self.hidden_size
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all weights, in the order in which they are initialised."""
@@ -37,9 +44,9 @@ class Architecture(NamedTuple):
             shapes[f"bias_ih_l{layer}"] = shapes[f"bias_hh_l{layer}"] = (gates,)
         if self.n_summary:
             shapes["summary_mean"] = shapes["summary_scale"] = (self.n_summary,)
-            shapes["mix_weight"] = (self.hidden_size + self.n_summary, self.hidden_size)
-            shapes["mix_bias"] = (self.hidden_size,)
-        return shapes | {"head_weight": (self.hidden_size, 1), "head_bias": (1,)}
+            shapes["mix_weight"] = (self.hidden_size + self.n_summary, self.n_mixed)
+            shapes["mix_bias"] = (self.n_mixed,)
+        return shapes | {"head_weight": (self.n_mixed, 1), "head_bias": (1,)}
 
     def initial_weights(self, rng: np.random.Generator, log_odds: float) -> Weights:
         """Random weights; the output starts at about `log_odds`."""
@@ -61,6 +68,7 @@ class Group(NamedTuple):
     summary: NDArray[np.float32]  # [sample, summary]
     targets: NDArray[np.float32]  # [sample], 1 = mislabeled
     weights: NDArray[np.float32]  # [sample], how much each counts; 1 on average
+    recordings: NDArray[np.int64]  # [sample], which recording each is of, ascending
 
 
 class Schedule(NamedTuple):
@@ -71,6 +79,7 @@ class Schedule(NamedTuple):
     learning_rate: float
     weight_decay: float
     dropout: float = 0.0  # share of the last state and the summaries that each step goes without
+    ranking: float = 0.0  # weight of the loss of wrong labels that rank below right ones of their recording
 
 
 class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
@@ -89,8 +98,9 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
             bias_ih_attr=zero,
             bias_hh_attr=zero,
         )
-        self.mix = paddle.nn.Linear(hidden_size + n_summary, hidden_size, zero, zero) if n_summary else None
-        self.head = paddle.nn.Linear(hidden_size, 1, zero, zero)
+        n_mixed = architecture.n_mixed
+        self.mix = paddle.nn.Linear(hidden_size + n_summary, n_mixed, zero, zero) if n_summary else None
+        self.head = paddle.nn.Linear(n_mixed, 1, zero, zero)
         # What brings the summaries to mean 0 and scale 1; measured, not trained.
         self.measured = {name: weights[name] for name in ("summary_mean", "summary_scale") if name in weights}
         for name, parameter in self._by_name().items():
@@ -159,20 +169,23 @@ def train(
     losses = []
     for epoch in range(schedule.epochs):
         groups = groups_of_epoch()
-        batches = _batches([len(group.targets) for group in groups], schedule.batch_size, rng)
+        batches = _batches(groups, schedule, rng)
         total, count = 0.0, 0
         for step, (group, rows) in enumerate(batches):
             done = (epoch + step / len(batches)) / schedule.epochs
             optimizer.set_lr(schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
-            channels, summary, targets, weights = (paddle.to_tensor(array[rows]) for array in groups[group])
+            channels, summary, targets, weights = (
+                paddle.to_tensor(array[rows]) for array in groups[group][:4]
+            )
             kept = None
             if schedule.dropout:  # drawn here: Paddle's own dropout draws from its global generator
                 shape = (len(rows), net.lstm.hidden_size + summary.shape[1])
                 mask = (rng.random(shape, np.float32) >= schedule.dropout) / np.float32(1 - schedule.dropout)
                 kept = paddle.to_tensor(mask.astype(np.float32))
-            loss = paddle.nn.functional.binary_cross_entropy_with_logits(
-                net(channels, summary, kept), targets, weight=weights
-            )
+            odds = net(channels, summary, kept)
+            loss = paddle.nn.functional.binary_cross_entropy_with_logits(odds, targets, weight=weights)
+            if schedule.ranking:
+                loss = loss + schedule.ranking * _ranking_loss(odds, targets)
             loss.backward()
             optimizer.step()
             optimizer.clear_grad()
@@ -209,12 +222,36 @@ def paddle_on(device: str | None) -> Iterator[None]:
             paddle.set_rng_state(random_state)
 
 
+def _ranking_loss(odds: Tensor, targets: Tensor) -> Tensor:
+    """How far each wrong label is from standing above all right ones of its block.
+
+    The loss of a wrong label is that of choosing it among the right ones by softmax, so the right ones that
+    rank highest, which cost most of the average precision, count most.
+    """
+    odds, wrong = odds.reshape([-1, BLOCK]), targets.reshape([-1, BLOCK])
+    rivals = paddle.logsumexp(odds - 1e9 * wrong, axis=1, keepdim=True)
+    n_wrong = wrong.sum(axis=1)
+    of_block = (paddle.nn.functional.softplus(rivals - odds) * wrong).sum(axis=1) / n_wrong.clip(min=1.0)
+    ranked = ((n_wrong > 0) & (n_wrong < BLOCK)).astype("float32")
+    return (of_block * ranked).sum() / ranked.sum().clip(min=1.0)
+
+
 def _batches(
-    sizes: Sequence[int], batch_size: int, rng: np.random.Generator
+    groups: Sequence[Group], schedule: Schedule, rng: np.random.Generator
 ) -> list[tuple[int, NDArray[np.int64]]]:
-    """(group, rows) of one epoch in random order."""
+    """(group, rows) of one epoch in random order.
+
+    For the ranking loss a batch is made of whole blocks, each of one recording, whose last block takes some of
+    its samples twice.
+    """
     batches = []
-    for group, size in enumerate(sizes):
-        order = rng.permutation(size)
-        batches += [(group, order[start : start + batch_size]) for start in range(0, size, batch_size)]
+    for number, group in enumerate(groups):
+        order = rng.permutation(len(group.targets))
+        if schedule.ranking:
+            of = group.recordings[order]
+            parts = np.split(order[np.argsort(of, kind="stable")], np.flatnonzero(np.diff(np.sort(of))) + 1)
+            blocks = np.concatenate([np.resize(part, (-(-len(part) // BLOCK), BLOCK)) for part in parts])
+            order = blocks[rng.permutation(len(blocks))].ravel()
+        size = max(schedule.batch_size // BLOCK, 1) * BLOCK if schedule.ranking else schedule.batch_size
+        batches += [(number, order[start : start + size]) for start in range(0, len(order), size)]
     return [batches[i] for i in rng.permutation(len(batches))]

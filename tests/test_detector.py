@@ -616,7 +616,7 @@ def replace_array(value):
     [
         (set_attribute("format", "something else"), "another HDF5 file, not a detector"),
         (lambda file: file.attrs.pop("format"), "another HDF5 file, not a detector"),
-        (set_attribute("schema", 2), "schema 2, this version reads 1; upgrade paddle_td_callback"),
+        (set_attribute("schema", 3), "schema 3, this version reads 2; upgrade paddle_td_callback"),
         (lambda file: file.attrs.pop("schema"), "cannot be read as a detector"),
         (set_attribute("schema", "one"), "cannot be read as a detector"),
         (set_attribute("channels", '["nonsense"]'), "channels must be named by"),

@@ -10,11 +10,11 @@ import pytest
 
 from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.errors import DetectorError
-from paddle_td_callback.evidence import NAMES, Evidence, evidence, evidence_of_trajectories
+from paddle_td_callback.evidence import NAMES, OF_SAMPLE, Evidence, Table, evidence, evidence_of_trajectories
 
 
-def column(table: np.ndarray, name: str) -> np.ndarray:
-    return table[:, NAMES.index(name)]
+def column(table: Table, name: str) -> np.ndarray:
+    return table.columns([name])[:, 0]
 
 
 @pytest.fixture
@@ -60,9 +60,11 @@ def test_tiles_make_no_difference(recording: dict[str, np.ndarray]) -> None:
     tiled = Evidence(n_classes=5)
     for start in range(0, 200, 33):
         tiled.add(**{name: array[start : start + 33] for name, array in recording.items()})
-    np.testing.assert_array_equal(tiled.table(), whole)
-    assert whole.shape == (200, len(NAMES))
-    assert np.isfinite(whole).all()
+    np.testing.assert_array_equal(tiled.table().columns(NAMES), whole.columns(NAMES))
+    assert np.isfinite(whole.columns(NAMES)).all()
+    part = whole[50:60]
+    np.testing.assert_array_equal(part.columns(NAMES), whole.columns(NAMES)[50:60])
+    assert len(part) == 10
 
 
 def test_neither_order_nor_numbers_of_classes_matter(recording: dict[str, np.ndarray]) -> None:
@@ -71,7 +73,7 @@ def test_neither_order_nor_numbers_of_classes_matter(recording: dict[str, np.nda
     order, numbers = rng.permutation(200), rng.permutation(9)
     moved = {name: array[order] for name, array in recording.items()}
     moved["labels"], moved["predictions"] = numbers[moved["labels"]], numbers[moved["predictions"]]
-    np.testing.assert_allclose(evidence(**moved), whole[order], atol=1e-5)
+    np.testing.assert_allclose(evidence(**moved).columns(NAMES), whole[order].columns(NAMES), atol=1e-5)
 
 
 def test_samples_never_seen_are_nan_and_touch_no_other(recording: dict[str, np.ndarray]) -> None:
@@ -81,14 +83,15 @@ def test_samples_never_seen_are_nan_and_touch_no_other(recording: dict[str, np.n
         for name, array in recording.items()
     }
     table = evidence(**more)
-    np.testing.assert_array_equal(table[:200], whole)
-    assert np.isnan(table[200:]).all()
+    np.testing.assert_array_equal(table[:200].columns(NAMES), whole.columns(NAMES))
+    assert np.isnan(table[200:].columns(OF_SAMPLE)).all()
+    assert (table.labels[200:] == -1).all()
 
 
 @pytest.mark.parametrize("n_epochs", [1, 2, 3])
 def test_few_epochs(recording: dict[str, np.ndarray], n_epochs: int) -> None:
     short = {n: a if n == "labels" else a[:, :n_epochs] for n, a in recording.items()}
-    assert np.isfinite(evidence(**short)).all()
+    assert np.isfinite(evidence(**short).columns(NAMES)).all()
 
 
 def test_without_labels_all_samples_stand_for_one_class(recording: dict[str, np.ndarray]) -> None:
@@ -126,7 +129,9 @@ def test_detector_reads_evidence_and_keeps_it_in_its_file(
     again = NoiseDetector.load(tmp_path / "made.h5")
     assert again.evidence == ("pair", "margin_rank")
     np.testing.assert_array_equal(again.predict_proba(raw, evidence=table), score)
-    with pytest.raises(ValueError, match=r"evidence must be \[sample, column\]"):
+    with pytest.raises(
+        ValueError, match=r"evidence must be a table of the 200 samples .* got one of 5 samples"
+    ):
         made.predict_proba(raw, evidence=table[:5])
     with pytest.raises(ValueError, match="got 'pear'"):
         NoiseDetector(evidence=("pear",))
