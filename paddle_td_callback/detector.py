@@ -23,7 +23,7 @@ from .errors import DetectorError
 from .evidence import NAMES, Table, evidence_of_trajectories
 from .interpretdl import read_lstm
 from .network import Architecture, Group, Network, Schedule, Weights, paddle_on, train
-from .trajectories import Array, Arrays, Augmentation, checked, labelled, need_both
+from .trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
 
 PRETRAINED = Path(__file__).parent / "data" / "noise_detector.h5"
 LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64, "mix_size": 4096}
@@ -129,6 +129,7 @@ class NoiseDetector:
         is_mislabeled: Arrays,
         *,
         evidence: Tables | None = None,
+        sample_weight: Arrays | None = None,
         epochs: int = 10,
         batch_size: int = 512,
         learning_rate: float = 3e-3,
@@ -155,6 +156,8 @@ class NoiseDetector:
             evidence: the table of `evidence.Evidence`, or a list; None = made from the trajectories alone, as
                 `predict_proba` does. `first` stays as it is: what it says of a recording is added where the
                 table lacks it, and should come from a detector that has not been trained on that recording.
+            sample_weight: how much each sample counts in the loss of its own, [sample] or a list; None = 1. For
+                recordings of which wrong labels, being few, are given more often than they occur.
             epochs: passes over all trajectories, for each member.
             batch_size: trajectories of one step.
             learning_rate: of AdamW at the start; it falls to zero along a cosine.
@@ -170,18 +173,22 @@ class NoiseDetector:
             seed: of initial weights, order and augmentation. The same seed gives the same weights.
             progress: show a bar.
         """
-        recordings: list[tuple[Array, Array, Array]] = []
-        for (raw, wrong), table in zip(
-            labelled(trajectories, is_mislabeled),
-            self._each_evidence(trajectories, evidence, device),
-            strict=True,
-        ):
+        recordings: list[tuple[Array, Array, Array, Array]] = []
+        labelled_raws = list(labelled(trajectories, is_mislabeled))
+        tables = self._each_evidence(trajectories, evidence, device)
+        weights = each_weight(sample_weight, [len(raw) for raw, _ in labelled_raws])
+        for (raw, wrong), table, weight in zip(labelled_raws, tables, weights, strict=True):
             scored = self._scored(raw)
             recordings.append(
-                (raw[scored].astype(np.float32), wrong[scored].astype(np.float32), table[scored])
+                (
+                    raw[scored].astype(np.float32),
+                    wrong[scored].astype(np.float32),
+                    table[scored],
+                    weight[scored],
+                )
             )
-        n_wrong = sum(int(wrong.sum()) for _, wrong, _ in recordings)
-        n_right = sum(len(wrong) for _, wrong, _ in recordings) - n_wrong
+        n_wrong = sum(int(wrong.sum()) for _, wrong, _, _ in recordings)
+        n_right = sum(len(wrong) for _, wrong, _, _ in recordings) - n_wrong
         need_both(n_wrong, n_right, "training")
         if not 0 <= dropout < 1 or not 0 <= balance <= 1 or not ranking >= 0:
             raise ValueError(
@@ -208,9 +215,7 @@ class NoiseDetector:
                 rng = np.random.default_rng([seed, member])
 
                 def groups(rng: np.random.Generator = rng) -> list[Group]:
-                    varied = augment and [
-                        (augment(raw, rng), wrong, table) for raw, wrong, table in recordings
-                    ]
+                    varied = augment and [(augment(raw, rng), *others) for raw, *others in recordings]
                     return self._groups(varied, balance) if varied else fixed or []
 
                 before = start[member] if start else None
@@ -258,9 +263,41 @@ class NoiseDetector:
             device: any Paddle device string; None = where Paddle is now.
             progress: show a bar.
         """
-        odds = self._log_odds(trajectories, context, evidence, batch_size, device, progress)
+        odds = self.log_odds(
+            trajectories,
+            context=context,
+            evidence=evidence,
+            batch_size=batch_size,
+            device=device,
+            progress=progress,
+        )
         odds = odds / self.temperature + self.bias
         return (1 / (1 + np.exp(-np.clip(odds, -80, 80)))).astype(np.float32)
+
+    def log_odds(
+        self,
+        trajectories: ArrayLike,
+        *,
+        context: Context | None = None,
+        evidence: Table | None = None,
+        batch_size: int = 4096,
+        device: str | None = None,
+        progress: bool = False,
+    ) -> NDArray[np.float64]:
+        """What the network says before calibration, the mean of its members, [sample]; NaN = never seen.
+
+        Args:
+            trajectories: [sample, epoch, 3].
+            context: as for `predict_proba`, and so are the others.
+            evidence: see there.
+            batch_size: see there.
+            device: see there.
+            progress: see there.
+        """
+        self._need_weights()
+        raw, batch_size = checked(trajectories), _whole(batch_size, "batch_size")
+        table = self._read_evidence(raw, evidence, context, batch_size, device)
+        return self._odds_of(raw, context, table, batch_size, device, progress)
 
     def look_first(
         self,
@@ -283,7 +320,10 @@ class NoiseDetector:
         """
         if self.first is None:
             return evidence
-        odds = [self.first._log_odds(raw, context, table, batch_size, device, False) for raw, table in tiles]
+        odds = [
+            self.first.log_odds(raw, context=context, evidence=table, batch_size=batch_size, device=device)
+            for raw, table in tiles
+        ]
         return opinion.with_opinion(evidence, np.concatenate(odds))
 
     def context(self, trajectories: ArrayLike, *, device: str | None = None) -> Context:
@@ -526,15 +566,15 @@ class NoiseDetector:
             table = self.look_first([(raw, table)], table, device=device, batch_size=batch_size)
         return np.nan_to_num(table.columns(self.evidence))
 
-    def _groups(self, recordings: Sequence[tuple[Array, Array, Array]], balance: float) -> list[Group]:
+    def _groups(self, recordings: Sequence[tuple[Array, ...]], balance: float) -> list[Group]:
         """Inputs of all recordings, a group for each number of steps."""
-        mean_size = np.mean([len(wrong) for _, wrong, _ in recordings])
+        mean_size = np.mean([len(wrong) for _, wrong, *_ in recordings])
         by_steps: dict[int, list[Group]] = {}
         with paddle.no_grad():
-            for number, (raw, wrong, table) in enumerate(recordings):
+            for number, (raw, wrong, table, weight) in enumerate(recordings):
                 scored = self._scored(raw)  # augmentation may have hidden all of a sample
-                raw, wrong, table = raw[scored], wrong[scored], table[scored]
-                weights = _weights(wrong, float(mean_size), balance)
+                raw, wrong, table, weight = raw[scored], wrong[scored], table[scored], weight[scored]
+                weights = _weights(wrong, weight, float(mean_size), balance)
                 context = self._context(raw) if len(raw) else {}
                 for start in range(0, len(raw), PREPARE_SAMPLES):
                     rows = slice(start, start + PREPARE_SAMPLES)
@@ -548,21 +588,6 @@ class NoiseDetector:
             for _, groups in sorted(by_steps.items())
         ]
 
-    def _log_odds(
-        self,
-        trajectories: ArrayLike,
-        context: Context | None,
-        evidence: Table | None,
-        batch_size: int,
-        device: str | None,
-        progress: bool,
-    ) -> NDArray[np.float64]:
-        """Mean log-odds of the members [sample], before calibration."""
-        self._need_weights()
-        raw, batch_size = checked(trajectories), _whole(batch_size, "batch_size")
-        table = self._read_evidence(raw, evidence, context, batch_size, device)
-        return self._odds_of(raw, context, table, batch_size, device, progress)
-
     def _odds_of(
         self,
         raw: Array,
@@ -572,7 +597,7 @@ class NoiseDetector:
         device: str | None,
         progress: bool,
     ) -> NDArray[np.float64]:
-        """The same from the columns that are read."""
+        """`log_odds` from the columns that are read."""
         scored = np.flatnonzero(self._scored(raw))
         odds = np.full(len(raw), np.nan)
         if not len(scored):
@@ -602,11 +627,12 @@ class NoiseDetector:
         return {name: paddle.to_tensor(table) for name, table in tables.items()}
 
 
-def _weights(wrong: Array, mean_size: float, balance: float) -> NDArray[np.float32]:
-    """How much each trajectory of a recording counts; see `balance` of `fit`."""
-    weights = np.ones(len(wrong))
-    if balance and len(wrong):
-        weights[wrong > 0] = (TYPICAL_RATE / max(float(wrong.mean()), 0.01)) ** balance
+def _weights(wrong: Array, own: Array, mean_size: float, balance: float) -> NDArray[np.float32]:
+    """How much each trajectory of a recording counts; see `sample_weight` and `balance` of `fit`."""
+    weights = own.astype(np.float64)
+    if balance and weights.sum():
+        rate = float((weights * wrong).sum() / weights.sum())
+        weights[wrong > 0] *= (TYPICAL_RATE / max(rate, 0.01)) ** balance
         weights *= (mean_size / len(wrong)) ** balance
     return weights.astype(np.float32)
 

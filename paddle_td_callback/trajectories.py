@@ -82,3 +82,19 @@ def labelled(trajectories: Arrays, is_mislabeled: Arrays) -> Iterator[tuple[Arra
                 f"got {wrong.dtype} {wrong.shape}"
             )
         yield raw, wrong.astype(bool)
+
+
+def each_weight(sample_weight: Arrays | None, sizes: Sequence[int]) -> list[NDArray[np.float64]]:
+    """The weights of each recording's samples, of one recording or of a list; ones where there are none."""
+    if sample_weight is None:
+        return [np.ones(size) for size in sizes]
+    given = list(sample_weight) if isinstance(sample_weight, (list, tuple)) else [sample_weight]
+    weights = [np.asarray(array, np.float64) for array in given]
+    if [weight.shape for weight in weights] != [(size,) for size in sizes] or not all(
+        (np.isfinite(weight) & (weight >= 0)).all() for weight in weights
+    ):
+        raise ValueError(
+            f"sample_weight must be finite numbers of at least 0 for recordings of {list(sizes)} samples, "
+            f"got shapes {[weight.shape for weight in weights]}"
+        )
+    return weights

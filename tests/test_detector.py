@@ -857,6 +857,24 @@ def test_wrong_options_are_refused():
         made.predict_proba(raw, batch_size=0)
 
 
+def test_samples_of_weight_zero_teach_nothing():
+    _, raw, wrong = small()
+    more, rows = np.concatenate([raw, raw[:50]]), np.r_[np.ones(len(raw)), np.zeros(50)]
+    turned = np.concatenate([wrong, ~wrong[:50]])
+    one = NoiseDetector(("given",), 4, 8, 1).fit(raw, wrong, epochs=20, progress=False)
+    two = NoiseDetector(("given",), 4, 8, 1).fit(more, turned, sample_weight=rows, epochs=20, progress=False)
+    three = NoiseDetector(("given",), 4, 8, 1).fit(more, turned, epochs=20, progress=False)
+    for_sure = np.abs(np.stack([made.predict_proba(raw) for made in (two, three)]) - one.predict_proba(raw))
+    assert for_sure[0].mean() < for_sure[1].mean()
+
+
+@pytest.mark.parametrize("weight", [np.ones(3), np.full(120, -1.0), np.full(120, np.nan), [np.ones(120)] * 2])
+def test_wrong_weights_are_refused(weight):
+    _, raw, wrong = small()
+    with pytest.raises(ValueError, match="sample_weight must be finite numbers of at least 0 for recordings"):
+        NoiseDetector().fit(raw[:120], wrong[:120], sample_weight=weight)
+
+
 def test_the_context_of_another_recording_is_refused():
     made, raw, _ = small(n_steps=None)
     context = made.context(raw)
