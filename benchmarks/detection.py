@@ -240,7 +240,7 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
 def held_out(cache: Path) -> dict[tuple[str, ...], tuple[NoiseDetector, NoiseDetector | None]]:
     """For each fold the names of its data sets, and ours and the paper's detector that have not seen them."""
     paths = reading.recorded(cache)
-    abouts = [reading.read(path).about for path in paths]
+    abouts = [reading.read_about(path) for path in paths]
     groups = [about["group"] for about in abouts]
     folder = cache / "detectors"
     if not (folder / "fold-0.h5").exists():

@@ -1,19 +1,31 @@
 """Train the detector that ships, and those that judge it, from cached recordings.
 
-    python -m recordings.record random 0 540   # in benchmarks/, once: see README.md
+    python -m recordings.record random 0 1500  # in benchmarks/, once: see README.md
     python -m recordings.record table
     python benchmarks/train_detector.py        # folds, then the shipped weights
 
 A fold leaves a quarter of the groups of data sets out; the detector trained on the rest scores them. Those
 scores are what detection.py judges, and what the shipped detector's probabilities are calibrated on.
+
+A detector looks twice, and the second look must learn from first looks as they are at data never seen. So for
+each detector there are first ones that leave a further fold out: each tells of that fold's recordings when
+the second is trained; together they are the first look of the finished detector.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import multiprocessing
+import os
+import pickle
 import time
 import warnings
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does more
 
 import numpy as np
 from recordings import reading, training
@@ -23,41 +35,108 @@ from tqdm import tqdm
 from paddle_td_callback.detector import PRETRAINED, NoiseDetector
 
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
+SHIPPED = "shipped"
+FOLDS = range(training.N_FOLDS)
+FIRSTS = {  # name: the folds that it has not seen; what is left out of the shipped one, it has not seen either
+    **{f"first-{a}{b}": (a, b) for a, b in itertools.combinations(FOLDS, 2)},
+    **{f"first-{SHIPPED}-{fold}": (fold,) for fold in FOLDS},
+}
 
 
-def load_parts(paths: list[Path]) -> tuple[list[str], list[list[training.Part]]]:
-    """Groups, and what is taken of each recording."""
-    made = [training.parts(path) for path in tqdm(paths, desc="read", mininterval=5)]
-    return [group for group, _ in made], [parts for _, parts in made]
+def first_for(detector: str, fold: int) -> str:
+    """The first look of a detector (`fold-0` to `fold-3` or `shipped`) at recordings of another fold."""
+    if detector == SHIPPED:
+        return f"first-{SHIPPED}-{fold}"
+    a, b = sorted((int(detector.removeprefix("fold-")), fold))
+    return f"first-{a}{b}"
 
 
-def log_odds(detector: NoiseDetector, recording: reading.Recording) -> np.ndarray:
-    """Before calibration, [sample]."""
-    p = detector.predict_proba(training.trajectories(recording), evidence=training.table(recording)).astype(
-        float
-    )
-    p = p.clip(1e-7, 1 - 1e-7)
-    return (np.log(p / (1 - p)) - detector.bias) * detector.temperature
+class Work:
+    """The steps of the training, each a job for any process; what they make lies in a folder.
 
+    Args:
+        folder: for detectors, parts and evidence.
+        paths: of the recordings.
+        groups: of the recordings.
+    """
 
-def train_folds(
-    paths: list[Path], groups: list[str], parts: list[list[training.Part]], folder: Path, n_members: int
-) -> list[np.ndarray]:
-    """Detectors that have not seen a fold's groups, written to `folder`, and their log-odds for each recording."""
-    odds: list[np.ndarray] = [np.zeros(0)] * len(paths)
-    for number, left_out in enumerate(training.folds(groups)):
+    def __init__(self, folder: Path, paths: list[Path], groups: list[str]) -> None:
+        self.folder, self.paths, self.groups = folder, paths, groups
+        of_group = {group: k for k, groups in enumerate(training.folds(groups)) for group in groups}
+        self.fold = [of_group[group] for group in groups]
+        self.tables = folder / "tables"
+        self.tables.mkdir(parents=True, exist_ok=True)
+
+    def parts(self, k: int) -> list[training.Part]:
+        """What is taken of a recording."""
+        return training.parts(self.paths[k], self.tables)
+
+    def seen(self, folds: tuple[int, ...], shipped: bool) -> list[int]:
+        """The recordings outside of some folds."""
+        kept = [k for k, fold in enumerate(self.fold) if fold not in folds]
+        return [k for k in kept if not shipped or self.groups[k] != LEFT_OUT_OF_SHIPPED]
+
+    def first(self, name: str) -> float:
+        """Train one first detector; seconds that it took."""
         start = time.perf_counter()
-        seen = [
-            part for group, made in zip(groups, parts, strict=True) if group not in left_out for part in made
+        rows = self.seen(FIRSTS[name], SHIPPED in name)
+        parts = self._load("parts")
+        detector = training.fit_first([part for k in rows for part in parts[k]], list(FIRSTS).index(name))
+        detector.provenance["left out"] = self._left_out(FIRSTS[name], SHIPPED in name)
+        detector.save(self.folder / f"{name}.h5")
+        return time.perf_counter() - start
+
+    def opinions(self, k: int) -> dict[str, list[Any]]:
+        """What the first detectors that have not seen a recording say of it, by the detector that will read it."""
+        names = {name: first_for(name, self.fold[k]) for name in self.detectors(k)}
+        firsts = {name: training.loaded(self.folder / f"{first}.h5") for name, first in names.items()}
+        return training.opinions(self.paths[k], self.tables, firsts)
+
+    def detectors(self, k: int) -> list[str]:
+        """The detectors that are trained on a recording."""
+        names = [f"fold-{fold}" for fold in FOLDS if fold != self.fold[k]]
+        return names + [SHIPPED] * (self.groups[k] != LEFT_OUT_OF_SHIPPED)
+
+    def second(self, name: str) -> float:
+        """Train one detector on its first ones; seconds that it took."""
+        start = time.perf_counter()
+        own = () if name == SHIPPED else (int(name.removeprefix("fold-")),)
+        rows = self.seen(own, name == SHIPPED)
+        firsts = [first_for(name, fold) for fold in FOLDS if fold not in own]
+        first = NoiseDetector.averaged([NoiseDetector.load(self.folder / f"{f}.h5") for f in firsts])
+        parts, opinions = self._load("parts"), self._load("opinions")
+        tables = [
+            part.table.with_more(found.of_sample, found.of_recording)
+            for k in rows
+            for part, found in zip(parts[k], opinions[k][name], strict=True)
         ]
-        detector = training.fit(seen, seed=number, n_members=n_members)
-        detector.provenance["left out"] = left_out
-        detector.save(folder / f"fold-{number}.h5")
-        for k, group in enumerate(groups):
-            if group in left_out:
-                odds[k] = log_odds(detector, reading.read(paths[k]))
-        print(f"without {', '.join(left_out)}: {time.perf_counter() - start:.0f} s", flush=True)
-    return odds
+        detector = training.fit_second(
+            [part for k in rows for part in parts[k]], tables, first, seed=len(own) and own[0]
+        )
+        detector.provenance["left out"] = self._left_out(own, name == SHIPPED)
+        detector.save(self.folder / f"{name}.h5")
+        return time.perf_counter() - start
+
+    def odds(self, k: int) -> np.ndarray:
+        """Log-odds of a recording's samples by the detector of its fold, which has not seen it."""
+        detector = training.loaded(self.folder / f"fold-{self.fold[k]}.h5")
+        with open(self.tables / f"{self.paths[k].stem}.pkl", "rb") as file:
+            evidence = pickle.load(file)[0]
+        return detector.log_odds(training.trajectories(reading.read(self.paths[k])), evidence=evidence)
+
+    def keep(self, name: str, made: list[Any]) -> None:
+        """Put what all processes need where they find it."""
+        with open(self.folder / f"{name}.pkl", "wb") as file:
+            pickle.dump(made, file)
+
+    def _load(self, name: str) -> list[Any]:
+        with open(self.folder / f"{name}.pkl", "rb") as file:
+            made: list[Any] = pickle.load(file)
+        return made
+
+    def _left_out(self, folds: tuple[int, ...], shipped: bool) -> list[str]:
+        names = {g for g, fold in zip(self.groups, self.fold, strict=True) if fold in folds}
+        return sorted(names | ({LEFT_OUT_OF_SHIPPED} if shipped else set()))
 
 
 def calibration_error(p: np.ndarray, wrong: np.ndarray) -> float:
@@ -89,40 +168,50 @@ def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float,
     return scale, float(bias), float(np.quantile(rates, 0.8))
 
 
+def calibrate(work: Work, odds: list[np.ndarray], output: Path) -> None:
+    """Give each detector its scale and bias, from recordings of folds that are not its own, and ship one."""
+    wrong = [reading.read(path).is_mislabeled for path in work.paths]
+    for name in [*(f"fold-{fold}" for fold in FOLDS), SHIPPED]:
+        detector = NoiseDetector.load(work.folder / f"{name}.h5")
+        known = [k for k in range(len(work.paths)) if name in work.detectors(k)]
+        scale, detector.bias, error = calibration([odds[k] for k in known], [wrong[k] for k in known])
+        detector.temperature = 1 / scale
+        detector.provenance |= {
+            "trained on": sorted({work.groups[k] for k in known}),
+            "recordings": len(known),
+            "noise_rate_error": round(error, 3),
+        }
+        detector.save(work.folder / f"{name}.h5")
+        print(
+            f"{name}: {len(known)} recordings, scale {scale}, bias {detector.bias:.1f}, "
+            f"noise rates within {error:.3f} for four in five"
+        )
+    detector.save(output)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--members", type=int, default=1, help="LSTMs of each detector")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--output", type=Path, default=PRETRAINED)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     cache = cache_folder()
-    folder = cache / "detectors"
-    folder.mkdir(exist_ok=True)
     paths = reading.recorded(cache)
-    groups, parts = load_parts(paths)
-    odds = train_folds(paths, groups, parts, folder, arguments.members)
-    wrong = [reading.read(path).is_mislabeled for path in paths]
-    known = [k for k, group in enumerate(groups) if group != LEFT_OUT_OF_SHIPPED]
-    scale, bias, error = calibration([odds[k] for k in known], [wrong[k] for k in known])
-    for number, left_out in enumerate(training.folds(groups)):
-        others = [k for k, group in enumerate(groups) if group not in left_out]
-        detector = NoiseDetector.load(folder / f"fold-{number}.h5")
-        fold_scale, detector.bias, _ = calibration([odds[k] for k in others], [wrong[k] for k in others])
-        detector.temperature = 1 / fold_scale
-        detector.save(folder / f"fold-{number}.h5")
-    start = time.perf_counter()
-    detector = training.fit([part for k in known for part in parts[k]], n_members=arguments.members)
-    detector.temperature, detector.bias = 1 / scale, bias
-    detector.provenance |= {
-        "trained on": sorted({groups[k] for k in known}),
-        "recordings": len(known),
-        "noise_rate_error": round(error, 3),
-    }
-    detector.save(arguments.output)
-    print(
-        f"{arguments.output}: {len(known)} recordings, {time.perf_counter() - start:.0f} s, "
-        f"noise rates within {error:.3f} for four in five held-out recordings"
-    )
+    work = Work(cache / "detectors", paths, [reading.read_about(path)["group"] for path in paths])
+    recordings = range(len(paths))
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+
+        def each(job: Any, over: Any, what: str, chunk: int = 1) -> list[Any]:
+            results = pool.map(job, over, chunksize=chunk)
+            return list(tqdm(results, desc=what, total=len(over), mininterval=10))
+
+        work.keep("parts", each(work.parts, recordings, "evidence", 8))
+        print(f"first looks: {[round(seconds) for seconds in each(work.first, list(FIRSTS), 'first')]} s")
+        work.keep("opinions", each(work.opinions, recordings, "opinions", 8))
+        names = [SHIPPED, *(f"fold-{fold}" for fold in FOLDS)]
+        print(f"second looks: {[round(seconds) for seconds in each(work.second, names, 'second')]} s")
+        odds = each(work.odds, recordings, "odds", 8)
+    calibrate(work, odds, arguments.output)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,13 @@ def read(path: Path) -> Recording:
         return Recording(**{name: file[name] for name in ARRAYS}, about=json.loads(str(file["about"])))
 
 
+def read_about(path: Path) -> dict[str, Any]:
+    """What a recording is of, without its arrays."""
+    with np.load(path) as file:
+        about: dict[str, Any] = json.loads(str(file["about"]))
+    return about
+
+
 def recorded(folder: Path, pattern: str = "*") -> list[Path]:
     """The finished recordings of a folder, in the order of their names."""
     return sorted(path for path in folder.glob(f"{pattern}.npz") if not path.name.endswith(".new.npz"))

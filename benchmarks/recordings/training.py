@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import functools
+import pickle
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from paddle_td_callback import evidence, opinion
 from paddle_td_callback.detector import NoiseDetector
-from paddle_td_callback.evidence import NAMES, evidence
+from paddle_td_callback.evidence import Table
 from paddle_td_callback.suggestions import largest_other_probabilities
 
 from .reading import Recording, read
 
 CHANNELS = ("given", "largest_other", "predicted_right", "log_given", "log_other")
-N_STEPS, HIDDEN_SIZE, N_LAYERS = 12, 32, 1
-WHOLE, VARIED = 300, 100  # samples taken of each recording as it is, and of a cut and thinned copy
+N_STEPS, HIDDEN_SIZE, N_LAYERS, MIX_SIZE = 12, 32, 1, 96
+WHOLE, VARIED = 400, 100  # samples taken of each recording as it is, and of a cut and thinned copy
+WRONG = 0.3  # of the samples taken, at least, have wrong labels where there are so many; weights undo it
 FIT: dict[str, Any] = {
     "epochs": 3,
-    "batch_size": 512,
+    "batch_size": 1024,
     "learning_rate": 4e-3,
     "weight_decay": 0.05,
     "dropout": 0.25,
-    "balance": 0.6,
+    "ranking": 0.3,
     "progress": False,
 }
+FIRST_BALANCE, SECOND_BALANCE = 0.3, 0.0  # the second's odds are to be probabilities
+N_MEMBERS = 2  # of the second
 N_FOLDS = 4
 
 
@@ -37,9 +44,11 @@ def trajectories(recording: Recording, rows: np.ndarray | slice = slice(None)) -
     return np.stack([given, others, right], axis=2).astype(np.float32)
 
 
-def table(recording: Recording) -> np.ndarray:
+def table(recording: Recording) -> Table:
     """The evidence of all its samples."""
-    return evidence(recording.given_probabilities, recording.margins, recording.predictions, recording.labels)
+    return evidence.evidence(
+        recording.given_probabilities, recording.margins, recording.predictions, recording.labels
+    )
 
 
 def cut(recording: Recording, epochs: np.ndarray, unseen: np.ndarray | None = None) -> Recording:
@@ -65,29 +74,121 @@ def varied(recording: Recording, rng: np.random.Generator) -> Recording:
     return cut(recording, epochs, unseen)
 
 
-Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # trajectories, wrong or not, evidence
+def drawn(wrong: np.ndarray, n: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Some samples, wrong labels among them more often than they occur, and the weights that undo that."""
+    bad, good = rng.permutation(np.flatnonzero(wrong)), rng.permutation(np.flatnonzero(~wrong))
+    n = min(n, len(wrong))
+    n_bad = min(len(bad), max(round(n * WRONG), round(n * len(bad) / len(wrong))))
+    n_bad = max(n_bad, n - len(good))
+    rate = len(bad) / len(wrong)
+    weights = np.r_[
+        np.full(n_bad, rate * n / max(n_bad, 1)), np.full(n - n_bad, (1 - rate) * n / max(n - n_bad, 1))
+    ]
+    return np.concatenate([bad[:n_bad], good[: n - n_bad]]), weights
 
 
-def parts(path: Path) -> tuple[str, list[Part]]:
-    """The group of a recording, and what a detector is trained on of it."""
+@dataclass(frozen=True)
+class Part:
+    """Some samples of one recording.
+
+    Args:
+        raw: trajectories [sample, epoch, 3].
+        wrong: bool [sample].
+        weight: [sample].
+        table: evidence of these samples.
+        rows: where they are in the recording [sample].
+    """
+
+    raw: np.ndarray
+    wrong: np.ndarray
+    weight: np.ndarray
+    table: Table
+    rows: np.ndarray
+
+
+def views(path: Path) -> list[tuple[Recording, int]]:
+    """A recording as it is and as `varied`, each with the number of samples to take of it."""
     recording = read(path)
-    rng = np.random.default_rng([*path.stem.encode()])
-    made = []
-    for one, n in ((recording, WHOLE), (varied(recording, rng), VARIED)):
-        rows = rng.permutation(len(one.labels))[:n]
-        made.append((trajectories(one, rows), one.is_mislabeled[rows], table(one)[rows]))
-    return recording.group, made
+    return [(recording, WHOLE), (varied(recording, np.random.default_rng([*path.stem.encode()])), VARIED)]
 
 
-def fit(examples: Sequence[Part], *, seed: int = 0, n_members: int = 1) -> NoiseDetector:
-    """The detector, on what `parts` made of many recordings."""
-    detector = NoiseDetector(CHANNELS, N_STEPS, HIDDEN_SIZE, N_LAYERS, n_members=n_members, evidence=NAMES)
-    raws, wrongs, tables = zip(*examples, strict=True)
+def parts(path: Path, tables: Path) -> list[Part]:
+    """What detectors are trained on of a recording; the evidence of all samples goes into the folder `tables`."""
+    rng = np.random.default_rng([1, *path.stem.encode()])
+    made, whole = [], []
+    for recording, n in views(path):
+        whole.append(table(recording))
+        rows, weight = drawn(recording.is_mislabeled, n, rng)
+        raw = trajectories(recording, rows)
+        made.append(Part(raw, recording.is_mislabeled[rows], weight, whole[-1][rows], rows))
+    with open(tables / f"{path.stem}.pkl", "wb") as file:
+        pickle.dump(whole, file)
+    return made
+
+
+def opinions(path: Path, tables: Path, firsts: dict[str, NoiseDetector]) -> dict[str, list[Table]]:
+    """What a look at the whole recording by each first detector says of the samples of `parts`."""
+    rng = np.random.default_rng([1, *path.stem.encode()])
+    with open(tables / f"{path.stem}.pkl", "rb") as file:
+        whole: list[Table] = pickle.load(file)
+    made: dict[str, list[Table]] = {name: [] for name in firsts}
+    for (recording, n), evidences in zip(views(path), whole, strict=True):
+        rows, _ = drawn(recording.is_mislabeled, n, rng)
+        raw = trajectories(recording)
+        for name, first in firsts.items():
+            found = opinion.with_opinion(evidences, first.log_odds(raw, evidence=evidences))[rows]
+            alone = {column: found.of_sample[column] for column in opinion.OF_SAMPLE}
+            made[name].append(Table(alone, found.of_recording, found.labels, found.others))
+    return made
+
+
+def fit_first(examples: Sequence[Part], seed: int = 0) -> NoiseDetector:
+    """The detector that looks first, on what `parts` made of many recordings."""
+    detector = NoiseDetector(
+        CHANNELS, N_STEPS, HIDDEN_SIZE, N_LAYERS, evidence=evidence.NAMES, mix_size=MIX_SIZE
+    )
+    return _fit(detector, examples, [part.table for part in examples], FIRST_BALANCE, seed)
+
+
+def fit_second(
+    examples: Sequence[Part], tables: list[Table], first: NoiseDetector, seed: int = 0
+) -> NoiseDetector:
+    """The detector that looks again; `tables` hold what was found by first ones that had not seen the recording."""
+    detector = NoiseDetector(
+        CHANNELS,
+        N_STEPS,
+        HIDDEN_SIZE,
+        N_LAYERS,
+        n_members=N_MEMBERS,
+        evidence=(*evidence.NAMES, *opinion.NAMES),
+        mix_size=MIX_SIZE,
+        first=first,
+    )
+    return _fit(detector, examples, tables, SECOND_BALANCE, seed)
+
+
+def _fit(
+    detector: NoiseDetector, examples: Sequence[Part], tables: list[Table], balance: float, seed: int
+) -> NoiseDetector:
     # recordings without any wrong label teach what clean data look like, so they stay
-    return detector.fit(list(raws), list(wrongs), evidence=list(tables), seed=seed, **FIT)
+    return detector.fit(
+        [part.raw for part in examples],
+        [part.wrong for part in examples],
+        evidence=tables,
+        sample_weight=[part.weight for part in examples],
+        balance=balance,
+        seed=seed,
+        **FIT,
+    )
 
 
 def folds(groups: Sequence[str]) -> list[list[str]]:
     """Which groups are left out together."""
     names = sorted(set(groups))
     return [names[k::N_FOLDS] for k in range(N_FOLDS)]
+
+
+@functools.cache
+def loaded(path: Path) -> NoiseDetector:
+    """A detector from a file, read once in each process."""
+    return NoiseDetector.load(path)
