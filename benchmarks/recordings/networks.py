@@ -59,6 +59,10 @@ REGIMES = {
         Recipe("mlp", (128, 64), 40, 128, "momentum", 0.05, "step", 1e-4, 0.0, True),
         Recipe("cnn", (8, 16), 24, 128, "momentum", 0.03, "step", 1e-4),
     ),
+    "large": (
+        Recipe("mlp", (256,), 20, 256, "adam", 1e-3),
+        Recipe("mlp", (256,), 20, 256, "adam", 1e-3),
+    ),
 }
 
 
