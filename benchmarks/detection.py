@@ -10,24 +10,36 @@ from __future__ import annotations
 
 import argparse
 import csv
+import multiprocessing
+import os
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does more
 
 import numpy as np
 from recordings import matrix, reading, training
 from recordings.reading import Recording
-from recordings.record import cache_folder, record
+from recordings.record import FURTHER_RUNS, cache_folder, record
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from paddle_td_callback.detector import NoiseDetector
+from paddle_td_callback.detector import PRETRAINED, NoiseDetector
 from paddle_td_callback.scores import NOISE_SCORES
+
+Key = tuple[Any, ...]  # data, kind, rate, regime, seed
+Cells = dict[Key, dict[str, dict[str, Any]]]  # of each cell the row of each method
 
 RESULTS = Path(__file__).parent / "results"
 HAND_MADE = tuple(name for name, score in NOISE_SCORES.items() if "probabilities" not in score.needs)
-PAPER = "paper LSTM"
+OURS, FIRST, PAPER, EL2N = "ours", "ours, first look", "paper LSTM", "el2n"
+CROSS_VALIDATED = "cleanlab cross-validated"
+PROBABILITIES = (OURS, FIRST, PAPER, "ours, 3 runs")
+FURTHER = (EL2N, *(f"{CROSS_VALIDATED} {m}" for m in ("self_confidence", "normalized_margin", "issues")),
+           "aum, 3 runs", "ours, 3 runs")  # fmt: skip
 PAPER_SAMPLES = 100  # of each recording; its own training used one data set
 QUICK = ("digits", "optdigits")  # which the shipped weights have not seen
 CUTS = {"25% of epochs": 0.25, "50% of epochs": 0.5, "75% of epochs": 0.75, "30% missing": 1.0}
@@ -47,15 +59,24 @@ def hand_made(recording: Recording) -> dict[str, np.ndarray]:
             for name in HAND_MADE}  # fmt: skip
 
 
+def cleanlab(labels: np.ndarray, probabilities: np.ndarray, prefix: str) -> dict[str, np.ndarray]:
+    """Its two label qualities turned round, and what its `find_label_issues` flags."""
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    made = {
+        f"{prefix} {method}": 1 - get_label_quality_scores(labels, probabilities, method=method)
+        for method in ("self_confidence", "normalized_margin")
+    }
+    return made | {f"{prefix} issues": find_label_issues(labels, probabilities, n_jobs=1).astype(float)}
+
+
 def in_sample(recording: Recording) -> dict[str, np.ndarray]:
-    """Average probability and margin over epochs, and cleanlab's qualities of the last epoch's probabilities.
+    """Average probability and margin over epochs, and what cleanlab makes of the last epoch's probabilities.
 
     The recording holds the given label's probability and the largest other one: cleanlab's two qualities
     need no more; the mass between them is spread evenly over the other classes for its `find_label_issues`.
     """
-    from cleanlab.filter import find_label_issues
-    from cleanlab.rank import get_label_quality_scores
-
     raw = training.trajectories(recording)
     given, other = raw[:, -1, 0].astype(float), raw[:, -1, 1].astype(float)
     n, n_classes = len(given), max(int(recording.about["n_classes"]), int(recording.labels.max()) + 1)
@@ -67,11 +88,33 @@ def in_sample(recording: Recording) -> dict[str, np.ndarray]:
     probabilities[np.arange(n), labels] = given
     probabilities /= probabilities.sum(axis=1, keepdims=True)
     made = {"average margin": 0.5 - 0.5 * (raw[:, :, 0] - raw[:, :, 1]).mean(axis=1)}
-    for method in ("self_confidence", "normalized_margin"):
-        made[f"cleanlab {method}"] = 1 - get_label_quality_scores(labels, probabilities, method=method)
-    flagged = find_label_issues(labels, probabilities, n_jobs=1)
-    made["cleanlab issues"] = flagged.astype(float)
+    return made | cleanlab(labels, probabilities, "cleanlab")
+
+
+def further(recording: Recording, extra: Path, ours: NoiseDetector) -> dict[str, np.ndarray]:
+    """The methods that need more trainings, where there are these: see `recordings.record.extra`."""
+    if not extra.exists():
+        return {}
+    with np.load(extra) as file:
+        el2n, probabilities = file["el2n"], file["cross_validated"].astype(float)
+    made = {EL2N: el2n} | cleanlab(
+        recording.labels.astype(int),
+        probabilities / probabilities.sum(axis=1, keepdims=True),
+        CROSS_VALIDATED,
+    )
+    runs = [
+        recording,
+        *(reading.read(extra.with_name(f"{extra.stem}-run-{run}.npz")) for run in FURTHER_RUNS),
+    ]
+    made["ours, 3 runs"] = np.mean([scored(ours, run) for run in runs], axis=0)
+    made["aum, 3 runs"] = np.mean([hand_made(run)["aum"] for run in runs], axis=0)
     return made
+
+
+def scored(detector: NoiseDetector, recording: Recording) -> np.ndarray:
+    """What our detector says, [sample]."""
+    raw = training.trajectories(recording)
+    return detector.predict_proba(raw, evidence=training.table(recording)).astype(float)
 
 
 def suggestion_accuracy(recording: Recording) -> float:
@@ -85,9 +128,9 @@ def suggestion_accuracy(recording: Recording) -> float:
     return right / len(rows)
 
 
-def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[NoiseDetector]:
+def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[Path]:
     """One channel, two layers of 64, no more: trained on the same recordings, one for each fold."""
-    detectors = []
+    files = []
     for number, left_out in enumerate(training.folds(groups)):
         file = folder / f"paper-{number}.h5"
         if not file.exists():
@@ -100,8 +143,8 @@ def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[Noise
                     wrongs.append(recording.is_mislabeled[rows])
             detector = NoiseDetector(("given",), 16, 64, 2)
             detector.fit(raws, wrongs, epochs=4, batch_size=256, progress=False).save(file)
-        detectors.append(NoiseDetector.load(file))
-    return detectors
+        files.append(file)
+    return files
 
 
 def judged(wrong: np.ndarray, score: np.ndarray, is_probability: bool) -> dict[str, float]:
@@ -128,22 +171,24 @@ def rows_of(path: Path, ours: NoiseDetector, paper: NoiseDetector | None) -> Ite
     """One row for each method on a recording."""
     recording = reading.read(path)
     cell, wrong = recording.about["cell"], recording.is_mislabeled
-    raw = training.trajectories(recording)
-    methods = {"ours": ours.predict_proba(raw, evidence=training.table(recording)).astype(float)}
+    methods = {OURS: scored(ours, recording)}
+    if ours.first is not None:
+        methods[FIRST] = scored(ours.first, recording)
     if paper is not None:
-        methods[PAPER] = paper.predict_proba(raw).astype(float)
+        methods[PAPER] = paper.predict_proba(training.trajectories(recording)).astype(float)
     methods |= hand_made(recording) | in_sample(recording)
+    methods |= further(recording, path.parent / "extra" / path.name, ours)
     about = {
         **cell,
         "rate": float(wrong.mean()),
         "n_samples": len(wrong),
         "n_classes": recording.about["n_classes"],
-        "n_epochs": raw.shape[1],
+        "n_epochs": recording.predictions.shape[1],
         "accuracy": float((recording.predictions[:, -1] == recording.labels).mean()),
     }
     for method, score in methods.items():
-        row = about | {"method": method} | judged(wrong, score, method in ("ours", PAPER))
-        if method == "ours" and wrong.any():
+        row = about | {"method": method} | judged(wrong, score, method in PROBABILITIES)
+        if method == OURS and wrong.any():
             row["suggestion"] = suggestion_accuracy(recording)
         yield row
 
@@ -158,7 +203,7 @@ def shortened(path: Path, ours: NoiseDetector) -> Iterator[dict[str, Any]]:
         epochs = np.arange(max(1, round(share * n_epochs)))
         unseen = rng.random((len(wrong), n_epochs)) < 0.3 if name == "30% missing" else None
         one = training.cut(recording, epochs, unseen)
-        score = ours.predict_proba(training.trajectories(one), evidence=training.table(one))
+        score = scored(ours, one)
         best = max(average_precision_score(wrong, score) for score in hand_made(one).values())
         yield {
             **recording.about["cell"],
@@ -184,20 +229,48 @@ def mean(rows: list[dict[str, Any]], column: str) -> float:
     return float(np.mean([row[column] for row in rows if column in row] or [np.nan]))
 
 
+def table_of(cells: Cells, methods: list[str]) -> None:
+    """Means over the same cells for each method."""
+    print(
+        f"\n{'method':<40}{'ROC AUC':>9}{'AP':>8}{'P@rate':>8}{'F1':>8}   spread of AP over cells, over seeds"
+    )
+    for method in methods:
+        own = {key: cell[method] for key, cell in cells.items()}
+        pairs = [(own[key]["ap"], own[other]["ap"]) for key, other in twins(own)]
+        over_seeds = np.sqrt(np.mean([(a - b) ** 2 / 2 for a, b in pairs])) if pairs else np.nan
+        numbers = list(own.values())
+        spread = np.std([row["ap"] for row in numbers])
+        print(f"{method:<40}{mean(numbers, 'auc'):>9.3f}{mean(numbers, 'ap'):>8.3f}{mean(numbers, 'precision'):>8.3f}"
+              f"{mean(numbers, 'f1'):>8.3f}{spread:>8.3f}{over_seeds:>8.3f}")  # fmt: skip
+
+
+def twins(cells: dict[Key, Any]) -> Iterator[tuple[Key, Key]]:
+    """The two seeds of each cell, which differ in regime too."""
+    by_cell: dict[tuple[Any, ...], list[Key]] = {}
+    for key in cells:
+        by_cell.setdefault((*key[:2], round(key[2] * 20)), []).append(key)
+    yield from ((keys[0], keys[1]) for keys in by_cell.values() if len(keys) == 2)
+
+
 def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
     """The table, and what issue and design ask for."""
-    methods = list(dict.fromkeys(row["method"] for row in rows))
     noisy = [row for row in rows if row["kind"] != "none"]
-    print(f"\n{'method':<28}{'ROC AUC':>9}{'AP':>8}{'P@rate':>8}{'F1':>8}   spread of AP over cells")
-    for method in methods:
-        own = [row for row in noisy if row["method"] == method]
-        spread = np.std([row["ap"] for row in own])
-        print(f"{method:<28}{mean(own, 'auc'):>9.3f}{mean(own, 'ap'):>8.3f}{mean(own, 'precision'):>8.3f}"
-              f"{mean(own, 'f1'):>8.3f}{spread:>8.3f}")  # fmt: skip
     keys = ("data", "kind", "rate", "regime", "seed")
-    cells: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    cells: Cells = {}
     for row in noisy:
         cells.setdefault(tuple(row[key] for key in keys), {})[row["method"]] = row
+    large = {key: cell for key, cell in cells.items() if key[3] == "large"}
+    cells = {key: cell for key, cell in cells.items() if key not in large}
+    rows = [row for row in rows if row["regime"] != "large"]
+    methods = [m for m in dict.fromkeys(row["method"] for row in noisy) if m not in FURTHER]
+    table_of(cells, methods)
+    more = {key: cell for key, cell in cells.items() if EL2N in cell}
+    if more:
+        print(f"\nthe {len(more)} cells for which there were more trainings")
+        table_of(more, [OURS, "ours, 3 runs", "aum", "aum, 3 runs", *FURTHER[:4]])
+    if large:
+        print(f"\n{len(large)} cells of 60,000 samples")
+        table_of(large, methods)
     ap = {method: np.array([cell[method]["ap"] for cell in cells.values()]) for method in methods}
     best = np.max([ap[name] for name in HAND_MADE], axis=0)
     gain = ap["ours"] - best
@@ -209,6 +282,8 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
         f" within 0.01 in {(gain >= -0.01).mean():.0%};\n"
         f"mean AP {gain.mean():+.3f} to it, {over}"
     )
+    for name in ("self_confidence", "normalized_margin"):
+        print(f"at or above cleanlab's {name} in {(ap['ours'] >= ap[f'cleanlab {name}']).mean():.0%}")
     for number, title in ((1, "noise"), (0, "data"), (3, "regime")):
         print(f"\n{title:<14}{'cells':>6}{'ours':>8}{'AUM':>8}{'best':>8}{'>= best':>9}")
         keyed = np.array([str(key[number]) for key in cells])
@@ -237,8 +312,8 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
         print(f"{name:<16} AP ours {lost[0]:+.4f}, best hand-made {lost[1]:+.4f}")
 
 
-def held_out(cache: Path) -> dict[tuple[str, ...], tuple[NoiseDetector, NoiseDetector | None]]:
-    """For each fold the names of its data sets, and ours and the paper's detector that have not seen them."""
+def held_out(cache: Path) -> dict[str, tuple[Path, Path]]:
+    """For each data set our detector and the paper's that have not seen it."""
     paths = reading.recorded(cache)
     abouts = [reading.read_about(path) for path in paths]
     groups = [about["group"] for about in abouts]
@@ -248,14 +323,24 @@ def held_out(cache: Path) -> dict[tuple[str, ...], tuple[NoiseDetector, NoiseDet
     papers = paper_lstm(paths, groups, folder)
     judges = {}
     for number, (left_out, paper) in enumerate(zip(training.folds(groups), papers, strict=True)):
-        ours = NoiseDetector.load(folder / f"fold-{number}.h5")
-        if ours.provenance["left out"] != left_out:
+        ours = folder / f"fold-{number}.h5"
+        if NoiseDetector.load(ours).provenance["left out"] != left_out:
             raise SystemExit(
                 "the detectors are of other recordings; run python benchmarks/train_detector.py again"
             )
-        names = {about["cell"]["data"] for about in abouts if about["group"] in left_out}
-        judges[tuple(sorted(names))] = (ours, paper)
+        judges |= {about["cell"]["data"]: (ours, paper) for about in abouts if about["group"] in left_out}
     return judges
+
+
+def judge(job: tuple[Path, tuple[Path, Path | None]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """All rows of a recording, and those of its cuts."""
+    warnings.simplefilter("ignore")
+    path, (ours, paper) = job
+    detector = training.loaded(ours)
+    about = reading.read_about(path)["cell"]
+    is_cut = about["kind"] != "none" and about["seed"] == 0 and about["regime"] != "large"
+    rows = list(rows_of(path, detector, paper and training.loaded(paper)))
+    return rows, list(shortened(path, detector)) if is_cut else []
 
 
 def main() -> None:
@@ -264,6 +349,7 @@ def main() -> None:
         "--quick", action="store_true", help=f"only {' and '.join(QUICK)}, one seed, shipped weights"
     )
     parser.add_argument("--recorded", action="store_true", help="judge what is recorded, record nothing")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     cache = cache_folder()
@@ -275,17 +361,20 @@ def main() -> None:
     if not arguments.recorded:
         for cell in tqdm(cells, desc="record", mininterval=5):
             record(cell)
-    present = {path.stem for path in reading.recorded(cache)}
-    cells = [cell for cell in cells if cell.name in present]
-    judges = {QUICK: (NoiseDetector.pretrained(), None)} if arguments.quick else held_out(cache)
+    paths = [cache / f"{cell.name}.npz" for cell in cells]
+    if not arguments.quick:
+        paths += [cache / "extra" / f"{cell.name}.npz" for cell in matrix.large()]
+        cells += matrix.large()
+    judges: dict[str, tuple[Path, Path | None]] = (
+        dict.fromkeys(QUICK, (PRETRAINED, None)) if arguments.quick else dict(held_out(cache))
+    )
+    jobs = [(path, judges[cell.data]) for path, cell in zip(paths, cells, strict=True) if path.exists()]
     rows: list[dict[str, Any]] = []
     cuts: list[dict[str, Any]] = []
-    for cell in tqdm(cells, desc="judge", mininterval=5):
-        path = cache / f"{cell.name}.npz"
-        ours, paper = next(pair for names, pair in judges.items() if cell.data in names)
-        rows += rows_of(path, ours, paper)
-        if cell.kind != "none" and cell.seed == 0:
-            cuts += shortened(path, ours)
+    with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
+        for made, shorter in tqdm(pool.map(judge, jobs), desc="judge", total=len(jobs), mininterval=5):
+            rows += made
+            cuts += shorter
     name = "detection-quick" if arguments.quick else "detection"
     write(RESULTS / f"{name}.csv", COLUMNS, rows)
     write(

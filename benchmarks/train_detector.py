@@ -192,6 +192,7 @@ def calibrate(work: Work, odds: list[np.ndarray], output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--keep-first", action="store_true", help="keep the first looks that are there")
     parser.add_argument("--output", type=Path, default=PRETRAINED)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -206,7 +207,12 @@ def main() -> None:
             return list(tqdm(results, desc=what, total=len(over), mininterval=10))
 
         work.keep("parts", each(work.parts, recordings, "evidence", 8))
-        print(f"first looks: {[round(seconds) for seconds in each(work.first, list(FIRSTS), 'first')]} s")
+        missing = [
+            name for name in FIRSTS if not (arguments.keep_first and (work.folder / f"{name}.h5").exists())
+        ]
+        print(
+            f"first looks: {[round(seconds) for seconds in each(work.first, missing, 'first')]} s", flush=True
+        )
         work.keep("opinions", each(work.opinions, recordings, "opinions", 8))
         names = [SHIPPED, *(f"fold-{fold}" for fold in FOLDS)]
         print(f"second looks: {[round(seconds) for seconds in each(work.second, names, 'second')]} s")

@@ -26,7 +26,7 @@ from .network import Architecture, Group, Network, Schedule, Weights, paddle_on,
 from .trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
 
 PRETRAINED = Path(__file__).parent / "data" / "noise_detector.h5"
-LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64, "mix_size": 4096}
+LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64, "mix_sizes": 4096}
 TYPICAL_RATE = 0.2  # of wrong labels, that balanced training brings each recording to
 PREPARE_SAMPLES = 16_384  # that are made into channels at once
 Tables = Table | Sequence[Table]
@@ -49,7 +49,8 @@ class NoiseDetector:
         summary: what is put beside the LSTM's last state; see `channels.Inputs` for the names.
         evidence: what the whole recording says of a sample, also put there; names in `evidence.NAMES`, and with
             `first` in `opinion.NAMES`.
-        mix_size: units of the layer in which the last state meets summary and evidence; None = `hidden_size`.
+        mix_sizes: units of the layers in which the last state meets summary and evidence; None = one layer of
+            `hidden_size` where there are such.
         first: a trained detector that looks at the whole recording before; what it finds, spread over data
             set, classes and pairs of classes, is evidence for this one.
     """
@@ -64,7 +65,7 @@ class NoiseDetector:
         n_members: int = 1,
         summary: Sequence[str] = (),
         evidence: Sequence[str] = (),
-        mix_size: int | None = None,
+        mix_sizes: Sequence[int] | None = None,
         first: NoiseDetector | None = None,
     ) -> None:
         if isinstance(channels, str) or isinstance(summary, str) or not channels:
@@ -85,7 +86,9 @@ class NoiseDetector:
         self.hidden_size = _whole(hidden_size, "hidden_size")
         self.n_layers = _whole(n_layers, "n_layers")
         self.n_members = _whole(n_members, "n_members")
-        self.mix_size = self.hidden_size if mix_size is None else _whole(mix_size, "mix_size")
+        if mix_sizes is None:
+            mix_sizes = (self.hidden_size,) if self.summary or self.evidence else ()
+        self.mix_sizes = tuple(_whole(size, "mix_sizes") for size in mix_sizes)
         self.first = first
         self.temperature, self.bias = 1.0, 0.0
         self.provenance: dict[str, Any] = {}
@@ -95,7 +98,7 @@ class NoiseDetector:
             self.hidden_size,
             self.n_layers,
             len(self.summary) + len(self.evidence),
-            self.mix_size,
+            self.mix_sizes,
         )
         self._members: list[Weights] = []
 
@@ -392,7 +395,7 @@ class NoiseDetector:
             "hidden_size": self.hidden_size,
             "n_layers": self.n_layers,
             "n_members": self.n_members,
-            "mix_size": self.mix_size,
+            "mix_sizes": json.dumps(self.mix_sizes),
             "temperature": self.temperature,
             "bias": self.bias,
             "package_version": __version__,
@@ -437,7 +440,7 @@ class NoiseDetector:
             n_members=int(attributes["n_members"]),
             summary=json.loads(attributes["summary"]),
             evidence=json.loads(attributes.get("evidence", "[]")),
-            mix_size=int(attributes.get("mix_size", attributes["hidden_size"])),
+            mix_sizes=json.loads(attributes.get("mix_sizes", "null")),
             first=first,
         )
         detector.temperature, detector.bias = float(attributes["temperature"]), float(attributes["bias"])
@@ -468,7 +471,7 @@ class NoiseDetector:
             n_members=len(members),
             summary=one.summary,
             evidence=one.evidence,
-            mix_size=one.mix_size,
+            mix_sizes=one.mix_sizes,
             first=one.first,
         )
         made._members = members

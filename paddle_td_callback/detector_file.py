@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .errors import DetectorError
 
 FORMAT = "paddle_td_callback noise detector"
-SCHEMA = 2  # 1: first; 2: mix_size, and a detector that looks first in the group "first"
+SCHEMA = 2  # 1: first; 2: mix_sizes, and a detector that looks first in the group "first"
 
 MAX_LOOKS = 4
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -27,12 +28,17 @@ class Architecture(NamedTuple):
     hidden_size: int
     n_layers: int
     n_summary: int
-    mix_size: int = 0  # units that mix the last state with the summaries; 0 = as many as the LSTM has
+    mix_sizes: tuple[int, ...] = ()  # layers that mix the last state with the summaries
+
+    @property
+    def mixed(self) -> list[tuple[int, int]]:
+        """Inputs and units of each mixing layer."""
+        return list(itertools.pairwise((self.hidden_size + self.n_summary, *self.mix_sizes)))
 
     @property
     def n_mixed(self) -> int:
         """What the head reads."""
-        return (self.mix_size or self.hidden_size) if self.n_summary else self.hidden_size
+        return self.mix_sizes[-1] if self.mix_sizes else self.hidden_size + self.n_summary
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all weights, in the order in which they are initialised."""
@@ -44,8 +50,9 @@ class Architecture(NamedTuple):
             shapes[f"bias_ih_l{layer}"] = shapes[f"bias_hh_l{layer}"] = (gates,)
         if self.n_summary:
             shapes["summary_mean"] = shapes["summary_scale"] = (self.n_summary,)
-            shapes["mix_weight"] = (self.hidden_size + self.n_summary, self.n_mixed)
-            shapes["mix_bias"] = (self.n_mixed,)
+        for number, (n_inputs, n_units) in enumerate(self.mixed):
+            shapes[_mix_name("weight", number)] = (n_inputs, n_units)
+            shapes[_mix_name("bias", number)] = (n_units,)
         return shapes | {"head_weight": (self.n_mixed, 1), "head_bias": (1,)}
 
     def initial_weights(self, rng: np.random.Generator, log_odds: float) -> Weights:
@@ -82,25 +89,29 @@ class Schedule(NamedTuple):
     ranking: float = 0.0  # weight of the loss of wrong labels that rank below right ones of their recording
 
 
+def _mix_name(kind: str, number: int) -> str:
+    return f"mix_{kind}" + (f"_{number}" if number else "")  # files with one layer came first
+
+
 class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
-    """LSTM over steps; its last state, with the summaries through one hidden layer, gives one log-odds."""
+    """LSTM over steps; its last state, with the summaries through hidden layers, gives one log-odds."""
 
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         super().__init__(dtype="float32")
-        hidden_size, n_summary = architecture.hidden_size, architecture.n_summary
         zero = paddle.ParamAttr(initializer=paddle.nn.initializer.Constant(0.0))  # draws no random numbers
         self.lstm = paddle.nn.LSTM(
             architecture.n_channels,
-            hidden_size,
+            architecture.hidden_size,
             architecture.n_layers,
             weight_ih_attr=zero,
             weight_hh_attr=zero,
             bias_ih_attr=zero,
             bias_hh_attr=zero,
         )
-        n_mixed = architecture.n_mixed
-        self.mix = paddle.nn.Linear(hidden_size + n_summary, n_mixed, zero, zero) if n_summary else None
-        self.head = paddle.nn.Linear(n_mixed, 1, zero, zero)
+        self.mix = paddle.nn.LayerList(
+            [paddle.nn.Linear(n_inputs, n_units, zero, zero) for n_inputs, n_units in architecture.mixed]
+        )
+        self.head = paddle.nn.Linear(architecture.n_mixed, 1, zero, zero)
         # What brings the summaries to mean 0 and scale 1; measured, not trained.
         self.measured = {name: weights[name] for name in ("summary_mean", "summary_scale") if name in weights}
         for name, parameter in self._by_name().items():
@@ -117,8 +128,8 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
         state = paddle.concat([self.lstm(channels)[0][:, -1], summary], axis=1)
         if kept is not None:
             state = state * kept
-        if self.mix is not None:
-            state = paddle.nn.functional.relu(self.mix(state))
+        for layer in self.mix:
+            state = paddle.nn.functional.relu(layer(state))
         return self.head(state)[:, 0]
 
     def measure(self, groups: Sequence[Group]) -> None:
@@ -138,9 +149,9 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
             for layer in range(self.lstm.num_layers)
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         }
-        for name, layer in (("mix", self.mix), ("head", self.head)):
-            if layer is not None:
-                named |= {f"{name}_weight": layer.weight, f"{name}_bias": layer.bias}
+        for number, layer in enumerate(self.mix):
+            named[_mix_name("weight", number)], named[_mix_name("bias", number)] = layer.weight, layer.bias
+        named["head_weight"], named["head_bias"] = self.head.weight, self.head.bias
         return named
 
 

@@ -107,7 +107,7 @@ def recording() -> tuple[np.ndarray, np.ndarray, Table]:
 
 
 def detector(first: NoiseDetector | None = None, names: tuple[str, ...] = ("margin_rank",)) -> NoiseDetector:
-    return NoiseDetector(("given",), 4, 8, 1, evidence=names, mix_size=12, first=first)
+    return NoiseDetector(("given",), 4, 8, 1, evidence=names, mix_sizes=(12, 6), first=first)
 
 
 def test_two_looks_find_more_than_one_and_go_through_a_file(
@@ -133,7 +133,7 @@ def test_two_looks_find_more_than_one_and_go_through_a_file(
     two.save(tmp_path / "two.h5")
     again = NoiseDetector.load(tmp_path / "two.h5")
     assert again.first is not None
-    assert (again.mix_size, again.first.n_members) == (12, 2)
+    assert (again.mix_sizes, again.first.n_members) == ((12, 6), 2)
     score = two.predict_proba(raw, evidence=table)
     np.testing.assert_array_equal(again.predict_proba(raw, evidence=table), score)
     assert np.isfinite(again.predict_proba(raw)).all()  # from trajectories alone

@@ -43,6 +43,13 @@ def cache_folder() -> Path:
     return folder
 
 
+def extra_folder() -> Path:
+    """Where lies what detectors are not trained on."""
+    folder = cache_folder() / "extra"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def fit(
     cell: Cell,
     seed: int,
@@ -127,8 +134,7 @@ def cross_validated(cell: Cell) -> np.ndarray:
 
 def extra(cell: Cell) -> Path:
     """What its recording does not hold of a cell: EL2N, cross-validated probabilities and further runs."""
-    folder = cache_folder() / "extra"
-    folder.mkdir(exist_ok=True)
+    folder = extra_folder()
     for run in FURTHER_RUNS:
         record(cell, folder, run)
     done = folder / f"{cell.name}.npz"
@@ -149,7 +155,7 @@ def main(arguments: list[str]) -> None:
         np.random.default_rng(0).shuffle(cells)
     for cell in tqdm(cells, mininterval=10):
         if arguments[0] == "large":
-            record(cell, cache_folder() / "extra")
+            record(cell, extra_folder())
         else:
             (extra if arguments[0] == "extra" else record)(cell)
 

@@ -19,7 +19,8 @@ from paddle_td_callback.suggestions import largest_other_probabilities
 from .reading import Recording, read
 
 CHANNELS = ("given", "largest_other", "predicted_right", "log_given", "log_other")
-N_STEPS, HIDDEN_SIZE, N_LAYERS, MIX_SIZE = 12, 32, 1, 96
+N_STEPS, HIDDEN_SIZE, N_LAYERS = 12, 32, 1
+FIRST_MIX, SECOND_MIX = (96,), (96, 96)
 WHOLE, VARIED = 400, 100  # samples taken of each recording as it is, and of a cut and thinned copy
 WRONG = 0.3  # of the samples taken, at least, have wrong labels where there are so many; weights undo it
 FIT: dict[str, Any] = {
@@ -145,7 +146,7 @@ def opinions(path: Path, tables: Path, firsts: dict[str, NoiseDetector]) -> dict
 def fit_first(examples: Sequence[Part], seed: int = 0) -> NoiseDetector:
     """The detector that looks first, on what `parts` made of many recordings."""
     detector = NoiseDetector(
-        CHANNELS, N_STEPS, HIDDEN_SIZE, N_LAYERS, evidence=evidence.NAMES, mix_size=MIX_SIZE
+        CHANNELS, N_STEPS, HIDDEN_SIZE, N_LAYERS, evidence=evidence.NAMES, mix_sizes=FIRST_MIX
     )
     return _fit(detector, examples, [part.table for part in examples], FIRST_BALANCE, seed)
 
@@ -161,7 +162,7 @@ def fit_second(
         N_LAYERS,
         n_members=N_MEMBERS,
         evidence=(*evidence.NAMES, *opinion.NAMES),
-        mix_size=MIX_SIZE,
+        mix_sizes=SECOND_MIX,
         first=first,
     )
     return _fit(detector, examples, tables, SECOND_BALANCE, seed)
