@@ -19,7 +19,7 @@ from .errors import (  # noqa: E402
     StoreNotFoundError,
     TrainingDynamicsError,
 )
-from .issues import detector_input, find_label_issues  # noqa: E402
+from .issues import detector_evidence, detector_input, find_label_issues  # noqa: E402
 from .label_issues import LabelIssues  # noqa: E402
 from .recorder import TrainingDynamicsRecorder  # noqa: E402
 from .store import TrainingDynamicsStore  # noqa: E402
@@ -43,6 +43,7 @@ __all__ = [
     "TrainingDynamicsRecorder",
     "TrainingDynamicsStore",
     "__version__",
+    "detector_evidence",
     "detector_input",
     "find_label_issues",
     "scores",

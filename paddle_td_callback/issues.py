@@ -108,6 +108,20 @@ def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDA
     return np.stack([given, others, right.astype(np.float32)], axis=-1)
 
 
+def detector_evidence(store: TrainingDynamicsStore) -> Table:
+    """What a whole recording says of each of its samples: ranks, classes, pairs of classes; see `evidence.Table`.
+
+    Args:
+        store: a recording; it is read tile by tile.
+    """
+    collected = Evidence(store.n_classes)
+    for tile in store.tiles():
+        collected.add(
+            store.given_probabilities(tile), store.margins(tile), store.predictions(tile), store.labels[tile]
+        )
+    return collected.table()
+
+
 def _score_run(
     store: TrainingDynamicsStore,
     method: str,
@@ -191,7 +205,7 @@ def _by_detector(
     seen = np.flatnonzero(store.labels >= 0)
     some = detector_input(store, seen[context_samples(len(seen))])
     context = detector.context(some, device=device)
-    evidence = _evidence(store) if detector.needs_evidence else None
+    evidence = detector_evidence(store) if detector.needs_evidence else None
     if evidence is not None and detector.first is not None:
         tiles = ((detector_input(store, tile), evidence[tile]) for tile in store.tiles())
         before = detector.first.context(some, device=device)
@@ -203,15 +217,6 @@ def _by_detector(
             tile,
             detector.predict_proba(detector_input(store, tile), context=context, device=device, **options),
         )
-
-
-def _evidence(store: TrainingDynamicsStore) -> Table:
-    collected = Evidence(store.n_classes)
-    for tile in store.tiles():
-        collected.add(
-            store.given_probabilities(tile), store.margins(tile), store.predictions(tile), store.labels[tile]
-        )
-    return collected.table()
 
 
 def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:

@@ -14,6 +14,8 @@ from paddle_td_callback import (
     StoreNotFoundError,
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
+    detector_evidence,
+    detector_input,
     find_label_issues,
     store,
 )
@@ -453,3 +455,32 @@ assert "paddle" not in sys.modules
     assert len(said) == 4
     assert all("pip install 'paddle_td_callback[cpu]'" in line for line in said)
     assert said[-1].startswith("find_label_issues: NoiseDetector needs")
+
+
+def test_what_the_detector_is_given_can_be_given_to_fit(
+    tmp_path: Path, trajectories: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In tiles, with a detector that looks first: `find_label_issues` scores what public functions read."""
+    detector_module = pytest.importorskip("paddle_td_callback.detector")
+    monkeypatch.setattr(store, "_CHUNK_ROWS", 19)
+    path = record(tmp_path / "run.h5", **trajectories, keep="given")
+    original = TrainingDynamicsStore.tiles
+    monkeypatch.setattr(
+        TrainingDynamicsStore, "tiles", lambda self, _=1, *, wide=False: original(self, 1, wide=wide)
+    )
+    with TrainingDynamicsStore(path) as reader:
+        raw, evidence = detector_input(reader), detector_evidence(reader)
+        assert len(list(reader.tiles())) == 3
+    wrong = np.asarray(trajectories["logits"].mean(axis=1).argmax(axis=1) != trajectories["labels"])
+    options: dict[str, Any] = {"epochs": 30, "batch_size": 32, "learning_rate": 0.02, "progress": False}
+    first = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=("pair", "margin_rank"))
+    first.fit(raw, wrong, evidence=evidence, **options)
+    names = ("first_odds", "first_pair_odds", "confidence_rank")
+    both = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=names, first=first)
+    both.fit([raw], [wrong], evidence=[evidence], **options)
+    issues = find(path, detector=both)
+    expected = both.predict_proba(raw, evidence=evidence)
+    np.testing.assert_allclose(issues.noise_score, expected, atol=1e-5)
+    assert np.isnan(issues.noise_score[[3, 40]]).all()
+    seen = ~np.isnan(expected)
+    assert expected[seen & wrong].mean() > expected[seen & ~wrong].mean() + 0.2
