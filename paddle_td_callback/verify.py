@@ -6,7 +6,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from typing import Any
 
@@ -339,7 +339,7 @@ class _Examined:
                     self._check_rows(self.layout, epoch, start, rows)
             if report.n_problems == before:
                 report.good_epochs.append(epoch)
-        return report
+        return replace(report)  # what `read_epoch` reads again is not counted in it
 
     def read_epoch(self, epoch: int) -> dict[str, npt.NDArray[Any]]:
         """An epoch that `check` found good, as the writer takes it."""
