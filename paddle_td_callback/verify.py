@@ -14,21 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .chunks import decode_chunk, stored_checksum
+from .disk import DamagedError, NotSealedError, read_overlaid
 from .errors import StoreError, StoreNotFoundError
-from .journal import (
-    UNIT_BYTES,
-    USER_BLOCK_BYTES,
-    DamagedError,
-    NotSealedError,
-    Record,
-    Seal,
-    SealedFile,
-    Seals,
-    find_seals,
-    headers,
-    read_newest_record,
-    read_overlaid,
-)
+from .redo import USER_BLOCK_BYTES, Record, headers, read_newest_record
+from .seals import UNIT_BYTES, Seal, SealedFile, Seals, find_seals
 from .store import (
     HINT,
     LABELS,

@@ -14,17 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddle_td_callback import journal as journal_module
-from paddle_td_callback.journal import (
-    UNIT_BYTES,
-    USER_BLOCK_BYTES,
-    AppendedChecksums,
-    DamagedError,
-    Journal,
-    NotSealedError,
-    Snapshot,
-    find_seals,
-)
+from paddle_td_callback import appending, disk
+from paddle_td_callback.appending import AppendedChecksums
+from paddle_td_callback.journal import DamagedError, Journal, NotSealedError, Snapshot
+from paddle_td_callback.redo import USER_BLOCK_BYTES
+from paddle_td_callback.seals import UNIT_BYTES, SealedFile, find_seals
 
 
 @pytest.fixture
@@ -137,7 +131,7 @@ def test_a_second_writer_is_refused_and_may_come_later(path, journal):
 
 
 def test_a_writer_that_came_between_is_noticed_where_locks_do_not_work(path, journal, monkeypatch):
-    monkeypatch.setattr(journal_module, "_lock", lambda file: None)
+    monkeypatch.setattr(disk, "lock", lambda file: None)
     set_value(journal, 1)
     other = Journal(path)
     set_value(other, 2)
@@ -328,7 +322,7 @@ def test_ctrl_c_inside_hdf5_comes_out(path, journal, monkeypatch):
     def interrupted(self, unit):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(journal_module.SealedFile, "unit", interrupted)
+    monkeypatch.setattr(SealedFile, "unit", interrupted)
     snapshot = Snapshot(path)
     with pytest.raises(KeyboardInterrupt):
         _ = snapshot.h5
@@ -339,7 +333,7 @@ def test_without_durable_nothing_waits_for_the_disk(path, monkeypatch):
     def refuse(file):
         raise AssertionError("fsync")
 
-    monkeypatch.setattr(journal_module, "_fsync", refuse)
+    monkeypatch.setattr(disk, "fsync", refuse)
     made = Journal.create(path, durable=False)
     set_value(made, 4)
     made.close()
@@ -380,6 +374,7 @@ def test_checksums_of_what_passes_by_are_right_or_unknown(writes, seed):
             cut = int(rng.integers(0, len(content) + 1))
             content[cut:] = bytes(len(content) - cut)
             checksums.forget(cut)
+    checksums.settle()
     for unit in range(-(-len(content) // UNIT_BYTES)):
         start, stop = unit * UNIT_BYTES, min((unit + 1) * UNIT_BYTES, len(content))
         assert checksums.get(unit, stop) in (None, zlib.crc32(content[start:stop]))
@@ -387,12 +382,13 @@ def test_checksums_of_what_passes_by_are_right_or_unknown(writes, seed):
 
 @pytest.mark.parametrize("beside", [False, True])
 def test_checksums_of_what_is_appended_are_known(beside, monkeypatch):
-    monkeypatch.setattr(journal_module, "_CHECKSUM_BATCH_BYTES", 5000)
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", 5000)
     data = np.random.default_rng(0).bytes(3 * UNIT_BYTES + 100)
     with ThreadPoolExecutor(1) as executor:
         checksums = AppendedChecksums(executor if beside else None)
         for start in range(0, len(data), 1000):
             checksums.add(start, memoryview(data)[start : start + 1000])
+            checksums.proceed()
         checksums.settle()
     for start in range(0, len(data), UNIT_BYTES):
         stop = min(start + UNIT_BYTES, len(data))
@@ -436,9 +432,9 @@ def test_a_chunk_written_over_another_one_lies_below_the_boundary(path, journal)
 
 
 def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal, monkeypatch):
-    monkeypatch.setattr(journal_module, "_EARLY_SYNC_BYTES", 4 * UNIT_BYTES)
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", 4 * UNIT_BYTES)
     append_units(journal, 1, 1)
-    real, asked = journal_module._fsync, []
+    real, asked = disk.fsync, []
 
     def refuse_the_first(file):
         asked.append(os.fstat(file.fileno()).st_size)
@@ -446,7 +442,7 @@ def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         real(file)
 
-    monkeypatch.setattr(journal_module, "_fsync", refuse_the_first)
+    monkeypatch.setattr(disk, "fsync", refuse_the_first)
     with pytest.raises(OSError, match="Input/output error"):
         append_units(journal, 20, 2)
     assert len(asked) > 1  # and the file was brought back to the commit before
@@ -461,3 +457,38 @@ def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal
     journal.close()
     with h5py.File(path) as plain:
         assert [set(plain[name][:]) for name in plain] == [{1}, {2}, {3}]
+
+
+def test_threads_may_need_h5pys_lock_at_any_moment(path, journal, monkeypatch):
+    """Python frees h5py's objects in whichever thread it likes, and that takes the lock."""
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", UNIT_BYTES)
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", UNIT_BYTES)
+    sync, compute, n_taken = disk.fsync_early, AppendedChecksums._compute, []
+
+    def with_lock(work):
+        def locked(*arguments):
+            with h5py._objects.phil:
+                n_taken.append(1)
+            return work(*arguments)
+
+        return locked
+
+    monkeypatch.setattr(disk, "fsync_early", with_lock(sync))
+    monkeypatch.setattr(AppendedChecksums, "_compute", with_lock(compute))
+    writer = threading.Thread(target=append_chunks, args=(journal, 30), daemon=True)
+    writer.start()
+    writer.join(60)
+    assert not writer.is_alive()
+    assert len(n_taken) >= 2
+    journal.close()
+    with h5py.File(path) as plain:
+        assert set(plain["x"][:]) == {1}
+
+
+def append_chunks(journal, n_chunks):
+    data = np.ones(2 * UNIT_BYTES, np.uint8)
+    with journal.transaction() as transaction:
+        shape = (n_chunks * len(data),)
+        dataset = transaction.h5.create_dataset("x", shape, data.dtype, chunks=data.shape).id
+        for index in range(n_chunks):
+            transaction.write_chunk(dataset, (index * len(data),), [data.data])

@@ -17,8 +17,7 @@ import pytest
 from faulty_file import Disk, after_kill, after_power_cut, write_file
 from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
-from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore
-from paddle_td_callback import journal as journal_module
+from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore, appending
 from paddle_td_callback import store as store_module
 from paddle_td_callback.store import Layout, StoreWriter
 
@@ -49,8 +48,8 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
 @pytest.fixture
 def early(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk is asked to write, and chunks are encoded ahead, as often as in a large recording."""
-    monkeypatch.setattr(journal_module, "_EARLY_SYNC_BYTES", 1500)
-    monkeypatch.setattr(journal_module, "_CHECKSUM_BATCH_BYTES", 1000)
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", 1500)
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", 1000)
     monkeypatch.setattr(store_module, "_GROUP_BYTES", 1)
 
 

@@ -6,7 +6,8 @@ import pytest
 from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder
-from paddle_td_callback.journal import USER_BLOCK_BYTES, Journal
+from paddle_td_callback.journal import Journal
+from paddle_td_callback.redo import USER_BLOCK_BYTES
 from paddle_td_callback.store import Layout, StoreWriter
 from paddle_td_callback.verify import salvage, verify
 
