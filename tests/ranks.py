@@ -379,6 +379,31 @@ def slow_disk() -> None:
     fit("slow", epochs=3)
 
 
+def memory() -> None:
+    """Records a data set whose epoch is many tiles, and notes by how much this process grew."""
+
+    def status_bytes(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+    n, n_classes, rank, size = 500_000, 100, dist.get_rank(), dist.get_world_size()
+    logits = np.random.default_rng(rank).normal(size=(2_000, n_classes)).astype(np.float32)
+    labels = np.zeros(2_000, np.int64)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    before = status_bytes("VmRSS")
+    with TrainingDynamicsRecorder(folder / "memory.h5", n_samples=n, n_classes=n_classes) as recorder:
+        for _ in range(3):
+            for rows in np.array_split(np.arange(rank, n, size), n // size // 2_000 + 1):
+                recorder.update(rows, logits[: len(rows)], labels[: len(rows)])
+            recorder.end_epoch()
+    note(
+        "memory",
+        grown=status_bytes("VmHWM") - before,
+        two_epochs=2 * recorder.layout.epoch_bytes,
+        n_samples=n,
+    )
+
+
 def die() -> None:
     note("death", time=time.time())
     os.kill(os.getpid(), signal.SIGKILL)
@@ -485,8 +510,8 @@ if __name__ == "__main__":
             begin = time.monotonic()
             scenario()
             print(f"rank {dist.get_rank()}: {scenario.__name__} {time.monotonic() - begin:.1f} s", flush=True)
-    elif what in ("slow_disk", "elastic"):
-        {"slow_disk": slow_disk, "elastic": elastic}[what]()
+    elif what in ("slow_disk", "elastic", "memory"):
+        {"slow_disk": slow_disk, "elastic": elastic, "memory": memory}[what]()
     elif what == "paddlenlp":
         from nlp import train
 

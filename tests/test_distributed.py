@@ -20,7 +20,7 @@ import pytest
 from ranks import N_TRAIN, SIZES
 from training import N_CLASSES, Bell, Points, Recorded, Witness, assert_same, expected, model_of, read
 
-from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore
+from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore, sinks
 
 pytestmark = pytest.mark.distributed
 
@@ -521,6 +521,19 @@ def test_elastic_restarts_with_2_then_4_then_2_ranks(tmp_path: Path) -> None:
         want.append(seen_once(expected(steps, Points(N_TRAIN).classes)))
     arrays = [np.concatenate(of_all, axis=1) for of_all in zip(*(one[:-1] for one in want), strict=True)]
     assert_same(read(str(tmp_path / "elastic.h5")), Recorded(*arrays, want[0].labels))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's account of memory")
+@pytest.mark.parametrize("n_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_memory_of_the_ranks_stays_within_its_bounds(tmp_path: Path, n_ranks: int) -> None:
+    ranks = Ranks(tmp_path, "memory", n_ranks)
+    assert ranks.wait(120) == [0] * n_ranks, ranks.log(0)[-3000:]
+    first, *others = Run(tmp_path, n_ranks).notes("memory")
+    # Beside the two epochs that every recording needs: tiles, whatever their number, and what is one value a sample.
+    extra = 8 * sinks.TILE_BYTES + 40 * first["n_samples"]
+    assert first["grown"] < first["two_epochs"] + extra
+    for other in others:
+        assert other["grown"] < first["two_epochs"] / 2 / n_ranks * 1.2 + extra
 
 
 @pytest.mark.slow
