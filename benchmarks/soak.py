@@ -29,7 +29,8 @@ from typing import Any
 
 import numpy as np
 
-from paddle_td_callback import TrainingDynamicsRecorder, TrainingDynamicsStore
+from paddle_td_callback import TrainingDynamicsRecorder, TrainingDynamicsStore, appending
+from paddle_td_callback import store as store_module
 from paddle_td_callback.verify import verify
 
 N_SAMPLES, N_CLASSES, BATCH = 3000, 20, 500
@@ -46,6 +47,8 @@ def batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 def record_until_killed(path: str, compression: str | None) -> None:
     """Say "begin k" before the commit of epoch k is handed over, "done k" once it has returned."""
+    # All that runs beside a commit of a large recording is to run beside these small ones.
+    store_module._GROUP_BYTES = appending._CHECKSUM_BATCH_BYTES = appending._EARLY_SYNC_BYTES = 20_000
     with TrainingDynamicsRecorder(
         path, n_samples=N_SAMPLES, n_classes=N_CLASSES, compression=compression, resume=True
     ) as recorder:

@@ -186,6 +186,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._network: weakref.ref[Any] | None = None  # whose training this callback has begun to record
         self._is_new_file = False
         self._call_off: Callable[[], None] | None = None
+        current_ranks()  # shows the others from here on that this one lives, however late its fit begins
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import h5py
@@ -32,17 +33,38 @@ def creation_properties(chunk_shape: tuple[int, ...], fill_value: Any, *, gzip_l
     return properties
 
 
-def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> npt.NDArray[np.uint8]:
-    """Bytes of one whole chunk, as HDF5's shuffle, gzip and fletcher32 filters would leave them."""
+@dataclass(frozen=True)
+class EncodedChunk:
+    """Bytes of a chunk: the payload, which may lie where the numbers do, and behind it their fletcher32."""
+
+    payload: memoryview
+    checksum: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Of the whole chunk in the file."""
+        return len(self.payload) + _CHECKSUM_BYTES
+
+    @property
+    def parts(self) -> list[memoryview]:
+        """What follows upon each other in the file."""
+        return [self.payload, memoryview(self.checksum.to_bytes(_CHECKSUM_BYTES, "little"))]
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self.parts)
+
+
+def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> EncodedChunk:
+    """One whole chunk, as HDF5's shuffle, gzip and fletcher32 filters would leave it.
+
+    Nothing is copied that need not be: touching fresh memory costs more than all else that is done here.
+    """
     plain = np.ascontiguousarray(block).reshape(-1)
     payload: Any = plain.view(np.uint8)
     if gzip_level is not None:
         shuffled = np.ascontiguousarray(payload.reshape(-1, plain.itemsize).T)
         payload = np.frombuffer(zlib.compress(shuffled.data, gzip_level), np.uint8)
-    encoded = np.empty(len(payload) + _CHECKSUM_BYTES, np.uint8)
-    encoded[:-_CHECKSUM_BYTES] = payload
-    encoded[-_CHECKSUM_BYTES:] = list(fletcher32(payload).to_bytes(_CHECKSUM_BYTES, "little"))
-    return encoded
+    return EncodedChunk(payload.data, fletcher32(payload))
 
 
 def stored_checksum(encoded: bytes | npt.NDArray[np.uint8]) -> int:

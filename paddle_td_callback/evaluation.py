@@ -107,8 +107,6 @@ class EvaluationPass:
                     failure = error
                 if not agree(failure is None):
                     break
-            if failure is None:
-                next(batches, None)  # so that the loader's workers end
             batches.close()
         if failure is not None:
             raise failure
@@ -117,10 +115,17 @@ class EvaluationPass:
         dealt = _Shard(self._shard, self._batch_size)
         if not len(dealt):
             return
-        for indices, data in zip(dealt, self._data(dealt), strict=True):
-            if self._strip is not None:
-                data = self._strip(data)
-            yield self._look(np.asarray(indices, np.int64), paddle.utils.flatten(data))
+        read = iter(self._data(dealt))
+        try:
+            for indices, data in zip(dealt, read, strict=False):
+                if self._strip is not None:
+                    data = self._strip(data)
+                yield self._look(np.asarray(indices, np.int64), paddle.utils.flatten(data))
+        finally:
+            # Paddle's loader ends its workers where it is read to its end, and that it never is here.
+            end_workers = getattr(read, "_try_shutdown_all", None)
+            if end_workers is not None:
+                end_workers()
 
     def _data(self, dealt: _Shard) -> Any:
         like = self._loader

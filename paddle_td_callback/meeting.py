@@ -260,6 +260,11 @@ class Session:
             self.come(name)
             self.wait(name, range(lookout.size), seconds=_ALIVE_SECONDS, hint=hint)
             errors = [self._get(f"{name}/error{r}").decode() for r in range(lookout.size)]
+            if rank > 0:
+                self.come(f"{name}/known")
+            else:  # the store goes with this process, which may be about to end
+                with contextlib.suppress(CaptureError):
+                    self.wait(f"{name}/known", range(1, lookout.size), seconds=_EXIT_SECONDS)
         except CaptureError:
             if error is not None:
                 raise error from None

@@ -18,6 +18,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -26,9 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ._version import __version__
-from .chunks import creation_properties, encode_chunk, stored_checksum
+from .chunks import EncodedChunk, creation_properties, encode_chunk
 from .errors import StoreError, StoreExistsError, StoreNotFoundError
 from .journal import DamagedError, Journal, NotSealedError, Snapshot, Transaction
+from .threads import run_ahead
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -46,6 +48,9 @@ HINT = "; `paddle-td verify` says what can be salvaged"
 _CHUNK_BYTES = 1 << 20
 # Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
 _CHUNK_ROWS = 16384
+_GROUP_BYTES = (
+    4 << 20
+)  # of chunks that are encoded while those before are written: few handovers between threads
 _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 _MAX_EMPTY_SAMPLES = 1 << 24  # no bytes on disk back the size of a recording without epochs
 _DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
@@ -300,6 +305,7 @@ class StoreWriter:
         self.layout = layout
         self.labels = labels
         self.n_epochs = n_epochs
+        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
 
     @classmethod
     def create(
@@ -436,22 +442,44 @@ class StoreWriter:
         self, transaction: Transaction, index: int, epoch: Mapping[str, npt.NDArray[Any]]
     ) -> ChunkPlaces:
         unseen = epoch["n_presentations"] == 0
-        places: ChunkPlaces = {}
-        for field in self.layout.fields:
-            dataset = transaction.h5[field.name]
-            dataset.resize(index + 1, axis=0)
-            rows, n_rows = epoch[field.name], self.layout.chunk_rows(field)
-            places[field.name] = []
-            for start in range(0, len(rows), n_rows):
-                stop = start + n_rows
-                chunk = self._encode(field, rows[start:stop], unseen[start:stop], n_rows)
-                at = (index, start) if field.last_axis is None else (index, start, 0)
-                places[field.name].append(_write_chunk(transaction, dataset, at, start, chunk))
+
+        def encode(group: list[tuple[Field, int]]) -> list[EncodedChunk]:
+            return [self._encode(field, start, epoch[field.name], unseen) for field, start in group]
+
+        places: ChunkPlaces = {field.name: [] for field in self.layout.fields}
+        groups = list(self._groups())
+        encoded = run_ahead(self._encoder, encode, groups)
+        with contextlib.closing(encoded):
+            for group, chunks in zip(groups, encoded, strict=True):
+                for (field, start), chunk in zip(group, chunks, strict=True):
+                    if start == 0:
+                        dataset = h5py.h5d.open(transaction.h5.id, field.name.encode())
+                        dataset.set_extent((index + 1, *self.layout.epoch_shape(field)))
+                    at = (index, start) if field.last_axis is None else (index, start, 0)
+                    places[field.name].append(_write_chunk(transaction, dataset, at, start, chunk))
         return places
 
+    def _groups(self) -> Iterator[list[tuple[Field, int]]]:
+        """The chunks of an epoch, each by its field and first sample, in groups that are encoded at one go."""
+        group: list[tuple[Field, int]] = []
+        n_bytes = 0
+        for field in self.layout.fields:
+            n_rows = self.layout.chunk_rows(field)
+            chunk_bytes = self.layout.field_bytes(field) // self.layout.n_samples * n_rows
+            for start in range(0, self.layout.n_samples, n_rows):
+                group.append((field, start))
+                n_bytes += chunk_bytes
+                if n_bytes >= _GROUP_BYTES:
+                    yield group
+                    group, n_bytes = [], 0
+        if group:
+            yield group
+
     def _encode(
-        self, field: Field, rows: npt.NDArray[Any], unseen: npt.NDArray[np.bool_], n_rows: int
-    ) -> npt.NDArray[np.uint8]:
+        self, field: Field, start: int, epoch_rows: npt.NDArray[Any], all_unseen: npt.NDArray[np.bool_]
+    ) -> EncodedChunk:
+        n_rows = self.layout.chunk_rows(field)
+        rows, unseen = epoch_rows[start : start + n_rows], all_unseen[start : start + n_rows]
         if len(rows) < n_rows or unseen.any():  # HDF5 stores whole chunks, the last one too
             block = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
             block[: len(rows)][~unseen] = rows[~unseen]
@@ -459,8 +487,8 @@ class StoreWriter:
         return encode_chunk(rows, gzip_level=self.layout.gzip_level)
 
     def _write_labels(self, transaction: Transaction, labels: npt.NDArray[np.int32]) -> list[ChunkPlace]:
-        dataset = transaction.h5[LABELS.name]
-        n_rows = dataset.chunks[0]
+        dataset = h5py.h5d.open(transaction.h5.id, LABELS.name.encode())
+        n_rows = self.layout.chunk_rows(LABELS)
         places = []
         for start in range(0, len(labels), n_rows):
             stop = start + n_rows
@@ -474,18 +502,15 @@ class StoreWriter:
 
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
+        self._encoder.shutdown()
         self._journal.close()
 
 
 def _write_chunk(
-    transaction: Transaction, dataset: Any, at: tuple[int, ...], start: int, chunk: npt.NDArray[np.uint8]
+    transaction: Transaction, dataset: Any, at: tuple[int, ...], start: int, chunk: EncodedChunk
 ) -> ChunkPlace:
-    dataset.id.write_direct_chunk(at, chunk)
-    # HDF5's own answer to where a chunk is counts from different bytes in different versions.
-    offset, n_bytes = transaction.last_write
-    if n_bytes != len(chunk):
-        raise OSError(f"HDF5 wrote {n_bytes} bytes for a chunk of {len(chunk)}")
-    return start, offset, n_bytes, stored_checksum(chunk)
+    offset = transaction.write_chunk(dataset, at, chunk.parts)
+    return start, offset, chunk.n_bytes, chunk.checksum
 
 
 def _write_schema(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future, wait
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_U = TypeVar("_U")
 
 
 def run_beside(
@@ -27,3 +28,21 @@ def run_beside(
         except Exception as error:
             future.set_exception(error)
         return future
+
+
+def run_ahead(executor: Executor, work: Callable[[_U], _T], items: Iterable[_U]) -> Generator[_T, None, None]:
+    """What `work` makes of the items, in order; the next one is under way while the one before is being used.
+
+    None is under way any more when the iteration has ended or was closed.
+    """
+    ahead: Future[_T] | None = None
+    try:
+        for item in items:
+            done, ahead = ahead, run_beside(executor, work, item)
+            if done is not None:
+                yield done.result()
+        if ahead is not None:
+            yield ahead.result()
+    finally:
+        if ahead is not None and not ahead.cancel():
+            wait([ahead])

@@ -6,7 +6,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from typing import Any
 
@@ -14,21 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .chunks import decode_chunk, stored_checksum
+from .disk import DamagedError, NotSealedError, read_overlaid
 from .errors import StoreError, StoreNotFoundError
-from .journal import (
-    UNIT_BYTES,
-    USER_BLOCK_BYTES,
-    DamagedError,
-    NotSealedError,
-    Record,
-    Seal,
-    SealedFile,
-    Seals,
-    find_seals,
-    headers,
-    read_newest_record,
-    read_overlaid,
-)
+from .redo import USER_BLOCK_BYTES, Record, headers, read_newest_record
+from .seals import UNIT_BYTES, Seal, SealedFile, Seals, find_seals
 from .store import (
     HINT,
     LABELS,
@@ -339,7 +328,7 @@ class _Examined:
                     self._check_rows(self.layout, epoch, start, rows)
             if report.n_problems == before:
                 report.good_epochs.append(epoch)
-        return report
+        return replace(report)  # what `read_epoch` reads again is not counted in it
 
     def read_epoch(self, epoch: int) -> dict[str, npt.NDArray[Any]]:
         """An epoch that `check` found good, as the writer takes it."""

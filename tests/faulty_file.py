@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddle_td_callback import journal
+from paddle_td_callback import disk as disk_module
 
 SECTOR_BYTES = 512
-# ("write", offset, data) | ("truncate", size, b"") | ("fsync", 0, b"")
+# ("write", offset, data) | ("truncate", size, b"") | ("fsync", 0, b"") | ("early", 0, b"")
 Operation = tuple[str, int, bytes]
 
 
@@ -32,14 +32,18 @@ class Disk:
         self.n_failures = 1 << 62
         self.error = errno.ENOSPC
         self.before: Callable[[int], None] = lambda number: None
-        monkeypatch.setattr(journal, "_open_file", self._open)
-        monkeypatch.setattr(journal, "_fsync", self._fsync)
+        monkeypatch.setattr(disk_module, "open_file", self._open)
+        monkeypatch.setattr(disk_module, "fsync", self._fsync)
+        monkeypatch.setattr(disk_module, "fsync_early", self._fsync_early)
 
     def _open(self, path: str | os.PathLike[str], mode: str) -> io.FileIO:
         return _File(self, path, mode.replace("b", ""))
 
     def _fsync(self, file: io.FileIO) -> None:
         self.note("fsync", 0, b"")  # and spare the real disk
+
+    def _fsync_early(self, file: io.FileIO) -> None:
+        self.note("early", 0, b"")  # in another thread; nothing counts as saved by it
 
     def note(self, kind: str, offset: int, data: bytes) -> bool:
         """Note an operation; raise if it is to fail. A write that fails has written half."""

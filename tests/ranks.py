@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import warnings
@@ -35,7 +36,7 @@ from paddle_td_callback import (
 )
 from paddle_td_callback.store import StoreWriter
 
-SIZES = ((50, 8), (33, 16), (101, 7), (7, 4), (3, 2))  # (samples, batch size): few divide by anything
+SIZES = ((50, 8), (33, 16), (101, 7), (7, 4), (3, 2), (1, 2))  # (samples, batch size): few divide by anything
 N_TRAIN = 61
 
 folder = Path(sys.argv[1]) if __name__ == "__main__" else Path()
@@ -378,8 +379,43 @@ def slow_disk() -> None:
     fit("slow", epochs=3)
 
 
+def memory() -> None:
+    """Records a data set whose epoch is many tiles, and notes by how much this process grew."""
+
+    def status_bytes(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+
+    n, n_classes, rank, size = 500_000, 100, dist.get_rank(), dist.get_world_size()
+    logits = np.random.default_rng(rank).normal(size=(2_000, n_classes)).astype(np.float32)
+    labels = np.zeros(2_000, np.int64)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+    before = status_bytes("VmRSS")
+    with TrainingDynamicsRecorder(folder / "memory.h5", n_samples=n, n_classes=n_classes) as recorder:
+        for _ in range(3):
+            for rows in np.array_split(np.arange(rank, n, size), n // size // 2_000 + 1):
+                recorder.update(rows, logits[: len(rows)], labels[: len(rows)])
+            recorder.end_epoch()
+    note(
+        "memory",
+        grown=status_bytes("VmHWM") - before,
+        two_epochs=2 * recorder.layout.epoch_bytes,
+        n_samples=n,
+    )
+
+
 def die() -> None:
     note("death", time=time.time())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cut_cable() -> None:
+    """What a host does that loses its power: it says nothing more, and closes no connection."""
+    links = subprocess.run(["ip", "-br", "link"], check=True, capture_output=True, text=True).stdout
+    cable = next(line.split("@")[0] for line in links.splitlines() if line.startswith("ptd"))
+    note("death", time=time.time())
+    subprocess.run(["ip", "link", "set", cable, "down"], check=True)
+    time.sleep(60)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -387,10 +423,10 @@ def killed(where: str, victim: int) -> None:
     """One rank is killed, or raises, at a place in the third epoch, or after the last.
 
     Args:
-        where: "epoch" in the middle of it, "gather" between two tiles, "eval" in the evaluation pass, "end" before the
-            ranks meet after the last epoch, "raise" there by an exception, "caught" by one after the last
-            epoch that the script catches, "issues" while rank 0 finds label issues
-            and the others wait, "start" before the ranks meet for another fit, "first" before they ever meet.
+        where: "epoch" in the middle of it, "gather" between two tiles, "eval" in the evaluation pass; before the ranks
+            meet after the last epoch "end" by a signal, "cut" with its host cut off, "raise" by an exception, "caught"
+            by one that the script catches; "issues" while rank 0 finds label issues and the others wait; "start"
+            before the ranks meet for another fit, "first" before they ever meet.
         victim: the rank.
     """
     sinks.TILE_BYTES = 512
@@ -413,6 +449,8 @@ def killed(where: str, victim: int) -> None:
         def on_train_end(self, logs: Any = None) -> None:
             if me and where == "end":
                 die()
+            if me and where == "cut":
+                cut_cable()
             if me and where == "raise":
                 note("death", time=time.time())
                 raise LookupError("no more of this")
@@ -472,8 +510,8 @@ if __name__ == "__main__":
             begin = time.monotonic()
             scenario()
             print(f"rank {dist.get_rank()}: {scenario.__name__} {time.monotonic() - begin:.1f} s", flush=True)
-    elif what == "slow_disk":
-        slow_disk()
+    elif what in ("slow_disk", "elastic", "memory"):
+        {"slow_disk": slow_disk, "elastic": elastic, "memory": memory}[what]()
     elif what == "paddlenlp":
         from nlp import train
 

@@ -63,11 +63,13 @@ def test_hdf5_reads_what_is_encoded_and_decode_gives_it_back(gzip_level, dtype, 
         space = h5py.h5s.create_simple(shape)
         properties = creation_properties(shape, np.zeros((), dtype), gzip_level=gzip_level)
         h5py.h5d.create(file.id, b"x", h5py.h5t.py_create(np.dtype(dtype)), space, properties)
-        file["x"].id.write_direct_chunk((0,) * len(shape), encoded)
+        file["x"].id.write_direct_chunk((0,) * len(shape), bytes(encoded))
     with h5py.File(tmp_path / "x.h5") as file:
         np.testing.assert_array_equal(file["x"][:], block)
         assert file["x"].fletcher32
         assert file["x"].compression == (None if gzip_level is None else "gzip")
+    assert encoded.n_bytes == len(bytes(encoded))
+    assert encoded.checksum == stored_checksum(bytes(encoded))
     decoded = decode_chunk(bytes(encoded), shape, dtype, gzip_level=gzip_level)
     np.testing.assert_array_equal(decoded, block)
 
@@ -76,10 +78,15 @@ def test_hdf5_reads_what_is_encoded_and_decode_gives_it_back(gzip_level, dtype, 
 @settings(max_examples=50)
 def test_a_flipped_bit_is_found(at, bit, gzip_level):
     block = np.arange(40, dtype="<f4")
-    encoded = bytearray(encode_chunk(block, gzip_level=gzip_level))
+    encoded = bytearray(bytes(encode_chunk(block, gzip_level=gzip_level)))
     encoded[at % len(encoded)] ^= 1 << bit
     with pytest.raises(ValueError, match="its checksum is wrong"):
         decode_chunk(bytes(encoded), (40,), "<f4", gzip_level=gzip_level)
+
+
+def test_an_uncompressed_chunk_lies_where_its_numbers_do():
+    block = np.arange(40, dtype="<f4").reshape(4, 10)
+    assert np.shares_memory(np.asarray(encode_chunk(block, gzip_level=None).payload), block)
 
 
 def test_a_chunk_of_another_size_is_refused():

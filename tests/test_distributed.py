@@ -10,8 +10,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import paddle
@@ -19,7 +20,7 @@ import pytest
 from ranks import N_TRAIN, SIZES
 from training import N_CLASSES, Bell, Points, Recorded, Witness, assert_same, expected, model_of, read
 
-from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore
+from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore, sinks
 
 pytestmark = pytest.mark.distributed
 
@@ -34,34 +35,99 @@ def rank_environment() -> dict[str, str]:
     return environment
 
 
-def launch(folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SECONDS) -> tuple[int, str]:
-    """Exit status and all logs of a launch; whatever is left of it after the timeout is killed."""
-    command = [sys.executable, "-m", "paddle.distributed.launch", f"--nproc_per_node={n_ranks}"]
-    command += [
-        "--backend",
-        "gloo",
-        "--log_dir",
-        str(folder / "log"),
-        str(HERE / "ranks.py"),
-        str(folder),
-        what,
-    ]
-    process = subprocess.Popen(
-        command,
-        env=rank_environment(),
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+def launch(
+    folder: Path, what: str, n_ranks: int = 2, timeout: float = LAUNCH_SECONDS, nodes: Sequence[Node] = ()
+) -> tuple[int, str]:
+    """Worst exit status and all logs of a launch; whatever is left of it after the timeout is killed."""
+    ranks = [str(HERE / "ranks.py"), str(folder), what]
+    launcher = [sys.executable, "-m", "paddle.distributed.launch", "--log_dir"]
+    commands = [[*launcher, str(folder / "log"), f"--nproc_per_node={n_ranks}", "--backend", "gloo", *ranks]]
+    if nodes:
+        master = f"{nodes[0].address}:{free_ports(1)[0]}"
+        commands = [
+            [
+                *node.prefix,
+                *launcher,
+                str(folder / "log" / str(number)),
+                f"--nproc_per_node={n_ranks // len(nodes)}",
+                f"--master={master}",
+                f"--nnodes={len(nodes)}",
+                f"--rank={number}",
+                f"--host={node.address}",
+                *ranks,
+            ]
+            for number, node in enumerate(nodes)
+        ]
+    folder.joinpath("log").mkdir()
+    outputs = [folder / "log" / f"launcher.{number}" for number in range(len(commands))]
+    processes = []
+    deadline = time.monotonic() + timeout
     try:
-        output, _ = process.communicate(timeout=timeout)
+        for command, output in zip(commands, outputs, strict=True):
+            environment = rank_environment() | {"PADDLE_DISTRI_BACKEND": "gloo"}
+            with output.open("wb") as file:
+                processes.append(
+                    subprocess.Popen(
+                        command,
+                        env=environment,
+                        start_new_session=True,
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+        statuses = [process.wait(max(0.1, deadline - time.monotonic())) for process in processes]
     finally:
-        # The ranks are in this session's process group; none may outlive the test.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    logs = "\n".join(path.read_text(errors="replace") for path in sorted(folder.glob("log/workerlog.*")))
-    return process.returncode, output.decode(errors="replace") + logs
+        for (
+            process
+        ) in processes:  # the ranks are in their launcher's process group; none may outlive the test
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    logs = "\n".join(
+        path.read_text(errors="replace") for path in sorted(folder.glob("log/**/*")) if path.is_file()
+    )
+    return max(statuses, key=abs), logs
+
+
+class Node(NamedTuple):
+    """A host as far as the network goes."""
+
+    address: str
+    prefix: list[str]  # what runs a command there
+
+
+@contextlib.contextmanager
+def two_hosts(folder: Path) -> Iterator[list[Node]]:
+    """Two network namespaces with a cable between them: neither reaches the other's loopback."""
+    names = [f"ptd{os.getpid()}{which}" for which in "ab"]
+    cables = [f"{name}v" for name in names]
+
+    def run(*command: str) -> None:
+        subprocess.run(["ip", *command], check=True, capture_output=True)
+
+    nodes = []
+    try:
+        run("link", "add", cables[0], "type", "veth", "peer", "name", cables[1])
+        for number, (name, cable) in enumerate(zip(names, cables, strict=True)):
+            address = f"10.77.0.{number + 1}"
+            run("netns", "add", name)
+            run("link", "set", cable, "netns", name)
+            run("-n", name, "addr", "add", f"{address}/24", "dev", cable)
+            run("-n", name, "link", "set", cable, "up")
+            run("-n", name, "link", "set", "lo", "up")
+            hosts = folder / f"hosts{number}"  # gloo listens where the host's own name leads
+            hosts.write_text(f"127.0.0.1 localhost\n{address} {socket.gethostname()}\n")
+            inside = f'mount --bind {hosts} /etc/hosts && exec "$@"'
+            nodes.append(
+                Node(address, ["ip", "netns", "exec", name, "unshare", "-m", "sh", "-c", inside, "sh"])
+            )
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"network namespaces cannot be made here: {error}")
+    try:
+        yield nodes
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 
 
 def begin(path: str, mode: str = "train") -> None:
@@ -70,9 +136,9 @@ def begin(path: str, mode: str = "train") -> None:
     model_of(Witness()).fit(Points(N_TRAIN), batch_size=8, verbose=0, callbacks=[Bell(), callback])
 
 
-def run_all(folder: Path, n_ranks: int) -> Path:
+def run_all(folder: Path, n_ranks: int, nodes: Sequence[Node] = ()) -> Path:
     begin(str(folder / "elastic.h5"))
-    status, logs = launch(folder, "all", n_ranks)
+    status, logs = launch(folder, "all", n_ranks, nodes=nodes)
     finished = [(folder / f"done-all.rank{rank}.json").exists() for rank in range(n_ranks)]
     assert status == 0, logs[-6000:]
     assert all(finished), logs[-6000:]
@@ -81,12 +147,21 @@ def run_all(folder: Path, n_ranks: int) -> Path:
 
 @pytest.fixture(
     scope="module",
-    params=[2, pytest.param(4, marks=pytest.mark.slow)],
-    ids=["2-ranks", "4-ranks"],
+    params=[
+        2,
+        pytest.param(4, marks=pytest.mark.slow),
+        pytest.param("2 hosts", marks=pytest.mark.slow),
+    ],
+    ids=["2-ranks", "4-ranks", "4-ranks-on-2-hosts"],
 )
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    n_ranks = request.param
-    return Run(run_all(tmp_path_factory.mktemp(f"ranks{n_ranks}"), n_ranks), n_ranks)
+def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("ranks")
+    if request.param == "2 hosts":
+        with two_hosts(folder) as nodes:
+            run_all(folder, 4, nodes)
+        yield Run(folder, 4)
+    else:
+        yield Run(run_all(folder, request.param), request.param)
 
 
 class Run:
@@ -294,11 +369,14 @@ class Ranks:
         folder: for what they leave.
         what: scenario of `ranks.py`.
         n_ranks: how many.
+        nodes: where each of them runs, if not here.
     """
 
-    def __init__(self, folder: Path, what: str, n_ranks: int) -> None:
+    def __init__(self, folder: Path, what: str, n_ranks: int, nodes: Sequence[Node] = ()) -> None:
         self.folder = folder
-        places = [f"127.0.0.1:{port}" for port in free_ports(n_ranks + 1)]
+        nodes = nodes or [Node("127.0.0.1", [])] * n_ranks
+        ports = free_ports(n_ranks + 1)
+        places = [f"{node.address}:{port}" for node, port in zip([nodes[0], *nodes], ports, strict=True)]
         self._logs = [folder / f"log{rank}" for rank in range(n_ranks)]
         self._processes = []
         for rank, log in enumerate(self._logs):
@@ -312,7 +390,7 @@ class Ranks:
                 "PADDLE_DISTRI_BACKEND": "gloo",
             }
             with log.open("wb") as output:
-                command = [sys.executable, str(HERE / "ranks.py"), str(folder), what]
+                command = [*nodes[rank].prefix, sys.executable, str(HERE / "ranks.py"), str(folder), what]
                 self._processes.append(
                     subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
                 )
@@ -354,11 +432,11 @@ GLOO_SECONDS = 30
         ("end", 1, 2),
         ("raise", 1, 2),
         ("issues", 0, 2),
-        ("caught", 1, 2),
         *(
             pytest.param(where, victim, n_ranks, marks=pytest.mark.slow)
             for where, victim, n_ranks in (
                 ("first", 1, 2),
+                ("caught", 1, 2),
                 ("eval", 1, 2),
                 ("issues", 1, 2),
                 ("start", 1, 2),
@@ -415,6 +493,47 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(old, new[:, :-1])
         assert not np.isnan(new[:, -1]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_host_whose_cable_is_cut_is_not_waited_for(tmp_path: Path, victim: int) -> None:
+    with two_hosts(tmp_path) as nodes:
+        ranks = Ranks(tmp_path, f"cut-{victim}-{SILENT_SECONDS}", 2, nodes)
+        ranks.wait(90)
+    cut = json.loads((tmp_path / f"death.rank{victim}.json").read_text())["time"]
+    other = 1 - victim
+    done = json.loads((tmp_path / f"done-cut-{victim}-{SILENT_SECONDS}.rank{other}.json").read_text())["time"]
+    assert done - cut < GLOO_SECONDS + 10
+    cause = "rank 1 of 2 does not come: no sign of life" if victim else "rank 0 has not answered for 30 s"
+    assert cause in ranks.log(other), ranks.log(other)[-3000:]
+    with TrainingDynamicsStore(tmp_path / "killed.h5") as store:
+        assert store.n_epochs >= 2
+
+
+@pytest.mark.slow
+def test_elastic_restarts_with_2_then_4_then_2_ranks(tmp_path: Path) -> None:
+    want: list[Recorded] = []
+    for n_ranks in (2, 4, 2):
+        ranks = Ranks(tmp_path, "elastic", n_ranks)
+        assert ranks.wait(100) == [0] * n_ranks, ranks.log(0)[-3000:]
+        steps = Run(tmp_path, n_ranks).steps("elastic", 2)
+        want.append(seen_once(expected(steps, Points(N_TRAIN).classes)))
+    arrays = [np.concatenate(of_all, axis=1) for of_all in zip(*(one[:-1] for one in want), strict=True)]
+    assert_same(read(str(tmp_path / "elastic.h5")), Recorded(*arrays, want[0].labels))
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="reads Linux's account of memory")
+@pytest.mark.parametrize("n_ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_memory_of_the_ranks_stays_within_its_bounds(tmp_path: Path, n_ranks: int) -> None:
+    ranks = Ranks(tmp_path, "memory", n_ranks)
+    assert ranks.wait(120) == [0] * n_ranks, ranks.log(0)[-3000:]
+    first, *others = Run(tmp_path, n_ranks).notes("memory")
+    # Beside the two epochs that every recording needs: tiles, whatever their number, and what is one value a sample.
+    extra = 8 * sinks.TILE_BYTES + 40 * first["n_samples"]
+    assert first["grown"] < first["two_epochs"] + extra
+    for other in others:
+        assert other["grown"] < first["two_epochs"] / 2 / n_ranks * 1.2 + extra
 
 
 @pytest.mark.slow

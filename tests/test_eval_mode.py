@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import multiprocessing
 import random
 import warnings
 from collections.abc import Iterator
@@ -14,10 +16,11 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddle import nn
-from training import N_CLASSES, N_FEATURES, Points, model_of
+from training import N_CLASSES, N_FEATURES, Points, Witness, model_of
 
 from paddle_td_callback import CaptureError, TrainingDynamicsCallback, TrainingDynamicsStore
-from paddle_td_callback.evaluation import random_streams_kept, undisturbed
+from paddle_td_callback.evaluation import EvaluationPass, random_streams_kept, undisturbed
+from paddle_td_callback.outputs import OutputReader
 
 N = 53
 _module_stream = np.random.default_rng(11)
@@ -304,3 +307,27 @@ def test_the_progress_bar_follows_verbose(path: str, capfd: pytest.CaptureFixtur
         callback = TrainingDynamicsCallback(path, mode="eval", overwrite=True)
         model_of(network()).fit(Points(N), batch_size=8, verbose=verbose, callbacks=[callback])
         assert ("training dynamics, epoch 1" in capfd.readouterr().err) == bool(verbose)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_pass_that_another_rank_ends_computes_no_more(num_workers: int) -> None:
+    counted = Witness()
+    n_forwards = 0
+
+    def count(*_: Any) -> None:
+        nonlocal n_forwards
+        n_forwards += 1
+
+    counted.register_forward_pre_hook(count)
+    loader = paddle.io.DataLoader(Points(), batch_size=8, num_workers=num_workers)
+    reader = OutputReader(logits=0, label=0, outputs="auto", tap_labels=True)
+    model = paddle.Model(counted, [paddle.static.InputSpec([None, N_FEATURES + 1], name="x")])
+    model.prepare(loss=nn.CrossEntropyLoss())
+    evaluation = EvaluationPass(model, loader, reader, n_ranks=2)
+    recorded: list[Any] = []
+    answers = iter([True, False])
+    before = set(multiprocessing.active_children())
+    evaluation.run(recorded.append, agree=lambda well: next(answers))
+    assert (n_forwards, len(recorded)) == (2, 2)
+    gc.collect()
+    assert set(multiprocessing.active_children()) <= before

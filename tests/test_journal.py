@@ -1,24 +1,24 @@
 """Transactions under HDF5: kept whole or undone, sealed, and read as of one commit."""
 
+import errno
 import os
 import struct
 import threading
 import warnings
+import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from paddle_td_callback import journal as journal_module
-from paddle_td_callback.journal import (
-    UNIT_BYTES,
-    USER_BLOCK_BYTES,
-    DamagedError,
-    Journal,
-    NotSealedError,
-    Snapshot,
-    find_seals,
-)
+from paddle_td_callback import appending, disk
+from paddle_td_callback.appending import AppendedChecksums
+from paddle_td_callback.journal import DamagedError, Journal, NotSealedError, Snapshot
+from paddle_td_callback.redo import USER_BLOCK_BYTES
+from paddle_td_callback.seals import UNIT_BYTES, SealedFile, find_seals
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_a_second_writer_is_refused_and_may_come_later(path, journal):
 
 
 def test_a_writer_that_came_between_is_noticed_where_locks_do_not_work(path, journal, monkeypatch):
-    monkeypatch.setattr(journal_module, "_lock", lambda file: None)
+    monkeypatch.setattr(disk, "lock", lambda file: None)
     set_value(journal, 1)
     other = Journal(path)
     set_value(other, 2)
@@ -322,7 +322,7 @@ def test_ctrl_c_inside_hdf5_comes_out(path, journal, monkeypatch):
     def interrupted(self, unit):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(journal_module.SealedFile, "unit", interrupted)
+    monkeypatch.setattr(SealedFile, "unit", interrupted)
     snapshot = Snapshot(path)
     with pytest.raises(KeyboardInterrupt):
         _ = snapshot.h5
@@ -333,7 +333,7 @@ def test_without_durable_nothing_waits_for_the_disk(path, monkeypatch):
     def refuse(file):
         raise AssertionError("fsync")
 
-    monkeypatch.setattr(journal_module, "_fsync", refuse)
+    monkeypatch.setattr(disk, "fsync", refuse)
     made = Journal.create(path, durable=False)
     set_value(made, 4)
     made.close()
@@ -350,3 +350,145 @@ def test_no_descriptor_is_left_open(path, journal):
             with pytest.raises(BlockingIOError):
                 Journal(path)
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3 * UNIT_BYTES), st.integers(1, UNIT_BYTES), st.booleans()), max_size=6
+    ),
+    st.integers(0, 10**6),
+)
+@settings(max_examples=60, deadline=None)
+def test_checksums_of_what_passes_by_are_right_or_unknown(writes, seed):
+    """Written in any order, over each other, with gaps and truncations: what is claimed is true."""
+    rng = np.random.default_rng(seed)
+    content, checksums, end = bytearray(), AppendedChecksums(None), 0
+    for at, n_bytes, behind in writes:
+        offset = end if behind else at
+        data = rng.bytes(n_bytes)
+        content.extend(bytes(max(0, offset + n_bytes - len(content))))
+        content[offset : offset + n_bytes] = data
+        checksums.add(offset, memoryview(data))
+        end = offset + n_bytes
+        if rng.random() < 0.2:
+            cut = int(rng.integers(0, len(content) + 1))
+            content[cut:] = bytes(len(content) - cut)
+            checksums.forget(cut)
+    checksums.settle()
+    for unit in range(-(-len(content) // UNIT_BYTES)):
+        start, stop = unit * UNIT_BYTES, min((unit + 1) * UNIT_BYTES, len(content))
+        assert checksums.get(unit, stop) in (None, zlib.crc32(content[start:stop]))
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_checksums_of_what_is_appended_are_known(beside, monkeypatch):
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", 5000)
+    data = np.random.default_rng(0).bytes(3 * UNIT_BYTES + 100)
+    with ThreadPoolExecutor(1) as executor:
+        checksums = AppendedChecksums(executor if beside else None)
+        for start in range(0, len(data), 1000):
+            checksums.add(start, memoryview(data)[start : start + 1000])
+            checksums.proceed()
+        checksums.settle()
+    for start in range(0, len(data), UNIT_BYTES):
+        stop = min(start + UNIT_BYTES, len(data))
+        assert checksums.get(start // UNIT_BYTES, stop) == zlib.crc32(data[start:stop])
+    assert checksums.get(0, UNIT_BYTES - 1) is None
+
+
+def append_units(journal, n_units, value):
+    """A chunk of so many units, written in parts from where they lie."""
+    data = np.full(n_units * UNIT_BYTES, value, np.uint8)
+    with journal.transaction() as transaction:
+        name = f"chunk{value}"
+        transaction.h5.create_dataset(name, data.shape, data.dtype, chunks=data.shape)
+        parts = [data.data[:100], data.data[100:]]
+        transaction.write_chunk(transaction.h5[name].id, (0,), parts)
+
+
+def test_a_chunk_is_written_from_where_its_parts_lie(path, journal):
+    append_units(journal, 40, 7)
+    append_units(journal, 1, 8)
+    journal.close()
+    with h5py.File(path) as plain:
+        assert set(plain["chunk7"][:]) == {7}
+        assert set(plain["chunk8"][:]) == {8}
+    snapshot = Snapshot(path)
+    assert set(snapshot.h5["chunk7"][:]) == {7}
+    snapshot.check()
+    snapshot.close()
+
+
+def test_a_chunk_written_over_another_one_lies_below_the_boundary(path, journal):
+    data = np.zeros(2000, np.uint8)
+    with journal.transaction() as transaction:
+        transaction.h5.create_dataset("x", data=data, chunks=data.shape)
+    data[:] = 9
+    before = path.read_bytes()
+    with journal.transaction() as transaction:
+        transaction.write_chunk(transaction.h5["x"].id, (0,), [data.data[:7], data.data[7:]])
+        assert path.read_bytes()[: len(before)] == before
+    assert set(values(path)) == {9}
+
+
+def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal, monkeypatch):
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", 4 * UNIT_BYTES)
+    append_units(journal, 1, 1)
+    real, asked = disk.fsync, []
+
+    def refuse_the_first(file):
+        asked.append(os.fstat(file.fileno()).st_size)
+        if len(asked) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(file)
+
+    monkeypatch.setattr(disk, "fsync", refuse_the_first)
+    with pytest.raises(OSError, match="Input/output error"):
+        append_units(journal, 20, 2)
+    assert len(asked) > 1  # and the file was brought back to the commit before
+    snapshot = Snapshot(path)
+    assert list(snapshot.h5) == ["chunk1"]
+    snapshot.close()
+    asked.clear()
+    asked.append(0)
+    append_units(journal, 20, 2)
+    assert len(asked) >= 4  # early, the data, the record
+    append_units(journal, 1, 3)
+    journal.close()
+    with h5py.File(path) as plain:
+        assert [set(plain[name][:]) for name in plain] == [{1}, {2}, {3}]
+
+
+def test_threads_may_need_h5pys_lock_at_any_moment(path, journal, monkeypatch):
+    """Python frees h5py's objects in whichever thread it likes, and that takes the lock."""
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", UNIT_BYTES)
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", UNIT_BYTES)
+    sync, compute, n_taken = disk.fsync_early, AppendedChecksums._compute, []
+
+    def with_lock(work):
+        def locked(*arguments):
+            with h5py._objects.phil:
+                n_taken.append(1)
+            return work(*arguments)
+
+        return locked
+
+    monkeypatch.setattr(disk, "fsync_early", with_lock(sync))
+    monkeypatch.setattr(AppendedChecksums, "_compute", with_lock(compute))
+    writer = threading.Thread(target=append_chunks, args=(journal, 30), daemon=True)
+    writer.start()
+    writer.join(60)
+    assert not writer.is_alive()
+    assert len(n_taken) >= 2
+    journal.close()
+    with h5py.File(path) as plain:
+        assert set(plain["x"][:]) == {1}
+
+
+def append_chunks(journal, n_chunks):
+    data = np.ones(2 * UNIT_BYTES, np.uint8)
+    with journal.transaction() as transaction:
+        shape = (n_chunks * len(data),)
+        dataset = transaction.h5.create_dataset("x", shape, data.dtype, chunks=data.shape).id
+        for index in range(n_chunks):
+            transaction.write_chunk(dataset, (index * len(data),), [data.data])

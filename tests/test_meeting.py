@@ -96,6 +96,20 @@ def test_ranks_meet_however_late_one_is(lookouts: list[Lookout]) -> None:
     assert len(arrived) == 2
 
 
+def test_rank_0_does_not_take_the_store_away_from_those_who_have_not_read_it(
+    lookouts: list[Lookout], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, third = sessions(lookouts)
+    monkeypatch.setattr(meeting, "_POLL_SECONDS", 0.4)  # the others look up late
+
+    def meet_and_end() -> None:
+        time.sleep(0.5)
+        first.meet()
+        store.error = ValueError("TCP connection reset by peer")
+
+    assert together(meet_and_end, second.meet, third.meet) == [None] * 3
+
+
 def test_an_error_of_one_raises_on_all(lookouts: list[Lookout]) -> None:
     first, second, third = sessions(lookouts)
     cause = ValueError("path exists")

@@ -17,7 +17,8 @@ import pytest
 from faulty_file import Disk, after_kill, after_power_cut, write_file
 from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
-from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore
+from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore, appending
+from paddle_td_callback import store as store_module
 from paddle_td_callback.store import Layout, StoreWriter
 
 LAYOUTS = {
@@ -44,6 +45,14 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
+@pytest.fixture
+def early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is asked to write, and chunks are encoded ahead, as often as in a large recording."""
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", 1500)
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", 1000)
+    monkeypatch.setattr(store_module, "_GROUP_BYTES", 1)
+
+
 STOPS = [
     pytest.param("all", 2, 2, id="all"),
     pytest.param("all", 0, 9, id="all, the first epoch"),
@@ -54,6 +63,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.usefixtures("early")
 @pytest.mark.parametrize(("name", "n_before", "stride"), STOPS)
 def test_a_commit_stopped_at_any_operation_loses_nothing(
     name: str, n_before: int, stride: int, disk: Disk, tmp_path: Path
@@ -91,6 +101,7 @@ def test_a_commit_stopped_at_any_operation_loses_nothing(
         resumes(found_path, layout, labels, epochs)
     assert ends == {n_before, n_before + 1, n_before + 2}
     assert len(fsyncs) >= 4
+    assert sum(kind == "early" for kind, *_ in operations) >= 2
 
 
 def attempt(writer: StoreWriter, index: int, epoch: dict[str, np.ndarray], labels: np.ndarray) -> int | None:
@@ -109,6 +120,7 @@ REFUSALS = [
 ]
 
 
+@pytest.mark.usefixtures("early")
 @pytest.mark.parametrize(("name", "error"), REFUSALS)
 def test_an_operation_refused_leaves_the_file_as_it_was_and_a_retry_completes_it(
     name: str, error: int, disk: Disk, tmp_path: Path

@@ -385,12 +385,55 @@ def test_amp(path: str, level: str) -> None:
     assert_same_weights(witness, fit(Points(), path, amp={"level": level}, record=False))
 
 
-def test_bfloat16(path: str) -> None:
-    # What AMP hands over on a device that has it; on a CPU hapi switches AMP off.
-    network = Witness(exact=False, activation=lambda logits: logits.astype("bfloat16"))
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_outputs(path: str, dtype: str) -> None:
+    # What AMP hands over on a device that has it; on a CPU Paddle switches AMP off.
+    network = Witness(exact=False, activation=lambda logits: logits.astype(dtype))
     witness = fit(Points(), path, network=network, loss=lambda z, y: F.cross_entropy(z.astype("float32"), y))
-    assert witness.epochs[0][0][1].dtype == paddle.bfloat16
+    assert witness.epochs[0][0][1].dtype == getattr(paddle, dtype)
     assert_recorded(path, witness)
+
+
+class Bfloat16Witness(Witness):
+    """Products, sums and their gradients in bfloat16 of weights in float32, as O1 has it; a CPU can do few more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Identity()
+        self.weight = self.create_parameter(
+            [1, N_FEATURES, N_CLASSES], default_initializer=nn.initializer.Normal(std=0.3)
+        )
+
+    def logits(self, x: Any) -> Any:
+        return (x[:, 1:].astype("bfloat16").unsqueeze(2) * self.weight.astype("bfloat16")).sum(axis=1)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_mixed_precision_in_bfloat16(path: str, mode: str) -> None:
+    def trained(record: bool) -> Any:
+        seed_all(5)
+        return fit(
+            Points(),
+            path,
+            network=Bfloat16Witness(),
+            loss=lambda z, y: F.cross_entropy(z.astype("float32"), y),
+            record=record,
+            mode=mode,
+        )
+
+    witness, plain = trained(True), trained(False)
+    assert witness.epochs[0][0][1].dtype == paddle.bfloat16
+    assert_same_weights(witness, plain)
+    first, last = (witness.epochs[epoch][0][1].astype("float32").numpy() for epoch in (0, 1))
+    assert not np.array_equal(first, last)
+    if mode == "train":
+        assert_recorded(path, witness)
+    else:
+        with TrainingDynamicsStore(path) as store:
+            margins = store.margins()[:, -1]
+        logits = witness.logits(paddle.to_tensor(Points().features)).astype("float32").numpy()
+        others = np.where(np.arange(N_CLASSES) == CLASSES[:, None], -np.inf, logits)
+        np.testing.assert_array_equal(margins, logits[np.arange(N_SAMPLES), CLASSES] - others.max(axis=1))
 
 
 class Perceptron(nn.Layer):
