@@ -43,6 +43,7 @@ FURTHER = (EL2N, *(f"{CROSS_VALIDATED} {m}" for m in ("self_confidence", "normal
 PAPER_SAMPLES = 100  # of each recording; its own training used one data set
 QUICK = ("digits", "optdigits")  # which the shipped weights have not seen
 CUTS = {"25% of epochs": 0.25, "50% of epochs": 0.5, "75% of epochs": 0.75, "30% missing": 1.0}
+CUT_RATES = (0.1, 0.3)
 COLUMNS = ("data", "kind", "rate", "regime", "seed", "n_samples", "n_classes", "n_epochs", "accuracy", "method",
            "auc", "ap", "precision", "f1", "flagged", "estimated_rate", "calibration_error", "suggestion")  # fmt: skip
 
@@ -338,7 +339,7 @@ def judge(job: tuple[Path, tuple[Path, Path | None]]) -> tuple[list[dict[str, An
     path, (ours, paper) = job
     detector = training.loaded(ours)
     about = reading.read_about(path)["cell"]
-    is_cut = about["kind"] != "none" and about["seed"] == 0 and about["regime"] != "large"
+    is_cut = about["rate"] in CUT_RATES and about["seed"] == 0 and about["regime"] != "large"
     rows = list(rows_of(path, detector, paper and training.loaded(paper)))
     return rows, list(shortened(path, detector)) if is_cut else []
 
