@@ -496,6 +496,16 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
 
 
 @pytest.mark.slow
+def test_a_rank_without_the_callback_is_named(tmp_path: Path) -> None:
+    ranks = Ranks(tmp_path, f"lacks-1-{SILENT_SECONDS}", 2)
+    statuses = ranks.wait(GLOO_SECONDS + 30)
+    assert statuses[0] == 1, ranks.log(0)[-3000:]
+    hint = "TrainingDynamicsCallback must be among the callbacks of every rank"
+    assert f"rank 0 still waits for ranks [1]; {hint}" in ranks.log(0)
+    assert "rank 1 of 2 does not come: no sign of life ever after 30 s; " + hint in ranks.log(0)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_host_whose_cable_is_cut_is_not_waited_for(tmp_path: Path, victim: int) -> None:
     with two_hosts(tmp_path) as nodes:
