@@ -472,11 +472,11 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
             "raise": "its process ended (LookupError: no more of this)",
             "caught": "its fit ended between two epochs",
         }.get(where, "no sign of life")
-        cause = f"rank {victim} of {n_ranks} does not come: {why}"
-        if victim == 0:
-            cause = "rank 0's process ended"
+        causes = [f"rank {victim} of {n_ranks} does not come: {why}"]
+        if victim == 0:  # its note may still be read, or the store is gone with it
+            causes.append("rank 0's process ended")
         waits = where in ("end", "raise", "caught", "start", "first") or (where == "issues" and victim == 0)
-        assert not waits or cause in log, log[-3000:]
+        assert not waits or any(cause in log for cause in causes), log[-3000:]
     if where == "first":
         return
     path = str(tmp_path / "killed.h5")
