@@ -13,9 +13,6 @@ Where ranks may be apart for longer, they wait for each other elsewhere: see `me
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import io
-import json
 import os
 import time
 import zlib
@@ -28,7 +25,6 @@ import paddle
 import paddle.distributed as dist
 
 from .errors import CaptureError
-from .label_issues import LabelIssues
 from .meeting import Lookout, Session, connect, first_line
 from .sinks import (
     LocalSink,
@@ -138,38 +134,6 @@ def _patience_seconds() -> float:
     if "gloo" in str(dist.get_backend()).lower():
         return _GLOO_SECONDS
     return int(os.getenv("PADDLE_PG_TIMEOUT", "1800000")) / 1000
-
-
-def pack_issues(issues: LabelIssues | None) -> bytes:
-    """Label issues as bytes: arrays as NumPy writes them, the rest as JSON. Nothing where none were found."""
-    if issues is None:
-        return b""
-    values = {field.name: getattr(issues, field.name) for field in dataclasses.fields(issues)}
-    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-    plain = {name: value for name, value in values.items() if name not in arrays}
-    arrays["plain"] = np.frombuffer(json.dumps(plain, default=_as_json).encode(), np.uint8)
-    file = io.BytesIO()
-    np.savez(file, **arrays)  # type: ignore[arg-type]
-    return file.getvalue()
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{type(value).__name__} cannot travel between ranks")
-
-
-def unpack_issues(payload: bytes) -> LabelIssues:
-    """The issues that `pack_issues` packed.
-
-    Raises:
-        CaptureError: rank 0 found none.
-    """
-    if not payload:
-        raise CaptureError("rank 0 could not find them, as its own log says")
-    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
-        values = {name: file[name] for name in file.files}
-    return LabelIssues(**json.loads(values.pop("plain").tobytes()), **values)
 
 
 _group: RankGroup | None = None

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import json
 import os
 import warnings
 import weakref
 from typing import Any
 
+import numpy as np
 import paddle
 
-from .distributed import current_ranks, pack_issues, unpack_issues
+from .distributed import current_ranks
+from .errors import CaptureError
 from .issues import check_method, find_label_issues
 from .label_issues import LabelIssues, check_csv_path
 from .meeting import SharedResult
@@ -80,7 +85,7 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         progress = bool(self.params.get("verbose", 1)) if self._progress is None else self._progress
         try:
             if shared is not None and shared.rank > 0:
-                self.issues = unpack_issues(shared.fetch())
+                self.issues = _unpack(shared.fetch())
                 return
             wait_for_commits(self.path)
             if not self._is_recorded():
@@ -125,10 +130,42 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def _publish(self, shared: SharedResult) -> None:
         try:
-            shared.publish(pack_issues(self.issues))
+            shared.publish(_pack(self.issues))
         except Exception as error:  # as above
             warnings.warn(
                 f"the other ranks did not get the label issues of '{self.path}': {error}",
                 RuntimeWarning,
                 stacklevel=3,
             )
+
+
+def _pack(issues: LabelIssues | None) -> bytes:
+    """Label issues as bytes: arrays as NumPy writes them, the rest as JSON. Nothing where none were found."""
+    if issues is None:
+        return b""
+    values = {field.name: getattr(issues, field.name) for field in dataclasses.fields(issues)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in values.items() if name not in arrays}
+    arrays["plain"] = np.frombuffer(json.dumps(plain, default=_as_json).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot travel between ranks")
+
+
+def _unpack(payload: bytes) -> LabelIssues:
+    """The issues that `_pack` packed.
+
+    Raises:
+        CaptureError: rank 0 found none.
+    """
+    if not payload:
+        raise CaptureError("rank 0 could not find them, as its own log says")
+    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+        values = {name: file[name] for name in file.files}
+    return LabelIssues(**json.loads(values.pop("plain").tobytes()), **values)

@@ -426,7 +426,8 @@ def killed(where: str, victim: int) -> None:
         where: "epoch" in the middle of it, "gather" between two tiles, "eval" in the evaluation pass; before the ranks
             meet after the last epoch "end" by a signal, "cut" with its host cut off, "raise" by an exception, "caught"
             by one that the script catches; "issues" while rank 0 finds label issues and the others wait; "start"
-            before the ranks meet for another fit, "first" before they ever meet.
+            before the ranks meet for another fit, "first" before they ever meet; "lacks" is
+            no death, but a fit without our callback.
         victim: the rank.
     """
     sinks.TILE_BYTES = 512
@@ -486,6 +487,10 @@ def killed(where: str, victim: int) -> None:
     path = str(folder / "killed.h5")
     epochs = 50 if where in ("epoch", "gather", "eval") else 3
     for n_fits in (1, 2) if where == "start" else (1,):
+        if where == "lacks" and me:
+            note("death", time=time.time())
+            callbacks = [Bell()]
+            model_of(Witness(), learning_rate=0.01).fit(Points(N_TRAIN), verbose=0, callbacks=callbacks)
         mode = "eval" if where == "eval" else "train"
         recorder = TrainingDynamicsCallback(path, dtype="float32", mode=mode, resume=n_fits > 1)
         callbacks = [Bell(), recorder, killer] if where == "caught" else [Bell(), killer, recorder]
