@@ -186,7 +186,7 @@ class NoiseDetector:
                 (
                     raw[scored].astype(np.float32),
                     wrong[scored].astype(np.float32),
-                    table[scored],
+                    self._columns(table[scored]),
                     weight[scored],
                 )
             )
@@ -533,8 +533,8 @@ class NoiseDetector:
 
     def _each_evidence(
         self, trajectories: Arrays, evidence: Tables | None, device: str | None
-    ) -> list[Array]:
-        """The evidence of each recording, of one or of a list, as the network reads it."""
+    ) -> list[Table]:
+        """The evidence of each recording, of one or of a list, with all that the network reads."""
         raws = list(trajectories) if isinstance(trajectories, (list, tuple)) else [trajectories]
         tables: list[Table | None] = [None] * len(raws)
         if evidence is not None:
@@ -548,10 +548,10 @@ class NoiseDetector:
 
     def _read_evidence(
         self, raw: Array, table: Table | None, context: Context | None, batch_size: int, device: str | None
-    ) -> Array:
-        """The columns that are read, [sample, column]."""
+    ) -> Table:
+        """The evidence of these samples, with all that the network reads."""
         if not self.evidence:
-            return np.zeros((len(raw), 0), np.float32)
+            return Table({}, {}, np.zeros(len(raw), np.int64), np.zeros(len(raw), np.int64))
         if table is None:
             table = evidence_of_trajectories(raw)
         if not isinstance(table, Table) or len(table) != len(raw):
@@ -567,6 +567,10 @@ class NoiseDetector:
                     "make it with look_first"
                 )
             table = self.look_first([(raw, table)], table, device=device, batch_size=batch_size)
+        return table
+
+    def _columns(self, table: Table) -> Array:
+        """What the network reads of it, [sample, column]."""
         return np.nan_to_num(table.columns(self.evidence))
 
     def _groups(self, recordings: Sequence[tuple[Array, ...]], balance: float) -> list[Group]:
@@ -595,12 +599,12 @@ class NoiseDetector:
         self,
         raw: Array,
         context: Context | None,
-        table: Array,
+        table: Table,
         batch_size: int,
         device: str | None,
         progress: bool,
     ) -> NDArray[np.float64]:
-        """`log_odds` from the columns that are read."""
+        """`log_odds` from complete evidence, whose columns are put together batch by batch."""
         scored = np.flatnonzero(self._scored(raw))
         odds = np.full(len(raw), np.nan)
         if not len(scored):
@@ -612,9 +616,9 @@ class NoiseDetector:
             for start in range(0, len(scored), batch_size):
                 rows = scored[start : start + batch_size]
                 channels, summary = self._inputs.make(_tensor(raw[rows]), tables)
-                # Paddle 2.6 refuses to join two tensors of no columns.
-                beside = paddle.concat([summary, _tensor(table[rows])], axis=1) if table.shape[1] else summary
-                odds[rows] = np.mean([net(channels, beside).numpy() for net in nets], axis=0)
+                if self.evidence:  # Paddle 2.6 refuses to join two tensors of no columns
+                    summary = paddle.concat([summary, _tensor(self._columns(table[rows]))], axis=1)
+                odds[rows] = np.mean([net(channels, summary).numpy() for net in nets], axis=0)
                 bar.update(len(rows))
         return odds
 

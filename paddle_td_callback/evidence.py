@@ -19,6 +19,7 @@ from .interpolate import fill_missed_epochs, resample
 Array = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
+AT_ONCE = 1 << 20  # entries [sample, epoch] that are worked on together: each takes some 200 bytes meanwhile
 N_PARTS = 4  # of a training: early to late
 LOG_FLOOR = np.float32(np.log(1e-7))
 MARGIN_LIMIT = 16.0  # nats; what lies beyond is a matter of logit scale
@@ -156,10 +157,15 @@ class Evidence:
             predictions: integers [sample, epoch], -1 = unseen.
             labels: integers [sample], the given labels; -1 = never seen.
         """
-        predicted, label = np.asarray(predictions, np.int64), np.asarray(labels, np.int64)
+        predicted, label = np.asarray(predictions), np.asarray(labels, np.int64)
+        given, margin = np.asarray(given_probabilities, np.float32), np.asarray(margins, np.float32)
+        step = max(1, AT_ONCE // predicted.shape[1])
+        for start in range(0, len(label), step):
+            rows = slice(start, start + step)
+            self._add(given[rows], margin[rows], predicted[rows].astype(np.int64), label[rows])
+
+    def _add(self, given: Array, margin: Array, predicted: Ints, label: Ints) -> None:
         seen = predicted >= 0
-        given = np.asarray(given_probabilities, np.float32)
-        margin = np.asarray(margins, np.float32)
         known = seen.any(axis=1) & (label >= 0)
         rows = np.full((len(label), len(_OWN)), np.nan, np.float32)
         others = np.full(len(label), -1, np.int64)
