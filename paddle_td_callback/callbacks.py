@@ -530,12 +530,15 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         except BaseException as error:
             self._leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
             raise
+        fit = None if self._leave_when_fit_is_gone is None else self._leave_when_fit_is_gone.peek()
         session = self._end_session()
         if session is not None:
             try:
                 session.meet()
             except CaptureError as error:
                 self._warn(f"{error}; committed epochs stay")
+            if fit is not None:  # where it dies now, a finder of the others would wait for ours
+                weakref.finalize(fit[0], session.leave, "its fit has ended").atexit = False
         if self._skipped_batches:
             self._warn(f"{self._skipped_batches} batches in all could not be recorded")
             self._skipped_batches = 0
