@@ -237,7 +237,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._in_epoch = True
         if self._call_off is not None:
             self._call_off()
-        if not self._stopped:
+        # Where recording has ended, the model still cannot take the index field.
+        if not self._stopped or self._index_field is not None:
             self._call_off = intercept_next_epoch(self.model, self, self._tapped)
 
     @contextlib.contextmanager
@@ -255,7 +256,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             if sum(callback is self for callback in callbacks) > 1:
                 raise CaptureError("this callback is twice among the callbacks of fit; give it once")
             indices = self._tap_indices(loader)
-            if indices is not None and self._mode == "train":
+            if self._stopped:
+                pass  # only the field is taken out
+            elif indices is not None and self._mode == "train":
                 self._tap = EpochTap(self.model, indices, self._reader)
             elif self._mode == "eval" and self._recorder is None:
                 self._first_step = LossTap(self.model, self._reader)
@@ -264,8 +267,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
                 stop_arming = call_before_steps(callbacks, tap.arm)
         except CaptureError as error:
             self._give_up(error)
-        self._share_issues(callbacks)
         try:
+            self._share_issues(callbacks)
             yield loader if indices is None else indices.loader
         except BaseException as death:
             # fit dies here without on_train_end: the epoch under way is forgotten, the others stay.
@@ -284,7 +287,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             self._tap = self._first_step = None
 
     def _tap_indices(self, loader: Any) -> IndexTap | FieldTap | None:
-        if self._mode == "eval":
+        if self._mode == "eval" and not self._stopped:
             self._evaluation(loader)  # refuses what it cannot read
         sampler = getattr(loader, "batch_sampler", None)
         padding = paddle.io.DistributedBatchSampler
@@ -527,12 +530,15 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         except BaseException as error:
             self._leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
             raise
+        fit = None if self._leave_when_fit_is_gone is None else self._leave_when_fit_is_gone.peek()
         session = self._end_session()
         if session is not None:
             try:
                 session.meet()
             except CaptureError as error:
                 self._warn(f"{error}; committed epochs stay")
+            if fit is not None:  # where it dies now, a finder of the others would wait for ours
+                weakref.finalize(fit[0], session.leave, "its fit has ended").atexit = False
         if self._skipped_batches:
             self._warn(f"{self._skipped_batches} batches in all could not be recorded")
             self._skipped_batches = 0

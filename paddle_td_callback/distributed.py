@@ -38,7 +38,7 @@ from .sinks import (
 )
 from .store import Layout, StoreWriter
 
-_PROTOCOL = 1
+_PROTOCOL = 2
 _GLOO_SECONDS = 30.0  # its own default, which Paddle leaves as it is
 _LOST = "committed epochs stay; start again with resume=True, with any number of ranks"
 
@@ -155,12 +155,15 @@ class _Exchange:
     Args:
         ranks: all of them.
         layout: of the recording.
+        sample_ids: of all its samples, None = this rank does without.
     """
 
-    def __init__(self, ranks: RankGroup, layout: Layout) -> None:
+    def __init__(self, ranks: RankGroup, layout: Layout, sample_ids: Sequence[Any] | None) -> None:
         self._ranks = ranks
         facts = (layout.n_samples, layout.n_classes, layout.keep, layout.dtype, layout.mode)
-        self._facts = [_PROTOCOL, zlib.crc32(repr(facts).encode())]
+        names = None if sample_ids is None else [str(one) for one in sample_ids]
+        ids = 0 if names is None else 1 + zlib.crc32(repr(names).encode())
+        self._facts = [_PROTOCOL, zlib.crc32(repr(facts).encode()), ids]
 
     def conclude(self, refusal: Exception | None) -> None:
         """What rank 0 made of the epoch, on all ranks.
@@ -188,7 +191,7 @@ class _Exchange:
         """
         hold = self._ranks.hold() if is_busy else 0
         headers = self._ranks.all_gather([*self._facts, int(failed), n_rows, hold])
-        broken = np.flatnonzero(headers[:, 2])
+        broken = np.flatnonzero(headers[:, 3])
         if len(broken):
             raise RanksEndedError(
                 f"ranks {broken.tolist()} of {self._ranks.size} could not record, as their own logs say, so none does"
@@ -199,7 +202,14 @@ class _Exchange:
                 f"ranks {odd.tolist()} record something else than rank 0 (samples, classes, keep, dtype or mode "
                 "differ); give every rank the same arguments and data set"
             )
-        return np.asarray(headers[:, 3]), int(headers[0, 4])
+        ids = headers[:, 2]  # in a loop of one's own only rank 0, which writes them, needs them
+        odd = np.flatnonzero((ids != ids[0]) & (ids != 0) & (ids[0] != 0))
+        if len(odd):
+            raise RanksEndedError(
+                f"ranks {odd.tolist()} have other sample_ids than rank 0, or in another order, so a place stands for "
+                "different samples; give every rank the ids of all ranks' samples, in one order"
+            )
+        return np.asarray(headers[:, 4]), int(headers[0, 5])
 
 
 class RankZeroSink(LocalSink):
@@ -210,6 +220,7 @@ class RankZeroSink(LocalSink):
         ranks: all of them.
         on_error: as for `Committer`.
         memory_limit_bytes: as for `Committer`.
+        sample_ids: of all samples, None = they have none.
     """
 
     def __init__(
@@ -219,10 +230,11 @@ class RankZeroSink(LocalSink):
         *,
         on_error: str,
         memory_limit_bytes: int | None = None,
+        sample_ids: Sequence[Any] | None = None,
     ) -> None:
         super().__init__(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
         self._ranks = ranks
-        self._exchange = _Exchange(ranks, writer.layout)
+        self._exchange = _Exchange(ranks, writer.layout, sample_ids)
         self._tile_rows = tile_rows(writer.layout, ranks.size)
         self._nothing = np.zeros(self._tile_rows, row_dtype(writer.layout))
         self._fields = [field.name for field in writer.layout.fields if field.name != "n_presentations"]
@@ -323,17 +335,24 @@ class SendingSink:
         ranks: all of them.
         memory_limit_bytes: what passes it waits in a nameless file instead; None = a quarter of the machine's memory.
         folder: for that file.
+        sample_ids: of all samples, None = this rank does without.
     """
 
     def __init__(
-        self, layout: Layout, ranks: RankGroup, *, memory_limit_bytes: int | None = None, folder: str = ""
+        self,
+        layout: Layout,
+        ranks: RankGroup,
+        *,
+        memory_limit_bytes: int | None = None,
+        folder: str = "",
+        sample_ids: Sequence[Any] | None = None,
     ) -> None:
         self.labels = np.full(layout.n_samples, -1, np.int32)
         self.n_epochs = 0
         self.blocked_seconds = 0.0
         self.gathered_bytes = 0
         self._ranks = ranks
-        self._exchange = _Exchange(ranks, layout)
+        self._exchange = _Exchange(ranks, layout, sample_ids)
         self._tile_rows = tile_rows(layout, ranks.size)
         self._buffer = RowBuffer(
             layout, self._tile_rows, memory_limit_bytes=memory_limit_bytes, folder=folder

@@ -95,8 +95,8 @@ class EvaluationPass:
                 total=len(self._shard), desc=description, unit="sample", leave=False, disable=not progress
             ) as bar,
             undisturbed(self._model.network),
+            contextlib.closing(self._batches()) as batches,  # with its workers, whatever ends the pass
         ):
-            batches = self._batches()
             for _ in range(n_steps):
                 try:
                     batch = next(batches, None)
@@ -107,7 +107,6 @@ class EvaluationPass:
                     failure = error
                 if not agree(failure is None):
                     break
-            batches.close()
         if failure is not None:
             raise failure
 

@@ -124,6 +124,7 @@ class TrainingDynamicsRecorder:
                     ranks,
                     memory_limit_bytes=memory_limit_bytes,
                     folder=os.path.dirname(self.path),
+                    sample_ids=sample_ids,
                 )
             if expected_epochs is not None:
                 buffer_bytes = spill_bytes(self.layout, memory_limit_bytes)
@@ -143,7 +144,13 @@ class TrainingDynamicsRecorder:
                 return LocalSink(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
             from .distributed import RankZeroSink
 
-            return RankZeroSink(writer, ranks, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
+            return RankZeroSink(
+                writer,
+                ranks,
+                on_error=on_error,
+                memory_limit_bytes=memory_limit_bytes,
+                sample_ids=sample_ids,
+            )
 
         self._session: Session | None = None
         if ranks is None or distributed is ranks:

@@ -425,7 +425,8 @@ def killed(where: str, victim: int) -> None:
     Args:
         where: "epoch" in the middle of it, "gather" between two tiles, "eval" in the evaluation pass; before the ranks
             meet after the last epoch "end" by a signal, "cut" with its host cut off, "raise" by an exception, "caught"
-            by one that the script catches; "issues" while rank 0 finds label issues and the others wait; "start"
+            by one that the script catches, "after" they met by such a one;
+            "issues" while rank 0 finds label issues and the others wait; "start"
             before the ranks meet for another fit, "first" before they ever meet; "lacks" is
             no death, but a fit without our callback.
         victim: the rank.
@@ -455,6 +456,9 @@ def killed(where: str, victim: int) -> None:
             if me and where == "raise":
                 note("death", time=time.time())
                 raise LookupError("no more of this")
+            if me and where == "after":
+                note("death", time=time.time())
+                raise LookupError("after the ranks met")
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             if me and where == "caught" and epoch == 2:
@@ -493,8 +497,10 @@ def killed(where: str, victim: int) -> None:
             model_of(Witness(), learning_rate=0.01).fit(Points(N_TRAIN), verbose=0, callbacks=callbacks)
         mode = "eval" if where == "eval" else "train"
         recorder = TrainingDynamicsCallback(path, dtype="float32", mode=mode, resume=n_fits > 1)
-        callbacks = [Bell(), recorder, killer] if where == "caught" else [Bell(), killer, recorder]
-        if where == "issues":
+        callbacks = [Bell(), killer, recorder]
+        if where in ("caught", "after"):
+            callbacks = [Bell(), recorder, killer]
+        if where in ("issues", "after"):
             callbacks.append(LabelIssuesCallback(path, method="aum", progress=False))
         try:
             model_of(Witness(), learning_rate=0.01).fit(
@@ -503,7 +509,7 @@ def killed(where: str, victim: int) -> None:
         except LookupError:
             if where == "raise":
                 raise
-        if me and where == "caught":
+        if me and where in ("caught", "after"):
             time.sleep(20)  # this process lives, but comes to no meeting
 
 

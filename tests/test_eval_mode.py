@@ -331,3 +331,19 @@ def test_a_pass_that_another_rank_ends_computes_no_more(num_workers: int) -> Non
     assert (n_forwards, len(recorded)) == (2, 2)
     gc.collect()
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_workers_of_a_pass_that_ctrl_c_ends_do_not_stay() -> None:
+    loader = paddle.io.DataLoader(Points(), batch_size=8, num_workers=2)
+    reader = OutputReader(logits=0, label=0, outputs="auto", tap_labels=True)
+    model = paddle.Model(Witness(), [paddle.static.InputSpec([None, N_FEATURES + 1], name="x")])
+    model.prepare(loss=nn.CrossEntropyLoss())
+
+    def interrupt(_batch: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = set(multiprocessing.active_children())
+    with pytest.raises(KeyboardInterrupt) as held:  # with its frames, as a notebook holds it
+        EvaluationPass(model, loader, reader).run(interrupt)
+    assert held.tb is not None
+    assert set(multiprocessing.active_children()) <= before

@@ -68,15 +68,28 @@ class Sinks:
     """A recording of so many ranks; its file may be read once it is closed."""
 
     def __init__(
-        self, path: Path, size: int, on_error: str = "warn", memory_limit_bytes: int | None = None
+        self,
+        path: Path,
+        size: int,
+        on_error: str = "warn",
+        memory_limit_bytes: int | None = None,
+        sample_ids: Any = (None,) * 4,
     ) -> None:
         together = Together(size)
         self.path = path
         self.writer = StoreWriter.create(path, LAYOUT, class_names=None, sample_ids=None, overwrite=True)
         ranks: list[Any] = [Rank(rank, together) for rank in range(size)]
-        self.sinks: list[Any] = [RankZeroSink(self.writer, ranks[0], on_error=on_error)]
+        self.sinks: list[Any] = [
+            RankZeroSink(self.writer, ranks[0], on_error=on_error, sample_ids=sample_ids[0])
+        ]
         self.sinks += [
-            SendingSink(LAYOUT, rank, memory_limit_bytes=memory_limit_bytes, folder=str(path.parent))
+            SendingSink(
+                LAYOUT,
+                rank,
+                memory_limit_bytes=memory_limit_bytes,
+                folder=str(path.parent),
+                sample_ids=sample_ids[rank.rank],
+            )
             for rank in ranks[1:]
         ]
         self.together = together
@@ -185,6 +198,20 @@ def test_a_rank_that_failed_leaves_nothing_in_the_next_epoch(ranks: Callable[...
     assert together.end_epoch() == [None] * 2
     margins, _ = together.margins()
     np.testing.assert_array_equal(np.flatnonzero(~np.isnan(margins[:, 0])), [2])
+
+
+def test_ranks_with_other_sample_ids_or_another_order_are_refused(ranks: Callable[..., Sinks]) -> None:
+    ids = [f"text-{i}" for i in range(N_SAMPLES)]
+    together = ranks(3, sample_ids=(ids, ids[::-1], ids))
+    together.put(1, [1], 1.0)
+    for error in together.end_epoch():
+        assert isinstance(error, CaptureError)
+        assert "ranks [1] have other sample_ids than rank 0" in str(error)
+
+
+def test_ranks_may_leave_sample_ids_to_rank_0(ranks: Callable[..., Sinks]) -> None:
+    together = ranks(3, sample_ids=(range(N_SAMPLES), None, [str(i) for i in range(N_SAMPLES)]))
+    assert together.end_epoch() == [None] * 3
 
 
 def test_a_disk_that_refuses_raises_on_all_ranks_where_it_is_to_raise(

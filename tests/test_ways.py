@@ -220,6 +220,32 @@ def test_iterable_dataset(path: str) -> None:
     assert_same_weights(witness, plain)
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_the_field_is_taken_out_after_recording_has_ended(path: str, mode: str) -> None:
+    class Changing(Points):
+        n_read = 0
+
+        def __getitem__(self, i: int) -> Any:
+            self.n_read += 1
+            x, label = super().__getitem__(i)
+            return x, label if self.n_read <= 2 * N_SAMPLES else (label + 1) % N_CLASSES, i
+
+    n_steps = 0
+
+    class Count(paddle.callbacks.Callback):
+        def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+            nonlocal n_steps
+            n_steps += 1
+
+    callback = TrainingDynamicsCallback(path, mode=mode, index_field=-1)
+    with pytest.warns(RuntimeWarning, match="recording ends here, committed epochs stay, training goes on"):
+        model_of(Witness()).fit(
+            Changing(), epochs=5, batch_size=BATCH, verbose=0, callbacks=[callback, Count()]
+        )
+    assert n_steps == 5 * -(-N_SAMPLES // BATCH)
+    assert callback.n_recorded == (2 if mode == "train" else 1)
+
+
 def test_loader_without_a_batch_sampler(path: str) -> None:
     class Batches(paddle.io.Dataset):
         def __len__(self) -> int:
