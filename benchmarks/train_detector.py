@@ -32,6 +32,7 @@ from recordings import reading, training
 from recordings.record import cache_folder
 from tqdm import tqdm
 
+from paddle_td_callback.calibration import doubt
 from paddle_td_callback.detector import PRETRAINED, NoiseDetector
 
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
@@ -150,7 +151,8 @@ def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float,
     """Scale and bias of log-odds with the least calibration error, each recording counting the same.
 
     Platt's likelihood serves this worse: recordings in which nothing can be told from wrong dominate it.
-    The third number is the error of the noise rate that four recordings in five stay within.
+    The third number times the mean doubt (see `calibration.doubt`) is the error of the noise rate that four
+    recordings in five stay within.
     """
     rng = np.random.default_rng(0)
     rows = [rng.permutation(len(o))[:800] for o in odds]
@@ -164,8 +166,9 @@ def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float,
 
     tried = [(scale, bias) for scale in (0.8, 1.0, 1.2, 1.4) for bias in np.linspace(-1, 1, 11)]
     scale, bias = min(tried, key=lambda pair: error(*pair))
-    rates = [abs(chance(o, scale, bias).mean() - w.mean()) for o, w in zip(odds, wrong, strict=True)]
-    return scale, float(bias), float(np.quantile(rates, 0.8))
+    said = [chance(o, scale, bias) for o in odds]
+    errors = [abs(p.mean() - w.mean()) / doubt(p) for p, w in zip(said, wrong, strict=True)]
+    return scale, float(bias), float(np.quantile(errors, 0.8))
 
 
 def calibrate(work: Work, odds: list[np.ndarray], output: Path) -> None:
@@ -179,12 +182,12 @@ def calibrate(work: Work, odds: list[np.ndarray], output: Path) -> None:
         detector.provenance |= {
             "trained on": sorted({work.groups[k] for k in known}),
             "recordings": len(known),
-            "noise_rate_error": round(error, 3),
+            "noise_rate_error_by_doubt": round(error, 3),
         }
         detector.save(work.folder / f"{name}.h5")
         print(
             f"{name}: {len(known)} recordings, scale {scale}, bias {detector.bias:.1f}, "
-            f"noise rates within {error:.3f} for four in five"
+            f"noise rates within {error:.2f} of the doubt for four in five"
         )
     detector.save(output)
 
@@ -217,6 +220,7 @@ def main() -> None:
         names = [SHIPPED, *(f"fold-{fold}" for fold in FOLDS)]
         print(f"second looks: {[round(seconds) for seconds in each(work.second, names, 'second')]} s")
         odds = each(work.odds, recordings, "odds", 8)
+        work.keep("odds", odds)
     calibrate(work, odds, arguments.output)
 
 

@@ -1,4 +1,4 @@
-"""From scores to probabilities, on recordings whose wrong labels are known."""
+"""From scores to probabilities, on recordings whose wrong labels are known, and how far to trust their mean."""
 
 from __future__ import annotations
 
@@ -30,3 +30,11 @@ def platt(odds: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[float, f
         if np.abs(step).max() < 1e-9:
             break
     return float(solution[0]), float(solution[1])
+
+
+def doubt(chance: NDArray[np.floating]) -> float:
+    """How unsure probabilities `[sample]` are on average, 0.005 for those that are all 0 or 1, 0.505 at most.
+
+    The estimated share of wrong labels is their mean; on recordings never seen, its error grows with this.
+    """
+    return float(np.minimum(chance, 1 - chance).mean()) + 0.005

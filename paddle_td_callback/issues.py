@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from .calibration import doubt
 from .errors import StoreError
 from .evidence import Evidence, Table
 from .label_issues import LabelIssues
@@ -165,10 +166,14 @@ def _score_run(
 
 
 def _with_noise_rate(issues: LabelIssues, detector: NoiseDetector) -> LabelIssues:
-    rate = float(np.nanmean(issues.noise_score))
+    scored = issues.noise_score[~np.isnan(issues.noise_score)]
+    rate = float(scored.mean())
     # Known only where the weights were measured on data they had not seen; see benchmarks/train_detector.py.
-    error = detector.provenance.get("noise_rate_error")
-    interval = None if error is None else (max(0.0, rate - error), min(1.0, rate + error))
+    by_doubt = detector.provenance.get("noise_rate_error_by_doubt")
+    interval = None
+    if by_doubt is not None:
+        error = by_doubt * doubt(scored)
+        interval = max(0.0, rate - error), min(1.0, rate + error)
     return replace(issues, noise_rate=rate, noise_rate_interval=interval)
 
 

@@ -39,7 +39,7 @@ class LabelIssues:
         noise_rate: estimated share of wrong labels among the scored samples; None unless the scores are
             probabilities, as those of `method="lstm"` are.
         noise_rate_interval: lowest and highest share that fit, by how far the detector's estimates were off on data
-            it had not seen (90 percent of them lie within); None where that is not known.
+            it had not seen, as sure as it is here (four in five lie within); None where that is not known.
         stability: with several runs, the mean rank correlation of their noise scores: 1 = the same ranking;
             None with one run.
     """

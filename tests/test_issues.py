@@ -144,6 +144,23 @@ def test_the_detector_sees_what_was_recorded(trajectories: Any, detector: Any, p
     seen = trajectories["seen"].any(axis=1)
     assert issues.noise_score[wrong & seen].mean() > issues.noise_score[~wrong & seen].mean() + 0.2
     assert issues.noise_rate == pytest.approx(np.nanmean(issues.noise_score))
+    assert issues.noise_rate_interval is None  # nobody measured this detector on other data
+
+
+def test_the_interval_of_the_noise_rate_is_as_wide_as_the_detector_is_unsure(
+    trajectories: Any, path: str
+) -> None:
+    record(path, **trajectories)
+    detector = pytest.importorskip("paddle_td_callback.detector").NoiseDetector.pretrained()
+    by_doubt = detector.provenance["noise_rate_error_by_doubt"]
+    sure, unsure = (find(path, detector=detector) for detector.temperature in (0.05, 5.0))
+    for issues in (sure, unsure):
+        p = issues.noise_score[~np.isnan(issues.noise_score)]
+        error = by_doubt * (np.minimum(p, 1 - p).mean() + 0.005)
+        low, high = issues.noise_rate_interval
+        assert low == pytest.approx(max(0, p.mean() - error))
+        assert high == pytest.approx(min(1, p.mean() + error))
+    assert np.subtract(*sure.noise_rate_interval) > np.subtract(*unsure.noise_rate_interval)
 
 
 # ---------------------------------------------------------------------------------------------------------------
