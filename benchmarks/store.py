@@ -117,6 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes = {
         "50,000 x 100": (Layout(50_000, 100), 40, True),
+        "100,000 x 500": (Layout(100_000, 500), 8, True),
         "250,000 x 1,000": (Layout(250_000, 1000), 2, False),
     }
     for name, (layout, n_epochs, batches_too) in sizes.items():
