@@ -40,14 +40,20 @@ def open_file(path: str | os.PathLike[str], mode: str) -> io.FileIO:
 def read_at(file: io.FileIO, offset: int, n_bytes: int) -> bytes:
     """Up to `n_bytes` from `offset` on, fewer at the end of the file."""
     parts = []
-    file.seek(offset)
     while n_bytes > 0:
-        part = file.read(n_bytes)
+        part = _read_some(file, offset, n_bytes)
         if not part:
             break
         parts.append(part)
-        n_bytes -= len(part)
+        offset, n_bytes = offset + len(part), n_bytes - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _read_some(file: io.FileIO, offset: int, n_bytes: int) -> bytes:
+    if sys.platform != "win32":  # processes forked from one another share the position in a file
+        return os.pread(file.fileno(), n_bytes, offset)
+    file.seek(offset)
+    return file.read(n_bytes) or b""
 
 
 def read_overlaid(file: io.FileIO, pages: dict[int, bytes], offset: int, n_bytes: int) -> bytes:

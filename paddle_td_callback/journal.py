@@ -169,9 +169,9 @@ class Journal:
         if os.fstat(self._file.fileno()).st_size < record.committed_bytes:
             raise DamagedError(f"the file is cut off before byte {record.committed_bytes}")
         # The record too, byte by byte the same: should its fsync have failed, the pages count as clean now
-        # and no further fsync would write them.
-        if record.is_inline:
-            record.write(self._file, pack_pages({p: bytearray(data) for p, data in record.pages.items()}))
+        # and no further fsync would write them. It has to be there before its changes are.
+        record.write(self._file, pack_pages({p: bytearray(data) for p, data in record.pages.items()}))
+        self._sync()
         self._apply(record.pages)
         self._sync()
         self._file.truncate(record.committed_bytes)

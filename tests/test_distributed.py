@@ -544,7 +544,8 @@ def test_memory_of_the_ranks_stays_within_its_bounds(tmp_path: Path, n_ranks: in
     assert ranks.wait(120) == [0] * n_ranks, ranks.log(0)[-3000:]
     first, *others = Run(tmp_path, n_ranks).notes("memory")
     # Beside the two epochs that every recording needs: tiles, whatever their number, and what is one value a sample.
-    extra = 8 * sinks.TILE_BYTES + 40 * first["n_samples"]
+    # Measured: 266 to 310 MB of 334, as the allocator likes; an epoch that travels whole would add another 100.
+    extra = 12 * sinks.TILE_BYTES + 40 * first["n_samples"]
     assert first["grown"] < first["two_epochs"] + extra
     for other in others:
         assert other["grown"] < first["two_epochs"] / 2 / n_ranks * 1.2 + extra

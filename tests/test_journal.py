@@ -7,6 +7,7 @@ import threading
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddle_td_callback import appending, disk
+from paddle_td_callback import appending, disk, redo
 from paddle_td_callback.appending import AppendedChecksums
 from paddle_td_callback.journal import DamagedError, Journal, NotSealedError, Snapshot
 from paddle_td_callback.redo import USER_BLOCK_BYTES
@@ -492,3 +493,55 @@ def append_chunks(journal, n_chunks):
         dataset = transaction.h5.create_dataset("x", shape, data.dtype, chunks=data.shape).id
         for index in range(n_chunks):
             transaction.write_chunk(dataset, (index * len(data),), [data.data])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that share a position in a file")
+def test_a_reader_opened_before_a_fork_serves_both_processes(tmp_path: Path) -> None:
+    content = np.random.default_rng(0).integers(0, 256, 4_000_000, np.uint8).tobytes()
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with disk.open_file(path, "rb") as file:
+        child = os.fork()
+        for start in range(0, 3_000_000, 1000):
+            if disk.read_at(file, start, 1000) != content[start : start + 1000]:
+                if child == 0:
+                    os._exit(1)
+                pytest.fail("read from where the other process stood")
+        if child == 0:
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("n_changed", [100, 60_000])
+def test_recovery_writes_the_record_again_whose_fsync_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_changed: int
+) -> None:
+    """In its slot or, of many changes, elsewhere: after a failed fsync the system calls its pages clean."""
+    journal = Journal.create(tmp_path / "file")
+    with journal.transaction() as transaction:
+        transaction.h5.create_dataset("numbers", data=np.zeros(200_000, "<i4"))
+    fsync, lost = disk.fsync, []
+
+    def fails_once_the_record_is_there(file: disk.io.FileIO) -> None:
+        record = redo.read_newest_record(file)
+        if record.sequence == before.sequence + 1 and not lost:
+            lost.append(record)
+            raise OSError(errno.EIO, "no medium")
+        fsync(file)
+
+    before = redo.read_newest_record(journal._file)
+    header = redo.Record.write
+    rewritten = []
+    monkeypatch.setattr(
+        redo.Record, "write", lambda record, *rest: (rewritten.append(record.sequence), header(record, *rest))
+    )
+    monkeypatch.setattr(disk, "fsync", fails_once_the_record_is_there)
+    with pytest.raises(OSError, match="no medium"), journal.transaction() as transaction:
+        transaction.h5["numbers"][:n_changed] = 1
+    assert len(lost) == 1
+    assert lost[0].is_inline == (n_changed == 100)
+    monkeypatch.setattr(disk, "fsync", fsync)
+    with journal.transaction():
+        pass
+    assert rewritten[:2] == [before.sequence + 1] * 2
+    journal.close()
