@@ -50,7 +50,7 @@ def read_at(file: io.FileIO, offset: int, n_bytes: int) -> bytes:
 
 
 def _read_some(file: io.FileIO, offset: int, n_bytes: int) -> bytes:
-    if sys.platform != "win32":  # processes forked from one another share the position in a file
+    if hasattr(os, "pread"):  # processes forked from one another share the position in a file
         return os.pread(file.fileno(), n_bytes, offset)
     file.seek(offset)
     return file.read(n_bytes) or b""
