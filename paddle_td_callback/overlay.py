@@ -80,6 +80,9 @@ class OverlayFile(io.RawIOBase):
     def tell(self) -> int:  # noqa: D102
         return self._position
 
+    def flush(self) -> None:
+        """Nothing to do: HDF5 asks for it, and the disk is told at the commit."""
+
     def truncate(self, size: int | None = None) -> int:  # noqa: D102
         size = self._position if size is None else size
         if not self._discard and self.boundary is not None:
