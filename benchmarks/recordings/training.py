@@ -21,7 +21,7 @@ from .reading import Recording, read
 CHANNELS = ("given", "largest_other", "predicted_right", "log_given", "log_other")
 N_STEPS, HIDDEN_SIZE, N_LAYERS = 12, 32, 1
 FIRST_MIX, SECOND_MIX = (96,), (96, 96)
-WHOLE, VARIED = 400, 100  # samples taken of each recording as it is, and of a cut and thinned copy
+WHOLE, VARIED = 400, 150  # samples taken of each recording as it is, and of a cut and thinned copy
 WRONG = 0.3  # of the samples taken, at least, have wrong labels where there are so many; weights undo it
 FIT: dict[str, Any] = {
     "epochs": 3,
@@ -68,7 +68,7 @@ def cut(recording: Recording, epochs: np.ndarray, unseen: np.ndarray | None = No
 def varied(recording: Recording, rng: np.random.Generator) -> Recording:
     """Stopped early, some epochs lost, some samples missing in some epochs."""
     n_samples, n_epochs = recording.given_probabilities.shape
-    epochs = np.arange(max(1, round(n_epochs * rng.uniform(0.25, 1))))
+    epochs = np.arange(max(1, round(n_epochs * rng.uniform(0.1, 1))))
     if rng.random() < 0.5:
         epochs = np.sort(rng.permutation(epochs)[: max(1, round(len(epochs) * rng.uniform(0.4, 1)))])
     unseen = rng.random((n_samples, len(epochs))) < rng.uniform(0, 0.4) * (rng.random() < 0.6)
