@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does more
 
 import numpy as np
-from recordings import matrix, reading, training
+from recordings import matrix, reading, reliability, training
 from recordings.reading import Recording
 from recordings.record import FURTHER_RUNS, cache_folder, record
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -162,9 +162,8 @@ def judged(wrong: np.ndarray, score: np.ndarray, is_probability: bool) -> dict[s
             "f1": float(2 * (flagged & wrong).sum() / max(1, flagged.sum() + n_wrong)),
         }
     if is_probability:
-        bins = (score * 10).astype(int).clip(0, 9)
-        gaps = [abs(score[bins == b].sum() - wrong[bins == b].sum()) for b in range(10)]
-        made |= {"estimated_rate": float(score.mean()), "calibration_error": float(sum(gaps) / len(score))}
+        error = reliability.error(reliability.bins(wrong, score))
+        made |= {"estimated_rate": float(score.mean()), "calibration_error": error}
     return made
 
 
@@ -189,8 +188,10 @@ def rows_of(path: Path, ours: NoiseDetector, paper: NoiseDetector | None) -> Ite
     }
     for method, score in methods.items():
         row = about | {"method": method} | judged(wrong, score, method in PROBABILITIES)
-        if method == OURS and wrong.any():
-            row["suggestion"] = suggestion_accuracy(recording)
+        if method == OURS:
+            row["bins"] = reliability.bins(wrong, score)
+            if wrong.any():
+                row["suggestion"] = suggestion_accuracy(recording)
         yield row
 
 
@@ -253,6 +254,45 @@ def twins(cells: dict[Key, Any]) -> Iterator[tuple[Key, Key]]:
     yield from ((keys[0], keys[1]) for keys in by_cell.values() if len(keys) == 2)
 
 
+def standing(title: str, ap: dict[str, np.ndarray]) -> None:
+    """Ours against the best hand-made score of each entry, chosen in hindsight, and against the others."""
+    ours = ap[OURS]
+    gain = ours - np.max([ap[name] for name in HAND_MADE], axis=0)
+    over = ", ".join(f"{(ours - ap[name]).mean():+.3f} to {name}" for name in ("aum", PAPER) if name in ap)
+    print(f"\n{len(ours)} {title}")
+    print(f"at or above the best hand-made score in {(gain >= 0).mean():.1%}, ", end="")
+    print(f"within 0.01 in {(gain >= -0.01).mean():.1%}")
+    print(f"mean AP {gain.mean():+.3f} to it, {over}")
+    for name in ("cleanlab self_confidence", "cleanlab normalized_margin", "average margin"):
+        print(
+            f"at or above {name} in {(ours >= ap[name]).mean():.1%}, mean AP {(ours - ap[name]).mean():+.3f}"
+        )
+
+
+def by_data(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """`reliability.bins` of all trainings of a data set together."""
+    made: dict[str, np.ndarray] = {}
+    for row in rows:
+        made[row["data"]] = made.get(row["data"], 0) + row["bins"]
+    return dict(sorted(made.items()))
+
+
+def report_reliability(ours: list[dict[str, Any]]) -> None:
+    """Calibration for each training, for each data set, and over all of them bin by bin."""
+    of_data = by_data(ours)
+    errors = {data: reliability.error(counts) for data, counts in of_data.items()}
+    print(
+        f"\ncalibration error {np.mean(list(errors.values())):.3f} for a data set (all its trainings together), "
+        f"{mean(ours, 'calibration_error'):.3f} for a training"
+    )
+    print(", ".join(f"{data} {error:.3f}" for data, error in errors.items()))
+    shares = np.mean([counts / counts[:, 2].sum() for counts in of_data.values()], axis=0)
+    print("\nprobability      said    true  share of samples (each data set the same)")
+    for k, (said, true, n) in enumerate(shares):
+        start, stop = k / reliability.N_BINS, (k + 1) / reliability.N_BINS
+        print(f"{start:.1f} to {stop:.1f}  {said / n:>8.3f}{true / n:>8.3f}{n:>8.3f}")
+
+
 def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
     """The table, and what issue and design ask for."""
     noisy = [row for row in rows if row["kind"] != "none"]
@@ -273,18 +313,14 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
         print(f"\n{len(large)} cells of 60,000 samples")
         table_of(large, methods)
     ap = {method: np.array([cell[method]["ap"] for cell in cells.values()]) for method in methods}
+    place = {key: k for k, key in enumerate(cells)}
+    pairs = np.array([(place[a], place[b]) for a, b in twins(cells)]).reshape(-1, 2)
+    standing("trainings with noise, each by itself", ap)
+    standing(
+        "cells (data, noise, rate), mean over seeds", {name: v[pairs].mean(axis=1) for name, v in ap.items()}
+    )
     best = np.max([ap[name] for name in HAND_MADE], axis=0)
-    gain = ap["ours"] - best
-    over = ", ".join(
-        f"{(ap['ours'] - ap[name]).mean():+.3f} to {name}" for name in ("aum", PAPER) if name in ap
-    )
-    print(
-        f"\n{len(cells)} noisy cells: at or above the best hand-made score of the cell in {(gain >= 0).mean():.0%},"
-        f" within 0.01 in {(gain >= -0.01).mean():.0%};\n"
-        f"mean AP {gain.mean():+.3f} to it, {over}"
-    )
-    for name in ("self_confidence", "normalized_margin"):
-        print(f"at or above cleanlab's {name} in {(ap['ours'] >= ap[f'cleanlab {name}']).mean():.0%}")
+    gain = ap[OURS] - best
     for number, title in ((1, "noise"), (0, "data"), (3, "regime")):
         print(f"\n{title:<14}{'cells':>6}{'ours':>8}{'AUM':>8}{'best':>8}{'>= best':>9}")
         keyed = np.array([str(key[number]) for key in cells])
@@ -292,13 +328,13 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
             of = keyed == value
             print(f"{value:<14}{of.sum():>6}{ap['ours'][of].mean():>8.3f}{ap['aum'][of].mean():>8.3f}"
                   f"{best[of].mean():>8.3f}{(gain[of] >= 0).mean():>9.0%}")  # fmt: skip
-    ours = [row for row in rows if row["method"] == "ours"]
+    ours = [row for row in rows if row["method"] == OURS]
     errors = np.array([abs(row["estimated_rate"] - row["rate"]) for row in ours])
     clean = [row for row in ours if row["kind"] == "none"]
     fit = [row for row in clean if row["accuracy"] > 0.95]
+    report_reliability(ours)
     print(
-        f"\ncalibration error {mean(ours, 'calibration_error'):.3f}; "
-        f"noise rate within 0.05 in {(errors <= 0.05).mean():.0%} of {len(ours)} cells;\n"
+        f"\nnoise rate within 0.05 in {(errors <= 0.05).mean():.0%} of {len(ours)} trainings;\n"
         f"flagged on clean data: {mean(clean, 'flagged'):.3f}, "
         f"where the network fits (over 95%): {mean(fit, 'flagged'):.3f}"
     )
@@ -381,6 +417,15 @@ def main() -> None:
     write(
         RESULTS / f"{name}-cuts.csv", ("data", "kind", "rate", "regime", "seed", "cut", "ours", "best"), cuts
     )
+    bins = [
+        {"data": data, "from": k / reliability.N_BINS, "samples": int(n), "said": said / n, "true": true / n}
+        for data, counts in by_data(
+            [row for row in rows if "bins" in row and row["regime"] != "large"]
+        ).items()
+        for k, (said, true, n) in enumerate(counts)
+        if n
+    ]
+    write(RESULTS / f"{name}-reliability.csv", ("data", "from", "samples", "said", "true"), bins)
     report(rows, cuts)
 
 

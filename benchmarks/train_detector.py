@@ -28,7 +28,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does more
 
 import numpy as np
-from recordings import reading, training
+from recordings import reading, reliability, training
 from recordings.record import cache_folder
 from tqdm import tqdm
 
@@ -140,13 +140,6 @@ class Work:
         return sorted(names | ({LEFT_OUT_OF_SHIPPED} if shipped else set()))
 
 
-def calibration_error(p: np.ndarray, wrong: np.ndarray) -> float:
-    """Mean gap between said and true in ten bins, weighted by their size."""
-    bins = (p * 10).astype(int).clip(0, 9)
-    said, true = np.bincount(bins, p, 10), np.bincount(bins, wrong, 10)
-    return float(np.abs(said - true).sum() / len(p))
-
-
 def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float, float, float]:
     """Scale and bias of log-odds with the least calibration error, each recording counting the same.
 
@@ -162,7 +155,9 @@ def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float,
         return 1 / (1 + np.exp(-np.clip(scale * o + bias, -60, 60)))
 
     def error(scale: float, bias: float) -> float:
-        return float(np.mean([calibration_error(chance(o, scale, bias), w) for o, w in some]))
+        return float(
+            np.mean([reliability.error(reliability.bins(w, chance(o, scale, bias))) for o, w in some])
+        )
 
     tried = [(scale, bias) for scale in (0.8, 1.0, 1.2, 1.4) for bias in np.linspace(-1, 1, 11)]
     scale, bias = min(tried, key=lambda pair: error(*pair))
