@@ -290,7 +290,8 @@ def report_reliability(ours: list[dict[str, Any]]) -> None:
     print("\nprobability      said    true  share of samples (each data set the same)")
     for k, (said, true, n) in enumerate(shares):
         start, stop = k / reliability.N_BINS, (k + 1) / reliability.N_BINS
-        print(f"{start:.1f} to {stop:.1f}  {said / n:>8.3f}{true / n:>8.3f}{n:>8.3f}")
+        n_some = max(n, 1e-12)
+        print(f"{start:.1f} to {stop:.1f}  {said / n_some:>8.3f}{true / n_some:>8.3f}{n:>8.3f}")
 
 
 def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
@@ -316,9 +317,9 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
     place = {key: k for k, key in enumerate(cells)}
     pairs = np.array([(place[a], place[b]) for a, b in twins(cells)]).reshape(-1, 2)
     standing("trainings with noise, each by itself", ap)
-    standing(
-        "cells (data, noise, rate), mean over seeds", {name: v[pairs].mean(axis=1) for name, v in ap.items()}
-    )
+    if len(pairs):
+        over_seeds = {name: values[pairs].mean(axis=1) for name, values in ap.items()}
+        standing("cells (data, noise, rate), mean over seeds", over_seeds)
     best = np.max([ap[name] for name in HAND_MADE], axis=0)
     gain = ap[OURS] - best
     for number, title in ((1, "noise"), (0, "data"), (3, "regime")):
