@@ -16,7 +16,8 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does more
 
@@ -29,6 +30,8 @@ from tqdm import tqdm
 
 from paddle_td_callback.detector import PRETRAINED, NoiseDetector
 from paddle_td_callback.scores import NOISE_SCORES
+from paddle_td_callback.store import TrainingDynamicsStore
+from paddle_td_callback.suggestions import suggest_labels
 
 Key = tuple[Any, ...]  # data, kind, rate, regime, seed
 Cells = dict[Key, dict[str, dict[str, Any]]]  # of each cell the row of each method
@@ -45,7 +48,8 @@ QUICK = ("digits", "optdigits")  # which the shipped weights have not seen
 CUTS = {"25% of epochs": 0.25, "50% of epochs": 0.5, "75% of epochs": 0.75, "30% missing": 1.0}
 CUT_RATES = (0.1, 0.3)
 COLUMNS = ("data", "kind", "rate", "regime", "seed", "n_samples", "n_classes", "n_epochs", "accuracy", "method",
-           "auc", "ap", "precision", "f1", "flagged", "estimated_rate", "calibration_error", "suggestion")  # fmt: skip
+           "auc", "ap", "precision", "f1", "flagged", "estimated_rate", "calibration_error", "suggestion",
+           "suggestion_found")  # fmt: skip
 
 
 def hand_made(recording: Recording) -> dict[str, np.ndarray]:
@@ -118,15 +122,23 @@ def scored(detector: NoiseDetector, recording: Recording) -> np.ndarray:
     return detector.predict_proba(raw, evidence=training.table(recording)).astype(float)
 
 
-def suggestion_accuracy(recording: Recording) -> float:
-    """How often the class most often predicted instead of a wrong label is the right one."""
-    right = 0
+def suggestion_accuracy(recording: Recording, score: np.ndarray) -> dict[str, float]:
+    """How often the label that the package suggests is the right one: of wrong labels, and of those found."""
     rows = np.flatnonzero(recording.is_mislabeled)
-    for row in rows:
-        votes = recording.predictions[row]
-        votes = votes[(votes >= 0) & (votes != recording.labels[row])]
-        right += len(votes) > 0 and int(np.bincount(votes).argmax()) == recording.right_labels[row]
-    return right / len(rows)
+    if not len(rows):
+        return {}
+    store = SimpleNamespace(
+        keep="given",
+        n_classes=int(recording.about["n_classes"]),
+        labels=recording.labels[rows],
+        given_probabilities=lambda _: recording.given_probabilities[rows],
+        margins=lambda _: recording.margins[rows],
+        predictions=lambda _: recording.predictions[rows],
+    )
+    suggested, _ = suggest_labels(cast("TrainingDynamicsStore", store), slice(None))
+    right, found = suggested == recording.right_labels[rows], score[rows] > 0.5
+    made = {"suggestion": float(right.mean())}
+    return made | ({"suggestion_found": float(right[found].mean())} if found.any() else {})
 
 
 def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[Path]:
@@ -134,16 +146,18 @@ def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[Path]
     files = []
     for number, left_out in enumerate(training.folds(groups)):
         file = folder / f"paper-{number}.h5"
-        if not file.exists():
+        seen = [path for path, group in zip(paths, groups, strict=True) if group not in left_out]
+        if not training.is_of(file, left_out, len(seen)):
             raws, wrongs = [], []
-            for path, group in zip(paths, groups, strict=True):
-                if group not in left_out:
-                    recording = reading.read(path)
-                    rows = np.random.default_rng(0).permutation(len(recording.labels))[:PAPER_SAMPLES]
-                    raws.append(training.trajectories(recording, rows))
-                    wrongs.append(recording.is_mislabeled[rows])
+            for path in seen:
+                recording = reading.read(path)
+                rows = np.random.default_rng(0).permutation(len(recording.labels))[:PAPER_SAMPLES]
+                raws.append(training.trajectories(recording, rows))
+                wrongs.append(recording.is_mislabeled[rows])
             detector = NoiseDetector(("given",), 16, 64, 2)
-            detector.fit(raws, wrongs, epochs=4, batch_size=256, progress=False).save(file)
+            detector.fit(raws, wrongs, epochs=4, batch_size=256, progress=False)
+            detector.provenance |= {"left out": left_out, "recordings": len(seen)}
+            detector.save(file)
         files.append(file)
     return files
 
@@ -190,8 +204,7 @@ def rows_of(path: Path, ours: NoiseDetector, paper: NoiseDetector | None) -> Ite
         row = about | {"method": method} | judged(wrong, score, method in PROBABILITIES)
         if method == OURS:
             row["bins"] = reliability.bins(wrong, score)
-            if wrong.any():
-                row["suggestion"] = suggestion_accuracy(recording)
+            row |= suggestion_accuracy(recording, score)
         yield row
 
 
@@ -339,7 +352,10 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
         f"flagged on clean data: {mean(clean, 'flagged'):.3f}, "
         f"where the network fits (over 95%): {mean(fit, 'flagged'):.3f}"
     )
-    print(f"the suggested label is right for {mean(ours, 'suggestion'):.0%} of the wrong ones")
+    print(
+        f"the suggested label is right for {mean(ours, 'suggestion'):.0%} of the wrong ones, "
+        f"for {mean(ours, 'suggestion_found'):.0%} of those that are found"
+    )
     whole = {tuple(row[k] for k in keys): row for row in cuts if row["cut"] == "whole"}
     for name in CUTS:
         of_cut = [row for row in cuts if row["cut"] == name]
@@ -362,7 +378,7 @@ def held_out(cache: Path) -> dict[str, tuple[Path, Path]]:
     judges = {}
     for number, (left_out, paper) in enumerate(zip(training.folds(groups), papers, strict=True)):
         ours = folder / f"fold-{number}.h5"
-        if NoiseDetector.load(ours).provenance["left out"] != left_out:
+        if not training.is_of(ours, left_out, sum(group not in left_out for group in groups)):
             raise SystemExit(
                 "the detectors are of other recordings; run python benchmarks/train_detector.py again"
             )

@@ -77,13 +77,18 @@ class Work:
         kept = [k for k, fold in enumerate(self.fold) if fold not in folds]
         return [k for k in kept if not shipped or self.groups[k] != LEFT_OUT_OF_SHIPPED]
 
+    def has_first(self, name: str) -> bool:
+        """Whether a first detector is there, trained on what it would be trained on now."""
+        rows = self.seen(FIRSTS[name], SHIPPED in name)
+        return training.is_of(self.folder / f"{name}.h5", self._left_out(name), len(rows))
+
     def first(self, name: str) -> float:
         """Train one first detector; seconds that it took."""
         start = time.perf_counter()
         rows = self.seen(FIRSTS[name], SHIPPED in name)
         parts = self._load("parts")
         detector = training.fit_first([part for k in rows for part in parts[k]], list(FIRSTS).index(name))
-        detector.provenance["left out"] = self._left_out(FIRSTS[name], SHIPPED in name)
+        detector.provenance |= {"left out": self._left_out(name), "recordings": len(rows)}
         detector.save(self.folder / f"{name}.h5")
         return time.perf_counter() - start
 
@@ -98,10 +103,14 @@ class Work:
         names = [f"fold-{fold}" for fold in FOLDS if fold != self.fold[k]]
         return names + [SHIPPED] * (self.groups[k] != LEFT_OUT_OF_SHIPPED)
 
+    def own(self, name: str) -> tuple[int, ...]:
+        """The folds that a detector is to judge."""
+        return () if name == SHIPPED else (int(name.removeprefix("fold-")),)
+
     def second(self, name: str) -> float:
         """Train one detector on its first ones; seconds that it took."""
         start = time.perf_counter()
-        own = () if name == SHIPPED else (int(name.removeprefix("fold-")),)
+        own = self.own(name)
         rows = self.seen(own, name == SHIPPED)
         firsts = [first_for(name, fold) for fold in FOLDS if fold not in own]
         first = NoiseDetector.averaged([NoiseDetector.load(self.folder / f"{f}.h5") for f in firsts])
@@ -114,7 +123,7 @@ class Work:
         detector = training.fit_second(
             [part for k in rows for part in parts[k]], tables, first, seed=len(own) and own[0]
         )
-        detector.provenance["left out"] = self._left_out(own, name == SHIPPED)
+        detector.provenance |= {"left out": self._left_out(name), "recordings": len(rows)}
         detector.save(self.folder / f"{name}.h5")
         return time.perf_counter() - start
 
@@ -135,9 +144,10 @@ class Work:
             made: list[Any] = pickle.load(file)
         return made
 
-    def _left_out(self, folds: tuple[int, ...], shipped: bool) -> list[str]:
+    def _left_out(self, name: str) -> list[str]:
+        folds = FIRSTS[name] if name in FIRSTS else self.own(name)
         names = {g for g, fold in zip(self.groups, self.fold, strict=True) if fold in folds}
-        return sorted(names | ({LEFT_OUT_OF_SHIPPED} if shipped else set()))
+        return sorted(names | ({LEFT_OUT_OF_SHIPPED} if SHIPPED in name else set()))
 
 
 def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float, float, float]:
@@ -205,9 +215,7 @@ def main() -> None:
             return list(tqdm(results, desc=what, total=len(over), mininterval=10))
 
         work.keep("parts", each(work.parts, recordings, "evidence", 8))
-        missing = [
-            name for name in FIRSTS if not (arguments.keep_first and (work.folder / f"{name}.h5").exists())
-        ]
+        missing = [name for name in FIRSTS if not (arguments.keep_first and work.has_first(name))]
         print(
             f"first looks: {[round(seconds) for seconds in each(work.first, missing, 'first')]} s", flush=True
         )

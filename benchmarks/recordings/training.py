@@ -189,6 +189,14 @@ def folds(groups: Sequence[str]) -> list[list[str]]:
     return [names[k::N_FOLDS] for k in range(N_FOLDS)]
 
 
+def is_of(path: Path, left_out: Sequence[str], n_recordings: int) -> bool:
+    """Whether there is a detector that was trained without these groups, on so many recordings."""
+    if not path.exists():
+        return False
+    provenance = NoiseDetector.load(path).provenance
+    return (provenance.get("left out"), provenance.get("recordings")) == (list(left_out), n_recordings)
+
+
 @functools.cache
 def loaded(path: Path) -> NoiseDetector:
     """A detector from a file, read once in each process."""
