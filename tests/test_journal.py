@@ -432,6 +432,45 @@ def test_a_chunk_written_over_another_one_lies_below_the_boundary(path, journal)
     assert set(values(path)) == {9}
 
 
+@pytest.mark.parametrize("chunk_bytes", [3, 300, 2096])  # the last: as a node of HDF5's index of chunks
+def test_chunks_are_kept_apart_from_metadata_that_hdf5_writes_between(path, journal, chunk_bytes):
+    """It does so where a commit has more metadata than its cache holds: beyond some 30,000 chunks, or 30 GB."""
+    n_chunks = 1500
+    data = np.random.default_rng(0).integers(0, 256, (n_chunks, chunk_bytes), np.uint8)
+    with journal.transaction() as transaction:
+        transaction.h5.create_dataset("x", (data.size,), data.dtype, chunks=(chunk_bytes,))
+    with journal.transaction() as transaction:
+        shrink_metadata_cache(transaction.h5)
+        dataset = transaction.h5["x"].id
+        for index in np.random.default_rng(1).permutation(n_chunks).tolist():
+            offset = transaction.write_chunk(dataset, (index * chunk_bytes,), [data[index].data])
+            assert disk.read_at(journal._file, offset, chunk_bytes) == data[index].tobytes()
+    np.testing.assert_array_equal(values(path), data.ravel())
+    journal.close()
+    with h5py.File(path) as plain:
+        np.testing.assert_array_equal(plain["x"][:], data.ravel())
+
+
+def shrink_metadata_cache(h5):
+    config = h5.id.get_mdc_config()
+    config.set_initial_size = True
+    config.initial_size = config.min_size = config.max_size = 1024
+    config.incr_mode = config.decr_mode = config.flash_incr_mode = 0
+    h5.id.set_mdc_config(config)
+
+
+def test_a_chunk_that_hdf5_does_not_write_is_noticed(path, journal):
+    set_value(journal, 1)
+
+    class Forgetful:
+        def write_direct_chunk(self, at, given):
+            assert len(given) == 100
+
+    with pytest.raises(OSError, match="did not write the chunk"), journal.transaction() as transaction:
+        transaction.write_chunk(Forgetful(), (0,), [memoryview(bytes(100))])
+    assert set(values(path)) == {1}
+
+
 def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal, monkeypatch):
     monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", 4 * UNIT_BYTES)
     append_units(journal, 1, 1)
