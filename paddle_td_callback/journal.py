@@ -49,7 +49,7 @@ import os
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 
 import h5py
 import numpy as np
@@ -70,7 +70,7 @@ from .redo import (
     read_newest_record,
 )
 from .seals import UNIT_BYTES, SealedFile, Seals
-from .threads import run_beside
+from .threads import one_thread, run_beside
 
 __all__ = ["DamagedError", "Journal", "NotSealedError", "Snapshot", "Transaction"]
 
@@ -124,12 +124,11 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.path = os.fspath(path)
         self._durable = durable
-        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
-        self._checksummer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
         self._file = disk.open_file(self.path, "r+b")
         try:
             disk.lock(self._file)
             self._recover()
+            self._syncer, self._checksummer = one_thread(), one_thread()
         except BaseException:
             self._file.close()
             raise

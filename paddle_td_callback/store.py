@@ -18,7 +18,6 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -30,7 +29,7 @@ from ._version import __version__
 from .chunks import EncodedChunk, creation_properties, encode_chunk
 from .errors import StoreError, StoreExistsError, StoreNotFoundError
 from .journal import DamagedError, Journal, NotSealedError, Snapshot, Transaction
-from .threads import run_ahead
+from .threads import one_thread, run_ahead
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -305,7 +304,7 @@ class StoreWriter:
         self.layout = layout
         self.labels = labels
         self.n_epochs = n_epochs
-        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
+        self._encoder = one_thread()
 
     @classmethod
     def create(
