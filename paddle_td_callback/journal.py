@@ -218,7 +218,7 @@ class Journal:
             if transaction is not None:
                 with contextlib.suppress(Exception):
                     transaction.h5.close()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 appender.settle()
             with contextlib.suppress(OSError, ValueError):  # the next transaction will try again
                 self._recover()

@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -497,6 +498,57 @@ def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal
     journal.close()
     with h5py.File(path) as plain:
         assert [set(plain[name][:]) for name in plain] == [{1}, {2}, {3}]
+
+
+def test_nothing_is_under_way_once_a_transaction_failed_for_want_of_memory(path, journal, monkeypatch):
+    set_value(journal, 1)
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", UNIT_BYTES)
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", UNIT_BYTES)
+    begun, ended, recovered = [], [], []
+    recover = Journal._recover
+
+    def slow(file):
+        begun.append(1)
+        time.sleep(0.2)
+        ended.append(1)
+
+    def exhausted(checksums, batch):
+        raise MemoryError
+
+    def recover_alone(journal):
+        recovered.append(len(ended))
+        recover(journal)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "fsync_early", slow)
+        patch.setattr(AppendedChecksums, "_compute", exhausted)
+        patch.setattr(Journal, "_recover", recover_alone)
+        with pytest.raises(MemoryError):
+            append_units(journal, 3, 2)
+    assert recovered == [len(begun)] == [1]
+    assert set(values(path)) == {1}
+    append_units(journal, 3, 2)
+
+
+def test_what_went_wrong_in_a_batch_of_checksums_is_not_lost(monkeypatch):
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", 1)
+    compute, failing = AppendedChecksums._compute, [True]
+
+    def fails_once(checksums, batch):
+        if failing:
+            failing.clear()
+            raise MemoryError
+        compute(checksums, batch)
+
+    monkeypatch.setattr(AppendedChecksums, "_compute", fails_once)
+    with ThreadPoolExecutor(1) as executor:
+        checksums = AppendedChecksums(executor)
+        checksums.add(0, b"first")
+        checksums.proceed()
+        executor.submit(int).result()
+        checksums.add(5, b"second")
+        with pytest.raises(MemoryError):
+            checksums.proceed()
 
 
 def test_threads_may_need_h5pys_lock_at_any_moment(path, journal, monkeypatch):
