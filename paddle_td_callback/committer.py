@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import StoreError
+from .schema import Layout
 from .spill import Spill, default_memory_limit_bytes
-from .store import Layout, StoreWriter
+from .store import StoreWriter
 from .threads import one_thread, run_beside
 
 EpochArrays = dict[str, npt.NDArray[Any]]

@@ -16,8 +16,9 @@ from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs
 from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback import committer as committer_module
 from paddle_td_callback.committer import Committer, spill_bytes
+from paddle_td_callback.schema import Layout
 from paddle_td_callback.spill import Spill, default_memory_limit_bytes
-from paddle_td_callback.store import Layout, StoreWriter
+from paddle_td_callback.store import StoreWriter
 
 LAYOUT = Layout(60, 4)
 LABELS = make_labels(LAYOUT)

@@ -19,7 +19,8 @@ from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs,
 
 from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore, appending
 from paddle_td_callback import store as store_module
-from paddle_td_callback.store import Layout, StoreWriter
+from paddle_td_callback.schema import Layout
+from paddle_td_callback.store import StoreWriter
 
 LAYOUTS = {
     "all": Layout(300, 5),
