@@ -21,7 +21,8 @@ import h5py
 import numpy as np
 
 from paddle_td_callback.committer import Committer
-from paddle_td_callback.store import Layout, StoreWriter
+from paddle_td_callback.schema import Layout
+from paddle_td_callback.store import StoreWriter
 
 BATCH = 128
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import zlib
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, wait
 
 from . import disk
 from .seals import UNIT_BYTES
@@ -57,8 +57,9 @@ class WriteBehind:
         Raises:
             OSError: it refused. The system says so only once, so this must not be lost.
         """
-        running, self._running = self._running, None
-        if running is not None:
+        if self._running is not None:
+            wait([self._running])  # if Ctrl-C ends it, the next call waits again
+            running, self._running = self._running, None
             running.result()
 
 
@@ -92,16 +93,21 @@ class AppendedChecksums:
     def proceed(self) -> None:
         """Have a batch computed, if there is a whole one and the one before is done."""
         if self._n_bytes >= _CHECKSUM_BATCH_BYTES and (self._running is None or self._running.done()):
+            self._take_outcome()
             self._start()
 
     def settle(self) -> None:
         """Wait until all that was added is computed."""
-        if self._running is not None:
-            self._running.result()
+        self._take_outcome()
         if self._batch:
             self._start()
+        self._take_outcome()
+
+    def _take_outcome(self) -> None:
         if self._running is not None:
-            self._running.result()
+            wait([self._running])
+            running, self._running = self._running, None
+            running.result()  # an error must not be lost: what it left out would count as known
 
     def _start(self) -> None:
         batch, self._batch, self._n_bytes = self._batch, [], 0
@@ -184,5 +190,7 @@ class Appender:
         Raises:
             OSError: the disk refused something.
         """
-        self.checksums.settle()
-        self._behind.settle()
+        try:
+            self.checksums.settle()
+        finally:
+            self._behind.settle()

@@ -29,6 +29,7 @@ from .evaluation import EvaluationPass
 from .finder import LabelIssuesCallback, recordings
 from .meeting import MISSING_CALLBACK, Session, SharedResult, first_line
 from .outputs import OUTPUTS, OutputReader
+from .preflight import check_path
 from .recorder import (
     TrainingDynamicsRecorder,
     as_integers,
@@ -40,7 +41,7 @@ from .recorder import (
     gzip_level_of,
     is_open,
 )
-from .store import Keep, Layout, check_path, is_whole
+from .schema import Keep, Layout, is_whole
 from .streams import FieldTap, SampleIds, split_field
 
 _MANY_CLASSES = 2**31 - 1  # more than any network has

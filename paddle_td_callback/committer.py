@@ -6,7 +6,7 @@ import mmap
 import os
 import time
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import StoreError
+from .schema import Layout
 from .spill import Spill, default_memory_limit_bytes
-from .store import Layout, StoreWriter
+from .store import StoreWriter
+from .threads import one_thread, run_beside
 
 EpochArrays = dict[str, npt.NDArray[Any]]
 _N_BUFFERS = 2
@@ -29,7 +31,7 @@ class _Job:
 
 
 class Committer:
-    """Hands epochs to a thread that commits them, in order.
+    """Hands epochs to a thread that commits them, in order; where the system gives none, commits them itself.
 
     The caller fills `buffer` and calls `submit`, which returns once the commit before has ended and leaves an
     empty `buffer` to fill. An epoch that could not be written stays in memory and is tried again with the next
@@ -60,10 +62,7 @@ class Committer:
             raise
         self._free = [self._make_buffer()]
         self.buffer = self._make_buffer()
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
-        # Its thread starts here and not with the first commit: of a thread that Ctrl-C met while it started the pool
-        # knows nothing, starts another for the next job, and two would write into the file at once.
-        self._pool.submit(int).result()
+        self._pool = one_thread()
         self._running: Future[Exception | None] | None = None
         self._waiting: _Job | None = None
         self._failing = False
@@ -145,7 +144,7 @@ class Committer:
 
     def _start(self, job: _Job) -> None:
         self._waiting = job
-        self._running = self._pool.submit(self._commit, job)
+        self._running = run_beside(self._pool, self._commit, job)
 
     def _commit(self, job: _Job) -> Exception | None:
         try:

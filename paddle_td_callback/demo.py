@@ -14,7 +14,7 @@ from .errors import StoreExistsError
 from .finder import LabelIssuesCallback
 from .issues import find_label_issues
 from .label_issues import LabelIssues
-from .store import check_path
+from .preflight import check_path
 
 NOISE_RATE = 0.2
 N_EPOCHS = 20

@@ -26,6 +26,7 @@ import paddle.distributed as dist
 
 from .errors import CaptureError
 from .meeting import Lookout, Session, connect, first_line
+from .schema import Layout
 from .sinks import (
     LocalSink,
     RowBuffer,
@@ -36,7 +37,7 @@ from .sinks import (
     row_dtype,
     tile_rows,
 )
-from .store import Layout, StoreWriter
+from .store import StoreWriter
 
 _PROTOCOL = 2
 _GLOO_SECONDS = 30.0  # its own default, which Paddle leaves as it is

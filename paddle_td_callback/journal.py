@@ -49,7 +49,7 @@ import os
 import weakref
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 
 import h5py
 import numpy as np
@@ -70,7 +70,7 @@ from .redo import (
     read_newest_record,
 )
 from .seals import UNIT_BYTES, SealedFile, Seals
-from .threads import run_beside
+from .threads import one_thread, run_beside
 
 __all__ = ["DamagedError", "Journal", "NotSealedError", "Snapshot", "Transaction"]
 
@@ -85,7 +85,6 @@ class Transaction:
         self.note = b""
         self._image = image
         self._appender = appender
-        self._blank = np.empty(0, np.uint8)
 
     def write_chunk(
         self, dataset: h5py.h5d.DatasetID, at: tuple[int, ...], parts: Sequence[memoryview]
@@ -102,15 +101,8 @@ class Transaction:
         Returns:
             Where it lies in the file. HDF5's own answer counts from different bytes in different versions.
         """
-        n_bytes = sum(map(len, parts))
-        if n_bytes > len(self._blank):
-            self._blank = np.empty(n_bytes, np.uint8)  # never looked at
-        self._image.write_instead(parts)
-        dataset.write_direct_chunk(at, self._blank[:n_bytes])
-        self._image.check()
-        offset, n_written = self._image.last_write
-        if n_written != n_bytes:
-            raise OSError(f"HDF5 wrote {n_written} bytes for a chunk of {n_bytes}")
+        dataset.write_direct_chunk(at, self._image.write_instead(parts))
+        offset = self._image.written_instead()
         self._appender.proceed()
         return offset
 
@@ -132,12 +124,11 @@ class Journal:
     def __init__(self, path: str | os.PathLike[str], *, durable: bool = True) -> None:
         self.path = os.fspath(path)
         self._durable = durable
-        self._syncer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
-        self._checksummer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
         self._file = disk.open_file(self.path, "r+b")
         try:
             disk.lock(self._file)
             self._recover()
+            self._syncer, self._checksummer = one_thread(), one_thread()
         except BaseException:
             self._file.close()
             raise
@@ -227,7 +218,7 @@ class Journal:
             if transaction is not None:
                 with contextlib.suppress(Exception):
                     transaction.h5.close()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(Exception):
                 appender.settle()
             with contextlib.suppress(OSError, ValueError):  # the next transaction will try again
                 self._recover()

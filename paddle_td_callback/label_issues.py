@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import StoreError
-from .store import check_path
+from .preflight import check_path
 
 Indices = npt.NDArray[np.int64]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from .appending import Appender
 from .disk import CRC, PAGE_BYTES, DamagedError, Place, read_at, to_page_boundary
@@ -20,6 +21,7 @@ from .seals import SEAL, SEAL_MAGIC, UNIT_BYTES, SealedFile, SealPlan, Seals
 # Version 0 of the superblock, which libver="earliest" makes, has the end of file here.
 _SUPERBLOCK_VERSION_AT = USER_BLOCK_BYTES + 8
 _END_OF_FILE_AT = USER_BLOCK_BYTES + 40
+_MARK_BYTES = 16
 
 
 class OverlayFile(io.RawIOBase):
@@ -50,9 +52,10 @@ class OverlayFile(io.RawIOBase):
         self.pages: dict[int, bytearray] = {}
         self.size = size
         self.boundary = boundary
-        self.last_write = (0, 0)
         self._appender = appender or Appender(file)
+        self._stand_in = np.frombuffer(os.urandom(_MARK_BYTES), np.uint8)
         self._instead: Sequence[memoryview] | None = None
+        self._instead_at: int | None = None
 
     def discard_writes(self) -> None:
         """From now on accept writes and forget them, so that HDF5 can close a transaction that failed."""
@@ -117,9 +120,30 @@ class OverlayFile(io.RawIOBase):
             inside = low - page * PAGE_BYTES
             view[low - start : high - start] = self.pages[page][inside : inside + high - low]
 
-    def write_instead(self, parts: Sequence[memoryview]) -> None:
-        """Have the next write, if it is one of as many bytes, write these, which stay as they are until the commit."""
-        self._instead = parts
+    def write_instead(self, parts: Sequence[memoryview]) -> npt.NDArray[np.uint8]:
+        """Write these bytes, which stay as they are until the commit, where others are about to be written.
+
+        Returns:
+            The others, as many; known by the mark that they begin with, for HDF5 may write metadata before and after.
+        """
+        n_bytes = sum(map(len, parts))
+        if n_bytes > len(self._stand_in):
+            mark = self._stand_in[:_MARK_BYTES]
+            self._stand_in = np.empty(n_bytes, np.uint8)  # never looked at behind the mark
+            self._stand_in[:_MARK_BYTES] = mark
+        self._instead, self._instead_at = parts, None
+        return self._stand_in[:n_bytes]
+
+    def written_instead(self) -> int:
+        """Where the bytes given to `write_instead` lie.
+
+        Raises:
+            OSError: those that they stand for were not written.
+        """
+        self.check()
+        if self._instead_at is None:
+            raise OSError("HDF5 did not write the chunk that it was given, or not in one piece")
+        return self._instead_at
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]  # noqa: D102
         view = memoryview(data).cast("B")
@@ -127,7 +151,6 @@ class OverlayFile(io.RawIOBase):
         if not self._discard:
             with self._keeping_error():
                 self._write(view)
-        self.last_write = (self._position, n_bytes)
         self._position += n_bytes
         return n_bytes
 
@@ -143,12 +166,18 @@ class OverlayFile(io.RawIOBase):
         if self.boundary is None:
             raise io.UnsupportedOperation("the file is open for reading")
         start, parts, stay = self._position, self._instead, True
-        if parts is None or sum(map(len, parts)) != len(view):
+        if parts is not None and self._is_stand_in(view, parts):
+            self._instead, self._instead_at = None, start
+        else:
             parts, stay = [view], False
-        self._instead = None
         for part in parts:
             self._write_part(part, start, self.boundary, stays=stay)
             start += len(part)
+
+    def _is_stand_in(self, view: memoryview, parts: Sequence[memoryview]) -> bool:
+        n_bytes = len(view)
+        mark = self._stand_in[:n_bytes][:_MARK_BYTES]
+        return n_bytes == sum(map(len, parts)) and view[:_MARK_BYTES] == mark.data
 
     def _write_part(self, view: memoryview, start: int, boundary: int, *, stays: bool) -> None:
         stop = start + len(view)

@@ -14,8 +14,10 @@ import numpy.typing as npt
 
 from .committer import spill_bytes
 from .errors import StoreError
+from .preflight import check_space
+from .schema import Keep, Layout, is_whole
 from .sinks import LocalSink, Sink
-from .store import Keep, Layout, StoreWriter, TrainingDynamicsStore, check_space, is_whole
+from .store import StoreWriter, TrainingDynamicsStore
 
 if TYPE_CHECKING:
     from .distributed import RankGroup

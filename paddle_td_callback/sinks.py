@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from .committer import Committer
 from .errors import CaptureError
+from .schema import Layout
 from .spill import Spill, default_memory_limit_bytes
-from .store import Layout, StoreWriter
+from .store import StoreWriter
 
 Rows = npt.NDArray[np.int64]
 Values = Mapping[str, npt.NDArray[Any]]

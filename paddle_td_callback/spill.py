@@ -48,7 +48,8 @@ class Spill:
         self._used = 0
         self._closed = threading.Event()
         if hasattr(mmap, "MADV_DONTNEED"):
-            threading.Thread(target=self._trim, name="paddle_td_callback spill", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no thread: the system takes them when it must
+                threading.Thread(target=self._trim, name="paddle_td_callback spill", daemon=True).start()
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """Take the next part of the file as an array of zeros."""

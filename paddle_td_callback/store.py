@@ -1,4 +1,4 @@
-"""What is on disk: the schema of a recording, its one writer and its readers.
+"""A recording on disk: its one writer and its readers.
 
 An epoch is the transaction (see `journal`): `StoreWriter.commit_epoch` returns when the epoch is durable, and
 no reader sees anything of it before.
@@ -7,37 +7,37 @@ no reader sees anything of it before.
 from __future__ import annotations
 
 import contextlib
-import datetime
 import functools
 import json
 import math
-import numbers
 import os
-import shutil
-import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ._version import __version__
-from .chunks import EncodedChunk, creation_properties, encode_chunk
-from .errors import StoreError, StoreExistsError, StoreNotFoundError
+from .chunks import EncodedChunk, encode_chunk
+from .errors import StoreError, StoreNotFoundError
 from .journal import DamagedError, Journal, NotSealedError, Snapshot, Transaction
-from .threads import run_ahead
+from .preflight import check_path
+from .schema import (
+    EPOCH_FIELDS,
+    FORMAT,
+    LABELS,
+    SAMPLE_IDS,
+    SCHEMA_VERSION,
+    Field,
+    Layout,
+    label_checksum,
+    write_schema,
+)
+from .threads import one_thread, run_ahead
 
-FORMAT = "paddle_td_callback training dynamics"
-
-# 1: first version.
-SCHEMA_VERSION = 1
-
-Keep = Literal["all", "given"] | int
 Samples = slice | npt.ArrayLike | None
 # Of a chunk: its first sample, where it is in the file, how many bytes it has there, and its fletcher32.
 ChunkPlace = tuple[int, int, int, int]
@@ -45,223 +45,11 @@ ChunkPlaces = dict[str, list[ChunkPlace]]
 _T = TypeVar("_T")
 
 HINT = "; `paddle-td verify` says what can be salvaged"
-_CHUNK_BYTES = 1 << 20
-# Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
-_CHUNK_ROWS = 16384
 _GROUP_BYTES = (
     4 << 20
 )  # of chunks that are encoded while those before are written: few handovers between threads
-_USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 _MAX_EMPTY_SAMPLES = 1 << 24  # no bytes on disk back the size of a recording without epochs
 _DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
-
-
-@dataclass(frozen=True)
-class Field:
-    """One dataset of the schema: its axes after `[epoch, sample]`, dtype and the value that means "unseen"."""
-
-    name: str
-    last_axis: str | None
-    dtype: str
-    unseen: float
-    meaning: str
-
-
-EPOCH_FIELDS = (
-    Field("given_probability", None, "float32", math.nan, "softmax probability of the given label"),
-    Field("margin", None, "float32", math.nan, "logit of the given label minus the largest other logit"),
-    Field("predicted", None, "int32", -1, "class with the largest logit"),
-    Field("n_presentations", None, "uint8", 0, "how often the sample was seen in the epoch (255 = or more)"),
-)
-ALL_FIELDS = (Field("probabilities", "class", "float16", math.nan, "softmax over all classes"),)
-TOP_FIELDS = (
-    Field("top_classes", "k", "int32", -1, "the k classes with the largest probabilities, largest first"),
-    Field("top_probabilities", "k", "float16", math.nan, "their probabilities"),
-)
-SAMPLE_IDS = "sample_ids"  # [sample] UTF-8, only where samples have names
-LABELS = Field("labels", None, "int32", -1, "the given label of each sample; -1 = never seen")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The fixed facts of one recording, from which every dataset's shape follows.
-
-    Args:
-        n_samples: size of the data set; sample indices are in `[0, n_samples)`.
-        n_classes: number of classes, at least 2.
-        keep: "all" classes' probabilities, the `k` largest, or only those of the "given" label.
-        dtype: of `probabilities` and `top_probabilities`: "float16" or "float32".
-        mode: where the outputs come from: "train" or "eval".
-        gzip_level: 1 to 9, None = not compressed.
-    """
-
-    n_samples: int
-    n_classes: int
-    keep: Keep = "all"
-    dtype: str = "float16"
-    mode: str = "train"
-    gzip_level: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {self.n_samples}")
-        if self.n_samples >= 2**40:
-            raise ValueError(f"n_samples must be below 2**40, got {self.n_samples}")
-        if not 2 <= self.n_classes < 2**31:
-            raise ValueError(f"n_classes must be at least 2 and fit int32, got {self.n_classes}")
-        check_keep(self.keep)
-        if not isinstance(self.keep, str):
-            object.__setattr__(self, "keep", int(self.keep))  # of NumPy's integers too
-        if isinstance(self.keep, int) and self.keep > self.n_classes:
-            raise ValueError(f"keep={self.keep} is more than the {self.n_classes} classes; say keep='all'")
-        if self.dtype not in ("float16", "float32"):
-            raise ValueError(f"dtype must be 'float16' or 'float32', got {self.dtype!r}")
-        if self.mode not in ("train", "eval"):
-            raise ValueError(f"mode must be 'train' or 'eval', got {self.mode!r}")
-        if self.gzip_level is not None and not 1 <= self.gzip_level <= 9:
-            raise ValueError(f"gzip_level must be 1 to 9 or None, got {self.gzip_level}")
-
-    @property
-    def fields(self) -> tuple[Field, ...]:
-        """The per-epoch datasets of this recording."""
-        if self.keep == "given":
-            return EPOCH_FIELDS
-        wide = ALL_FIELDS if self.keep == "all" else TOP_FIELDS
-        typed = tuple(
-            Field(f.name, f.last_axis, self.dtype, f.unseen, f.meaning) if f.dtype == "float16" else f
-            for f in wide
-        )
-        return EPOCH_FIELDS + typed
-
-    def epoch_shape(self, field: Field) -> tuple[int, ...]:
-        """Shape of one epoch of a field: `[sample]`, `[sample, class]` or `[sample, k]`."""
-        if field.last_axis is None:
-            return (self.n_samples,)
-        return (self.n_samples, self.n_classes if field.last_axis == "class" else int(self.keep))
-
-    def chunk_rows(self, field: Field) -> int:
-        """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
-        if field.last_axis is None:  # the labels too
-            most = _CHUNK_ROWS
-        else:
-            row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
-            most = max(1, _CHUNK_BYTES // row_bytes)
-        # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
-        n_chunks = -(-self.n_samples // most)
-        return -(-self.n_samples // n_chunks)
-
-    @property
-    def epoch_bytes(self) -> int:
-        """Bytes of one epoch before compression, in memory and on disk."""
-        return sum(map(self.field_bytes, self.fields))
-
-    def field_bytes(self, field: Field) -> int:
-        """Bytes of one epoch of a field."""
-        return math.prod(self.epoch_shape(field)) * np.dtype(field.dtype).itemsize
-
-    def unseen_epoch(self) -> dict[str, npt.NDArray[Any]]:
-        """Arrays of one epoch in which nothing was seen yet."""
-        return {f.name: np.full(self.epoch_shape(f), f.unseen, f.dtype) for f in self.fields}
-
-
-def is_whole(value: Any) -> bool:
-    """Whether it is an integer, of Python or NumPy."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def check_keep(keep: Keep) -> None:
-    """Raise ValueError unless `keep` is "all", "given" or a whole number of classes."""
-    if isinstance(keep, str) and keep in ("all", "given"):
-        return
-    if not is_whole(keep) or int(keep) < 1:
-        raise ValueError(f"keep must be 'all', 'given' or a number of classes of at least 1, got {keep!r}")
-
-
-def check_path(path: str | os.PathLike[str], *, resume: bool = False, overwrite: bool = False) -> str:
-    """Refuse early what could not be written at the end of the first epoch.
-
-    Returns:
-        The path as a string.
-
-    Raises:
-        ValueError: both `resume` and `overwrite`.
-        StoreExistsError: there is a file, and neither was said.
-        StoreNotFoundError: the folder is missing.
-        StoreError: the folder may not be written, or the path is a folder.
-    """
-    name = os.fspath(path)
-    if resume and overwrite:
-        raise ValueError("resume=True and overwrite=True contradict each other")
-    if os.path.isdir(name):
-        raise StoreError(f"'{name}' is a folder; give the path of a file in it, such as 'run.h5'")
-    folder = os.path.dirname(name) or "."
-    if not os.path.isdir(folder):
-        raise StoreNotFoundError(f"'{name}': there is no folder '{folder}'; create it first")
-    if os.path.exists(name):
-        if not (resume or overwrite):
-            raise StoreExistsError(
-                f"'{name}' exists already; resume=True continues it, overwrite=True replaces it, "
-                "or give another path"
-            )
-        if resume and not os.access(name, os.W_OK):
-            raise StoreError(f"'{name}' may not be written; resume needs write permission on it")
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        raise StoreError(f"'{name}': the folder '{folder}' may not be written; give a path in another folder")
-    return name
-
-
-def check_space(
-    path: str | os.PathLike[str], layout: Layout, n_epochs: int, *, buffer_bytes: int = 0
-) -> None:
-    """Refuse a recording that cannot fit on the disk.
-
-    Args:
-        path: where it goes; what lies there counts as room, since it is continued or replaced.
-        layout: of the recording.
-        n_epochs: epochs to come.
-        buffer_bytes: what else is needed beside it.
-
-    Raises:
-        StoreError: it cannot fit; the message names the `keep=` that would.
-    """
-    name = os.fspath(path)
-    try:
-        free = shutil.disk_usage(os.path.dirname(name) or ".").free
-    except OSError:
-        return  # the first commit will say it
-    needed = expected_bytes(layout, n_epochs) + buffer_bytes
-    if needed <= free:
-        return
-    one, two = (expected_bytes(replace(layout, keep=k), n_epochs) for k in (1, 2))
-    k = min(1 + (free - one) // (two - one), layout.n_classes)
-    while k >= 1 and expected_bytes(replace(layout, keep=k), n_epochs) > free:
-        k -= 1  # but for rounding, not even once
-    if k >= 1:
-        way_out = f"keep={k} fits"
-    elif expected_bytes(replace(layout, keep="given"), n_epochs) <= free:
-        way_out = "keep='given' fits"
-    else:
-        way_out = "no keep= fits"
-    raise StoreError(
-        f"'{name}': {n_epochs} epochs of {layout.n_samples} samples with keep={layout.keep!r} need about "
-        f"{_giga(needed)}, the disk has {_giga(free)} free; {way_out}, or give a path on a larger disk"
-    )
-
-
-def expected_bytes(layout: Layout, n_epochs: int) -> int:
-    """About the size of the file; with compression the least that is likely."""
-    ratio = _USUAL_GZIP_RATIO if layout.gzip_level else 1
-    fixed = 1 << 20  # user block, labels' first chunks, metadata
-    return fixed + 4 * layout.n_samples + int(n_epochs * layout.epoch_bytes * 1.01 / ratio)
-
-
-def _giga(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.1f} MB"
-
-
-def label_checksum(labels: npt.NDArray[np.int32]) -> str:
-    """CRC-32 of the labels as little-endian int32, eight hexadecimal digits."""
-    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype='<i4').data):08x}"
 
 
 def pack_note(facts: dict[str, Any]) -> bytes:
@@ -305,7 +93,7 @@ class StoreWriter:
         self.layout = layout
         self.labels = labels
         self.n_epochs = n_epochs
-        self._encoder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
+        self._encoder = one_thread()
 
     @classmethod
     def create(
@@ -341,7 +129,7 @@ class StoreWriter:
         try:
             journal = Journal.create(fresh, durable=durable)
             with journal.transaction() as transaction:
-                _write_schema(transaction.h5, layout, class_names, sample_ids)
+                write_schema(transaction.h5, layout, class_names, sample_ids)
                 names = None if class_names is None else [str(name) for name in class_names]
                 transaction.note = pack_note({"layout": asdict(layout), "class_names": names})
             journal.close()
@@ -511,69 +299,6 @@ def _write_chunk(
 ) -> ChunkPlace:
     offset = transaction.write_chunk(dataset, at, chunk.parts)
     return start, offset, chunk.n_bytes, chunk.checksum
-
-
-def _write_schema(
-    h5: h5py.File, layout: Layout, class_names: Sequence[str] | None, sample_ids: Sequence[str] | None
-) -> None:
-    for field in layout.fields:
-        shape = layout.epoch_shape(field)
-        chunk = (1, layout.chunk_rows(field), *shape[1:])
-        _create_dataset(h5, field, (0, *shape), (None, *shape), chunk, layout.gzip_level)
-    shape = (layout.n_samples,)
-    # Labels change in place as samples are first seen, so their chunks keep one size: no compression.
-    _create_dataset(h5, LABELS, shape, shape, (layout.chunk_rows(LABELS),), None)
-    if class_names is not None:
-        h5.create_dataset("class_names", data=_as_bytes(class_names))
-    if sample_ids is not None:
-        h5.create_dataset(
-            SAMPLE_IDS,
-            data=_as_bytes(sample_ids),
-            chunks=(layout.chunk_rows(LABELS),),
-            compression="gzip",
-            shuffle=True,
-            fletcher32=True,
-        )
-    paddle = sys.modules.get("paddle")
-    facts: dict[str, Any] = {
-        "format": FORMAT,
-        "schema_version": np.int64(SCHEMA_VERSION),
-        "n_samples": np.int64(layout.n_samples),
-        "n_classes": np.int64(layout.n_classes),
-        "keep": str(layout.keep),
-        "mode": layout.mode,
-        "dtype": layout.dtype,
-        "gzip_level": np.int64(layout.gzip_level or 0),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": f"paddle_td_callback {__version__}, paddle {getattr(paddle, '__version__', 'none')}, "
-        f"h5py {h5py.__version__}, numpy {np.__version__}",
-    }
-    for name, value in facts.items():
-        h5.attrs[name] = value
-    h5.attrs["label_checksum"] = np.bytes_(label_checksum(np.full(layout.n_samples, -1, np.int32)))
-    h5.attrs["dropped_epochs"] = np.zeros(0, np.int64)
-    h5.attrs["committed_epochs"] = np.int64(0)
-
-
-def _as_bytes(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
-    encoded = [str(name).encode() for name in names]
-    return np.asarray(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
-
-
-def _create_dataset(
-    h5: h5py.File,
-    field: Field,
-    shape: tuple[int, ...],
-    max_shape: tuple[int | None, ...],
-    chunk: tuple[int, ...],
-    gzip_level: int | None,
-) -> None:
-    dtype = np.dtype(field.dtype).newbyteorder("<")
-    properties = creation_properties(chunk, np.array(field.unseen, dtype), gzip_level=gzip_level)
-    limits = tuple(h5py.h5s.UNLIMITED if n is None else n for n in max_shape)
-    space = h5py.h5s.create_simple(shape, limits)
-    h5py.h5d.create(h5.id, field.name.encode(), h5py.h5t.py_create(dtype), space, properties)
-    h5[field.name].attrs["meaning"] = field.meaning
 
 
 def _move_into_place(fresh: str, name: str, *, overwrite: bool) -> None:

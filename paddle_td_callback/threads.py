@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from typing import ParamSpec, TypeVar
 
 _P = ParamSpec("_P")
@@ -11,10 +11,25 @@ _T = TypeVar("_T")
 _U = TypeVar("_U")
 
 
+def one_thread() -> Executor:
+    """An executor of one thread, which is there already; where the system gives none, an executor that takes no work.
+
+    An executor that starts its thread with the first work keeps that work in its queue where the thread cannot be
+    started, although it raises, so that the work would be done now and once more later. And of a thread that Ctrl-C
+    met while it started it knows nothing, starts another, and two would write into the file at once.
+    """
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
+    try:
+        executor.submit(int).result()
+    except RuntimeError:
+        executor.shutdown()
+    return executor
+
+
 def run_beside(
     executor: Executor, work: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs
 ) -> Future[_T]:
-    """Have `executor` do the work; where it takes none any more, do it now.
+    """Have `executor`, made by `one_thread`, do the work; where it takes none any more, do it now.
 
     A script that dies of an exception ends while its last epoch is being written: Python then waits for the threads
     that it has, but no executor accepts anything new, and a commit takes more than one.

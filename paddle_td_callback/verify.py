@@ -17,19 +17,9 @@ from .chunks import decode_chunk, stored_checksum
 from .disk import DamagedError, NotSealedError, read_overlaid
 from .errors import StoreError, StoreNotFoundError
 from .redo import USER_BLOCK_BYTES, Record, headers, read_newest_record
+from .schema import LABELS, Field, Layout, label_checksum
 from .seals import UNIT_BYTES, Seal, SealedFile, Seals, find_seals
-from .store import (
-    HINT,
-    LABELS,
-    ChunkPlace,
-    ChunkPlaces,
-    Field,
-    Layout,
-    StoreWriter,
-    TrainingDynamicsStore,
-    label_checksum,
-    unpack_note,
-)
+from .store import HINT, ChunkPlace, ChunkPlaces, StoreWriter, TrainingDynamicsStore, unpack_note
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
 # How far probabilities may be from what they should be: the softmax was taken in single precision, and each

@@ -15,7 +15,8 @@ import pytest
 from paddle_td_callback import disk as disk_module
 
 SECTOR_BYTES = 512
-# ("write", offset, data) | ("truncate", size, b"") | ("fsync", 0, b"") | ("early", 0, b"")
+# ("write", offset, data) | ("truncate", size, b"") | ("fsync", 0, b"") | ("early", 0, b""); the last three may be
+# "failed ..." too
 Operation = tuple[str, int, bytes]
 
 
@@ -50,8 +51,12 @@ class Disk:
         number = len(self.operations)
         self.before(number)
         failing = self.fail_from is not None and self.fail_from <= number < self.fail_from + self.n_failures
-        self.operations.append((kind, offset, data[: len(data) // 2] if failing else data))
-        if failing and kind != "write":
+        if not failing:
+            self.operations.append((kind, offset, data))
+        elif kind == "write":
+            self.operations.append((kind, offset, data[: len(data) // 2]))
+        else:
+            self.operations.append((f"failed {kind}", offset, data))
             raise OSError(self.error, os.strerror(self.error))
         return failing
 
@@ -101,19 +106,27 @@ def after_power_cut(
 ) -> bytes:
     """The file where the power went after `n_done` operations: what was not fsynced is there or not.
 
-    Sectors of unsynced writes reach the disk in any order and each by itself; truncations too.
+    Sectors of unsynced writes reach the disk in any order and each by itself; truncations too. What a failed fsync
+    did not write never gets there by a later one, since the system takes it for written.
     """
-    synced = max((i for i in range(n_done) if operations[i][0] == "fsync"), default=-1)
-    content = bytearray(start)
-    for operation in operations[: synced + 1]:
-        apply(content, operation)
+    content, unsynced = bytearray(start), list[Operation]()
     share = rng.choice([0.0, 0.1, 0.5, 0.9, 1.0])
-    for kind, offset, data in operations[synced + 1 : n_done]:
-        if kind == "truncate" and rng.random() < share:
-            apply(content, (kind, offset, data))
-        for start_byte in range(0, len(data), SECTOR_BYTES):
-            if rng.random() < share:
-                apply(content, (kind, offset + start_byte, data[start_byte : start_byte + SECTOR_BYTES]))
+    for kind, offset, data in operations[:n_done]:
+        if kind == "fsync":
+            for operation in unsynced:
+                apply(content, operation)
+            unsynced = []
+        elif kind in ("failed fsync", "failed early"):
+            unsynced = [one for one in unsynced if one[0] == "truncate" or rng.random() < share]
+        elif kind == "truncate":
+            unsynced.append((kind, offset, data))
+        else:
+            unsynced += [
+                (kind, offset + at, data[at : at + SECTOR_BYTES]) for at in range(0, len(data), SECTOR_BYTES)
+            ]
+    for operation in unsynced:
+        if rng.random() < share:
+            apply(content, operation)
     return bytes(content)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from paddle_td_callback.store import Layout, StoreWriter, TrainingDynamicsStore
+from paddle_td_callback.schema import Layout
+from paddle_td_callback.store import StoreWriter, TrainingDynamicsStore
 
 Epoch = dict[str, np.ndarray]
 

@@ -16,8 +16,9 @@ from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs
 from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback import committer as committer_module
 from paddle_td_callback.committer import Committer, spill_bytes
+from paddle_td_callback.schema import Layout
 from paddle_td_callback.spill import Spill, default_memory_limit_bytes
-from paddle_td_callback.store import Layout, StoreWriter
+from paddle_td_callback.store import StoreWriter
 
 LAYOUT = Layout(60, 4)
 LABELS = make_labels(LAYOUT)
@@ -44,6 +45,29 @@ def test_epochs_are_committed_in_order(path, limit):
     committer.close()
     assert_same_epochs(read_epochs(path)[0], epochs)
     assert committer.next_index == 12
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_where_the_system_gives_no_threads_each_epoch_is_committed_once(path, monkeypatch, limit):
+    start, commits = threading.Thread.start, []
+    commit = StoreWriter.commit_epoch
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    def noted(writer, index, *arguments):
+        commits.append(index)
+        commit(writer, index, *arguments)
+
+    monkeypatch.setattr(StoreWriter, "commit_epoch", noted)
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    committer = Committer(StoreWriter.create(path, LAYOUT), memory_limit_bytes=limit)
+    epochs = [submit(committer, index) for index in range(3)]
+    monkeypatch.setattr(threading.Thread, "start", start)
+    epochs += [submit(committer, index) for index in range(3, 6)]
+    committer.close()
+    assert commits == [0, 1, 2, 3, 4, 5]
+    assert_same_epochs(read_epochs(path)[0], epochs)
 
 
 def test_the_trainer_waits_only_for_the_commit_before(path, monkeypatch):

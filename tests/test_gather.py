@@ -16,7 +16,8 @@ import pytest
 
 from paddle_td_callback import CaptureError, TrainingDynamicsStore, sinks
 from paddle_td_callback.distributed import RankZeroSink, SendingSink
-from paddle_td_callback.store import Layout, StoreWriter
+from paddle_td_callback.schema import Layout
+from paddle_td_callback.store import StoreWriter
 
 N_SAMPLES = 12
 LAYOUT = Layout(N_SAMPLES, 2, keep="given")

@@ -17,7 +17,7 @@ from paddle_td_callback import (
     detector_evidence,
     detector_input,
     find_label_issues,
-    store,
+    schema,
 )
 from paddle_td_callback.issues import METHODS
 from paddle_td_callback.scores import NOISE_SCORES
@@ -219,16 +219,16 @@ def test_tiles_of_any_size_give_the_same(
     keep: Any, chunk_rows: int, trajectories: Any, detector: Any, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = record(path, **trajectories, keep=keep)
-    monkeypatch.setattr(store, "_CHUNK_ROWS", chunk_rows)
-    monkeypatch.setattr(store, "_CHUNK_BYTES", chunk_rows * 10)
+    monkeypatch.setattr(schema, "_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(schema, "_CHUNK_BYTES", chunk_rows * 10)
     tiled = record(f"{path}.tiled", **trajectories, keep=keep)
     monkeypatch.undo()
     methods = [method for method in METHODS if keep == "all" or method != "el2n"]
     options = {method: {"detector": detector} if method == "lstm" else {} for method in methods}
     want = {method: find(whole, method=method, **options[method]) for method in methods}
 
-    monkeypatch.setattr(store, "_CHUNK_ROWS", chunk_rows)
-    monkeypatch.setattr(store, "_CHUNK_BYTES", chunk_rows * 10)
+    monkeypatch.setattr(schema, "_CHUNK_ROWS", chunk_rows)
+    monkeypatch.setattr(schema, "_CHUNK_BYTES", chunk_rows * 10)
     original = TrainingDynamicsStore.tiles
     n_tiles: list[int] = []
 
@@ -479,7 +479,7 @@ def test_what_the_detector_is_given_can_be_given_to_fit(
 ) -> None:
     """In tiles, with a detector that looks first: `find_label_issues` scores what public functions read."""
     detector_module = pytest.importorskip("paddle_td_callback.detector")
-    monkeypatch.setattr(store, "_CHUNK_ROWS", 19)
+    monkeypatch.setattr(schema, "_CHUNK_ROWS", 19)
     path = record(tmp_path / "run.h5", **trajectories, keep="given")
     original = TrainingDynamicsStore.tiles
     monkeypatch.setattr(

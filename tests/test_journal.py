@@ -4,6 +4,7 @@ import errno
 import os
 import struct
 import threading
+import time
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -432,6 +433,45 @@ def test_a_chunk_written_over_another_one_lies_below_the_boundary(path, journal)
     assert set(values(path)) == {9}
 
 
+@pytest.mark.parametrize("chunk_bytes", [3, 300, 2096])  # the last: as a node of HDF5's index of chunks
+def test_chunks_are_kept_apart_from_metadata_that_hdf5_writes_between(path, journal, chunk_bytes):
+    """It does so where a commit has more metadata than its cache holds: beyond some 30,000 chunks, or 30 GB."""
+    n_chunks = 1500
+    data = np.random.default_rng(0).integers(0, 256, (n_chunks, chunk_bytes), np.uint8)
+    with journal.transaction() as transaction:
+        transaction.h5.create_dataset("x", (data.size,), data.dtype, chunks=(chunk_bytes,))
+    with journal.transaction() as transaction:
+        shrink_metadata_cache(transaction.h5)
+        dataset = transaction.h5["x"].id
+        for index in np.random.default_rng(1).permutation(n_chunks).tolist():
+            offset = transaction.write_chunk(dataset, (index * chunk_bytes,), [data[index].data])
+            assert disk.read_at(journal._file, offset, chunk_bytes) == data[index].tobytes()
+    np.testing.assert_array_equal(values(path), data.ravel())
+    journal.close()
+    with h5py.File(path) as plain:
+        np.testing.assert_array_equal(plain["x"][:], data.ravel())
+
+
+def shrink_metadata_cache(h5):
+    config = h5.id.get_mdc_config()
+    config.set_initial_size = True
+    config.initial_size = config.min_size = config.max_size = 1024
+    config.incr_mode = config.decr_mode = config.flash_incr_mode = 0
+    h5.id.set_mdc_config(config)
+
+
+def test_a_chunk_that_hdf5_does_not_write_is_noticed(path, journal):
+    set_value(journal, 1)
+
+    class Forgetful:
+        def write_direct_chunk(self, at, given):
+            assert len(given) == 100
+
+    with pytest.raises(OSError, match="did not write the chunk"), journal.transaction() as transaction:
+        transaction.write_chunk(Forgetful(), (0,), [memoryview(bytes(100))])
+    assert set(values(path)) == {1}
+
+
 def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal, monkeypatch):
     monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", 4 * UNIT_BYTES)
     append_units(journal, 1, 1)
@@ -458,6 +498,57 @@ def test_the_disk_is_asked_early_and_what_it_says_then_is_not_lost(path, journal
     journal.close()
     with h5py.File(path) as plain:
         assert [set(plain[name][:]) for name in plain] == [{1}, {2}, {3}]
+
+
+def test_nothing_is_under_way_once_a_transaction_failed_for_want_of_memory(path, journal, monkeypatch):
+    set_value(journal, 1)
+    monkeypatch.setattr(appending, "_EARLY_SYNC_BYTES", UNIT_BYTES)
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", UNIT_BYTES)
+    begun, ended, recovered = [], [], []
+    recover = Journal._recover
+
+    def slow(file):
+        begun.append(1)
+        time.sleep(0.2)
+        ended.append(1)
+
+    def exhausted(checksums, batch):
+        raise MemoryError
+
+    def recover_alone(journal):
+        recovered.append(len(ended))
+        recover(journal)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "fsync_early", slow)
+        patch.setattr(AppendedChecksums, "_compute", exhausted)
+        patch.setattr(Journal, "_recover", recover_alone)
+        with pytest.raises(MemoryError):
+            append_units(journal, 3, 2)
+    assert recovered == [len(begun)] == [1]
+    assert set(values(path)) == {1}
+    append_units(journal, 3, 2)
+
+
+def test_what_went_wrong_in_a_batch_of_checksums_is_not_lost(monkeypatch):
+    monkeypatch.setattr(appending, "_CHECKSUM_BATCH_BYTES", 1)
+    compute, failing = AppendedChecksums._compute, [True]
+
+    def fails_once(checksums, batch):
+        if failing:
+            failing.clear()
+            raise MemoryError
+        compute(checksums, batch)
+
+    monkeypatch.setattr(AppendedChecksums, "_compute", fails_once)
+    with ThreadPoolExecutor(1) as executor:
+        checksums = AppendedChecksums(executor)
+        checksums.add(0, b"first")
+        checksums.proceed()
+        executor.submit(int).result()
+        checksums.add(5, b"second")
+        with pytest.raises(MemoryError):
+            checksums.proceed()
 
 
 def test_threads_may_need_h5pys_lock_at_any_moment(path, journal, monkeypatch):

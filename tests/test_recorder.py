@@ -397,6 +397,17 @@ def test_nothing_stays_alive(path: str) -> None:
     assert threading.active_count() == before
 
 
+def records_each_epoch_once(recorder: TrainingDynamicsRecorder, path: str, epochs: range) -> None:
+    """Record the rest of three epochs, each of the one sample that has its number."""
+    for epoch in epochs:
+        recorder.update([epoch], ROW, [1])
+        recorder.end_epoch()
+    recorder.close()
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 3
+        assert (store.predictions() >= 0).tolist() == [[e == s for e in range(3)] for s in range(5)]
+
+
 def test_ctrl_c_where_an_epoch_ends_never_makes_a_second_thread_write(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,13 +421,7 @@ def test_ctrl_c_where_an_epoch_ends_never_makes_a_second_thread_write(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(threading.Thread, "start", interrupted)
-    for epoch in range(3):
-        recorder.update([epoch], ROW, [1])
-        recorder.end_epoch()
-    recorder.close()
-    with TrainingDynamicsStore(path) as store:
-        assert store.n_epochs == 3
-        assert (store.predictions() >= 0).tolist() == [[e == s for e in range(3)] for s in range(5)]
+    records_each_epoch_once(recorder, path, range(3))
 
 
 def test_ctrl_c_while_a_commit_is_handed_over(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,10 +441,4 @@ def test_ctrl_c_while_a_commit_is_handed_over(path: str, monkeypatch: pytest.Mon
     recorder.update([0], ROW, [1])
     with pytest.raises(KeyboardInterrupt):
         recorder.end_epoch()
-    for epoch in range(1, 3):
-        recorder.update([epoch], ROW, [1])
-        recorder.end_epoch()
-    recorder.close()
-    with TrainingDynamicsStore(path) as store:
-        assert store.n_epochs == 3
-        assert (store.predictions() >= 0).tolist() == [[e == s for e in range(3)] for s in range(5)]
+    records_each_epoch_once(recorder, path, range(1, 3))

@@ -164,10 +164,10 @@ def test_resume_with_other_labels_is_refused_at_the_first_step(tmp_path):
 
 
 def test_a_recording_the_disk_has_no_room_for_is_refused_at_the_first_step(tmp_path, monkeypatch):
-    from paddle_td_callback import store
+    from paddle_td_callback import preflight
 
-    usage = store.shutil.disk_usage(tmp_path)._replace(free=2_000_000)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda folder: usage)
+    usage = preflight.shutil.disk_usage(tmp_path)._replace(free=2_000_000)
+    monkeypatch.setattr(preflight.shutil, "disk_usage", lambda folder: usage)
     path = tmp_path / "run.h5"
     with pytest.raises(StoreError, match=r"10000 epochs of 90 samples with keep='all'.*no keep= fits"):
         fit(make_model(), path, 10_000)

@@ -1,10 +1,6 @@
 """The store: what is written is what is read, and bad input is refused with the way out."""
 
 import json
-import os
-import shutil
-import tempfile
-from collections import namedtuple
 from pathlib import Path
 
 import h5py
@@ -14,23 +10,12 @@ from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs,
 
 from paddle_td_callback import (
     StoreError,
-    StoreExistsError,
     StoreNotFoundError,
-    TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
-from paddle_td_callback import store as store_module
 from paddle_td_callback.journal import Journal
-from paddle_td_callback.store import (
-    EPOCH_FIELDS,
-    LABELS,
-    SCHEMA_VERSION,
-    Layout,
-    StoreWriter,
-    check_path,
-    check_space,
-    label_checksum,
-)
+from paddle_td_callback.schema import EPOCH_FIELDS, SCHEMA_VERSION, Layout, label_checksum
+from paddle_td_callback.store import StoreWriter
 
 FIXTURE = Path(__file__).parent / "fixtures" / "schema_v1.h5"
 LAYOUTS = [
@@ -162,64 +147,6 @@ def test_class_names_and_sample_ids_come_back(path):
         StoreWriter.create(path, Layout(30, 3), class_names=["a", "b"], overwrite=True)
 
 
-@pytest.mark.parametrize(
-    ("facts", "message"),
-    [
-        ({"n_samples": 0}, "n_samples must be at least 1, got 0"),
-        ({"n_samples": 2**40}, "n_samples must be below"),
-        ({"n_classes": 1}, "n_classes must be at least 2"),
-        ({"keep": "some"}, "keep must be 'all', 'given' or a number"),
-        ({"keep": 0}, "keep must be"),
-        ({"keep": True}, "keep must be"),
-        ({"keep": 11}, "keep=11 is more than the 10 classes"),
-        ({"dtype": "float64"}, "dtype must be 'float16' or 'float32', got 'float64'"),
-        ({"mode": "test"}, "mode must be 'train' or 'eval', got 'test'"),
-        ({"gzip_level": 10}, "gzip_level must be 1 to 9"),
-    ],
-)
-def test_layouts_that_cannot_be(facts, message):
-    with pytest.raises(ValueError, match=message):
-        Layout(**{"n_samples": 5, "n_classes": 10, **facts})
-
-
-def test_paths_that_cannot_be_written(path, tmp_path):
-    layout = Layout(5, 2)
-    with pytest.raises(StoreNotFoundError, match=r"there is no folder '.*none'; create it first"):
-        StoreWriter.create(tmp_path / "none" / "run.h5", layout)
-    with pytest.raises(StoreError, match="is a folder; give the path of a file in it"):
-        StoreWriter.create(tmp_path, layout)
-    path.write_text("the user's")
-    with pytest.raises(StoreExistsError, match="exists already; resume=True continues it, overwrite=True"):
-        StoreWriter.create(path, layout)
-    assert path.read_text() == "the user's"
-    with pytest.raises(ValueError, match="contradict each other"):
-        check_path(path, resume=True, overwrite=True)
-    StoreWriter.create(path, layout, overwrite=True).close()
-    assert sorted(os.listdir(tmp_path)) == ["run.h5"]  # nothing is left of the making
-
-
-@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can become somebody else")
-def test_a_folder_and_a_file_that_may_not_be_written(request):
-    folder = Path(tempfile.mkdtemp())  # pytest's own may not be entered by others
-    request.addfinalizer(lambda: shutil.rmtree(folder))
-    folder.chmod(0o755)
-    closed, readonly = folder / "closed", folder / "readonly.h5"
-    closed.mkdir(mode=0o555)
-    write_recording(readonly, Layout(5, 2), 1)
-    readonly.chmod(0o444)
-    messages = []
-    os.setresuid(65534, 65534, 0)
-    try:
-        for path, resume in ((closed / "run.h5", False), (readonly, True)):
-            with pytest.raises(StoreError) as caught:
-                check_path(path, resume=resume)
-            messages.append(str(caught.value))
-    finally:
-        os.setresuid(0, 0, 0)
-    assert "may not be written; give a path in another folder" in messages[0]
-    assert "may not be written; resume needs write permission" in messages[1]
-
-
 def test_files_that_are_no_recordings(path, tmp_path):
     with pytest.raises(StoreNotFoundError, match="there is no such file"):
         TrainingDynamicsStore(path)
@@ -326,30 +253,6 @@ def test_what_was_not_kept_is_refused_by_name(path):
         store.margins()
 
 
-Disk = namedtuple("Disk", "total used free")
-
-
-@pytest.mark.parametrize(
-    ("free_bytes", "message"),
-    [
-        (25e6, r"50 epochs of 10000 samples with keep='all' need about .* 25\.0 MB free; keep=5 fits"),
-        (9e6, "keep='given' fits"),
-        (1e6, "no keep= fits"),
-    ],
-)
-def test_a_recording_that_cannot_fit_is_refused_with_the_keep_that_would(
-    free_bytes, message, path, monkeypatch
-):
-    monkeypatch.setattr(store_module.shutil, "disk_usage", lambda folder: Disk(10**9, 0, int(free_bytes)))
-    with pytest.raises(StoreError, match=message):
-        TrainingDynamicsRecorder(path, n_samples=10_000, n_classes=100, expected_epochs=50)
-    assert not path.exists()
-    if "keep=5" in message:
-        check_space(path, Layout(10_000, 100, keep=5), 50)
-        with pytest.raises(StoreError, match="keep=5 fits"):
-            check_space(path, Layout(10_000, 100, keep=6), 50)
-
-
 def test_a_recording_without_epochs_of_a_huge_data_set(path):
     """No bytes back its size, so its labels are not made up."""
     n_samples = 2**24 + 1
@@ -377,18 +280,3 @@ def test_a_file_of_schema_version_1_is_read_for_ever():
         ):
             expected = np.array(wanted[name], found.dtype)
             np.testing.assert_array_equal(found, expected, err_msg=name)
-
-
-def test_the_readme_describes_the_schema():
-    readme = Path(__file__).parents[1] / "README.md"
-    if not readme.exists():
-        pytest.skip("no README in this checkout")
-    text = readme.read_text()
-    fields = {field.name for layout in LAYOUTS for field in layout.fields} | {LABELS.name, "class_names"}
-    with h5py.File(FIXTURE) as file:
-        attributes = set(file.attrs)
-    missing = [name for name in sorted(fields | attributes) if f"`{name}`" not in text]
-    assert missing == []
-    for field in EPOCH_FIELDS:
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{field.name}`"))
-        assert field.dtype in row

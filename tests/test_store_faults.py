@@ -19,7 +19,8 @@ from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs,
 
 from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore, appending
 from paddle_td_callback import store as store_module
-from paddle_td_callback.store import Layout, StoreWriter
+from paddle_td_callback.schema import Layout
+from paddle_td_callback.store import StoreWriter
 
 LAYOUTS = {
     "all": Layout(300, 5),
@@ -151,6 +152,41 @@ def test_an_operation_refused_leaves_the_file_as_it_was_and_a_retry_completes_it
         if len(disk.operations) < number:
             break
     assert n_refused > 5
+    assert number < 199
+
+
+@pytest.mark.usefixtures("early")
+@pytest.mark.parametrize("name", ["all", "given", pytest.param("large", marks=pytest.mark.slow)])
+def test_a_power_cut_after_a_refused_operation_loses_nothing(name: str, disk: Disk, tmp_path: Path) -> None:
+    """What an fsync that failed had to write is not written by those that follow it."""
+    layout, labels = LAYOUTS[name], make_labels(LAYOUTS[name])
+    path, found_path = tmp_path / "run.h5", tmp_path / "found.h5"
+    epochs = write_recording(path, layout, 1)
+    epochs += [make_epoch(layout, labels, 1), make_epoch(layout, labels, 2)]
+    start = path.read_bytes()
+    disk.error = errno.EIO
+    rng = np.random.default_rng(0)
+    refused: set[str] = set()
+    for number in range(200):
+        path.write_bytes(start)
+        writer = StoreWriter.resume(path, layout)
+        disk.operations.clear()
+        disk.fail_from, disk.n_failures = number, (1, 3, 8)[number % 3]  # those of the recovery too
+        returned = [0]  # after so many operations, the commit of the epoch of this index
+        while len(returned) < 3:
+            if attempt(writer, len(returned), epochs[len(returned)], labels) is None:
+                returned.append(len(disk.operations))
+        writer.close()
+        operations, disk.fail_from = disk.operations[:], None
+        if len(operations) <= number:
+            break
+        refused.add(operations[number][0])
+        for n_done in {*rng.integers(number, len(operations), 4).tolist(), *returned[1:]}:
+            found, _ = read_epochs(write_file(found_path, after_power_cut(start, operations, n_done, rng)))
+            assert len(found) >= sum(n_done >= end for end in returned), f"{number} refused, cut at {n_done}"
+            assert_same_epochs(found, epochs[: len(found)])
+        resumes(found_path, layout, labels, epochs)
+    assert refused >= {"write", "failed truncate", "failed fsync"}
     assert number < 199
 
 

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from paddle_td_callback.threads import run_ahead, run_beside
+from paddle_td_callback.threads import one_thread, run_ahead, run_beside
 
 
 @pytest.fixture
 def executor():
-    with ThreadPoolExecutor(1) as made:
+    with one_thread() as made:
         yield made
 
 
@@ -70,3 +70,24 @@ def test_an_executor_that_takes_nothing_any_more():
     assert list(run_ahead(executor, int, ["1", "2"])) == [1, 2]
     with pytest.raises(ValueError, match="invalid literal"):
         run_beside(executor, int, "x").result()
+
+
+def test_a_thread_that_cannot_be_started_costs_nothing_but_time(monkeypatch):
+    """Not even where one could be had later: the work is done once."""
+    start, done = threading.Thread.start, []
+
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with one_thread() as executor:
+        assert run_beside(executor, done.append, 1).done()
+        assert list(run_ahead(executor, int, ["1", "2"])) == [1, 2]
+        monkeypatch.setattr(threading.Thread, "start", start)
+        run_beside(executor, done.append, 2).result()
+    assert done == [1, 2]
+
+
+def test_the_thread_is_there_before_there_is_work(monkeypatch, executor):
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("too late"))
+    assert run_beside(executor, threading.get_ident).result() != threading.get_ident()

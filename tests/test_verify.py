@@ -8,7 +8,8 @@ from recordings import assert_same_epochs, make_epoch, make_labels, read_epochs,
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder
 from paddle_td_callback.journal import Journal
 from paddle_td_callback.redo import USER_BLOCK_BYTES
-from paddle_td_callback.store import Layout, StoreWriter
+from paddle_td_callback.schema import Layout
+from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.verify import salvage, verify
 
 LAYOUTS = [
