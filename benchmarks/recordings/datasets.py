@@ -418,6 +418,48 @@ def templates(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
     return _task("templates", "templates", images[:, None], labels)
 
 
+def graded(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
+    """Grades: steps of unequal width on a hidden scale that is known with error, as where people give marks."""
+    n_features, n_classes = int(rng.integers(4, 24)), min(n_classes, 12)
+    inputs = rng.normal(size=(n_samples, n_features))
+    coarse = rng.random(n_features) < rng.uniform(0, 0.5)
+    inputs[:, coarse] = np.round(inputs[:, coarse])
+    hidden = np.tanh(inputs @ rng.normal(size=(n_features, 12)) / np.sqrt(n_features))
+    scale = inputs @ rng.normal(size=n_features) / np.sqrt(n_features) + rng.uniform(
+        0, 2
+    ) * hidden @ rng.normal(size=12)
+    scale = scale / scale.std() + rng.uniform(0.1, 0.9) * rng.normal(size=n_samples)
+    sizes = np.maximum(rng.dirichlet(np.full(n_classes, rng.uniform(1, 4))), 15 / n_samples)
+    steps = np.quantile(scale, np.cumsum(sizes / sizes.sum())[:-1])
+    return _task("graded", "graded", inputs, np.searchsorted(steps, scale))
+
+
+def trees(rng: np.random.Generator, n_samples: int, n_classes: int) -> Task:
+    """Tables of numbers and categories: each leaf of a random tree has its own mixture of classes, sure or not."""
+    n_numbers, n_categories = int(rng.integers(2, 16)), int(rng.integers(0, 8))
+    columns = [rng.normal(size=(n_samples, n_numbers)) * np.exp(rng.normal(0, 1, n_numbers))]
+    for _ in range(n_categories):
+        kinds = int(rng.integers(2, 7))
+        columns.append(np.eye(kinds)[rng.choice(kinds, n_samples, p=rng.dirichlet(np.full(kinds, 2.0)))])
+    inputs = np.concatenate(columns, axis=1)
+    leaf = np.zeros(n_samples, np.int64)
+    for _ in range(int(rng.integers(3, 8))):
+        for number in np.unique(leaf):
+            of = np.flatnonzero(leaf == number)
+            values = inputs[of, rng.integers(inputs.shape[1])]
+            leaf[of] = 2 * leaf[of] + (values > rng.choice(values))
+    _, leaf = np.unique(leaf, return_inverse=True)
+    share = rng.dirichlet(np.full(n_classes, rng.uniform(1, 5)))
+    sureness = n_classes * share * rng.choice([0.03, 0.1, 0.3, 0.6]) + 1e-3
+    mixtures = np.stack([rng.dirichlet(sureness) for _ in range(leaf.max() + 1)])
+    drawn = (
+        (np.cumsum(mixtures[leaf], axis=1) < rng.random((n_samples, 1))).sum(axis=1).clip(max=n_classes - 1)
+    )
+    names, counts = np.unique(drawn, return_counts=True)
+    kept = np.isin(drawn, names[counts >= 8])
+    return _task("trees", "trees", inputs[kept], drawn[kept])
+
+
 LOADED: dict[str, Callable[[], Task]] = {
     "digits": _digits,
     "optdigits": lambda: _keel("optdigits", "digits"),
@@ -436,6 +478,7 @@ GENERATED: dict[str, Callable[[np.random.Generator, int, int], Task]] = {
     "templates": templates,
 }
 FIRST_NAMES = (*LOADED, *GENERATED)
+UNEVEN: dict[str, Callable[[np.random.Generator, int, int], Task]] = {"graded": graded, "trees": trees}
 LATER: dict[str, Callable[[], Task]] = {
     "diamonds": _diamonds,
     "glosses": _glosses,

@@ -28,7 +28,10 @@ TABLE_SIZES = {
     "scripts": 4000,
     "words": 5000,
 }
-N_FIRST = 1500  # random trainings of the data sets that were there first; later ones are of the later ones
+N_FIRST, N_LATER = (
+    1500,
+    1800,
+)  # random trainings before these numbers are of the sets that were there first, then later
 BUDGET = 3.5
 
 
@@ -84,7 +87,9 @@ def large() -> list[Cell]:
 def random_cell(seed: int) -> Cell:
     """The random training of that number."""
     rng = np.random.default_rng([7, seed])
-    names = datasets.FIRST_NAMES if seed < N_FIRST else tuple(datasets.LATER)
+    names = tuple(datasets.LATER if seed < N_LATER else datasets.UNEVEN)
+    if seed < N_FIRST:
+        names = datasets.FIRST_NAMES
     weights = np.array([{"digits": 0.5, "optdigits": 0.5}.get(name, 1.0) for name in names])
     data = str(rng.choice(names, p=weights / weights.sum()))
     kind = str(rng.choice([*noise.MORE_KINDS, "instance", "instance", "pairs", "none"]))
@@ -100,10 +105,11 @@ def make(cell: Cell) -> tuple[Task, np.ndarray, Recipe]:
     """The task, its given labels and the recipe of a cell."""
     rng = np.random.default_rng([*cell.name.encode()])
     few = cell.regime != "random"
-    if cell.data in datasets.GENERATED:
+    generate = (datasets.GENERATED | datasets.UNEVEN).get(cell.data)
+    if generate:
         n_classes = int(rng.choice([2, 3, 5, 10, 10, 10, 20, 50, 100]))
         n_samples = int(rng.integers(1500, 5000))
-        task = datasets.GENERATED[cell.data](rng, n_samples, n_classes)
+        task = generate(rng, n_samples, n_classes)
     else:
         task = datasets.load(cell.data)
         if cell.regime == "large":
