@@ -146,7 +146,8 @@ def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[Path]
     files = []
     for number, left_out in enumerate(training.folds(groups)):
         file = folder / f"paper-{number}.h5"
-        seen = [path for path, group in zip(paths, groups, strict=True) if group not in left_out]
+        unseen = (*left_out, *training.SECOND_ONLY)
+        seen = [path for path, group in zip(paths, groups, strict=True) if group not in unseen]
         if not training.is_of(file, left_out, len(seen)):
             raws, wrongs = [], []
             for path in seen:

@@ -9,7 +9,8 @@ scores are what detection.py judges, and what the shipped detector's probabiliti
 
 A detector looks twice, and the second look must learn from first looks as they are at data never seen. So for
 each detector there are first ones that leave a further fold out: each tells of that fold's recordings when
-the second is trained; together they are the first look of the finished detector.
+the second is trained; together they are the first look of the finished detector. Some groups are in no fold
+(`training.SECOND_ONLY`): no first detector has seen them, so one of a detector's own tells of each recording.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Work:
     def __init__(self, folder: Path, paths: list[Path], groups: list[str]) -> None:
         self.folder, self.paths, self.groups = folder, paths, groups
         of_group = {group: k for k, groups in enumerate(training.folds(groups)) for group in groups}
-        self.fold = [of_group[group] for group in groups]
+        self.fold = [of_group.get(group) for group in groups]
         self.tables = folder / "tables"
         self.tables.mkdir(parents=True, exist_ok=True)
 
@@ -73,19 +74,23 @@ class Work:
         return training.parts(self.paths[k], self.tables)
 
     def seen(self, folds: tuple[int, ...], shipped: bool) -> list[int]:
-        """The recordings outside of some folds."""
+        """The recordings outside of some folds, those in no fold among them."""
         kept = [k for k, fold in enumerate(self.fold) if fold not in folds]
         return [k for k in kept if not shipped or self.groups[k] != LEFT_OUT_OF_SHIPPED]
 
+    def seen_first(self, name: str) -> list[int]:
+        """The recordings that a first detector learns from."""
+        return [k for k in self.seen(FIRSTS[name], SHIPPED in name) if self.fold[k] is not None]
+
     def has_first(self, name: str) -> bool:
         """Whether a first detector is there, trained on what it would be trained on now."""
-        rows = self.seen(FIRSTS[name], SHIPPED in name)
+        rows = self.seen_first(name)
         return training.is_of(self.folder / f"{name}.h5", self._left_out(name), len(rows))
 
     def first(self, name: str) -> float:
         """Train one first detector; seconds that it took."""
         start = time.perf_counter()
-        rows = self.seen(FIRSTS[name], SHIPPED in name)
+        rows = self.seen_first(name)
         parts = self._load("parts")
         detector = training.fit_first([part for k in rows for part in parts[k]], list(FIRSTS).index(name))
         detector.provenance |= {"left out": self._left_out(name), "recordings": len(rows)}
@@ -94,7 +99,11 @@ class Work:
 
     def opinions(self, k: int) -> dict[str, list[Any]]:
         """What the first detectors that have not seen a recording say of it, by the detector that will read it."""
-        names = {name: first_for(name, self.fold[k]) for name in self.detectors(k)}
+        names = {}
+        for name in self.detectors(k):
+            others = [fold for fold in FOLDS if fold not in self.own(name)]
+            own = self.fold[k]
+            names[name] = first_for(name, others[k % len(others)] if own is None else own)
         firsts = {name: training.loaded(self.folder / f"{first}.h5") for name, first in names.items()}
         return training.opinions(self.paths[k], self.tables, firsts)
 
@@ -127,8 +136,10 @@ class Work:
         detector.save(self.folder / f"{name}.h5")
         return time.perf_counter() - start
 
-    def odds(self, k: int) -> np.ndarray:
-        """Log-odds of a recording's samples by the detector of its fold, which has not seen it."""
+    def odds(self, k: int) -> np.ndarray | None:
+        """Log-odds of a recording's samples by the detector of its fold, which has not seen it; None = in no fold."""
+        if self.fold[k] is None:
+            return None
         detector = training.loaded(self.folder / f"fold-{self.fold[k]}.h5")
         with open(self.tables / f"{self.paths[k].stem}.pkl", "rb") as file:
             evidence = pickle.load(file)[0]
@@ -176,13 +187,14 @@ def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float,
     return scale, float(bias), float(np.quantile(errors, 0.8))
 
 
-def calibrate(work: Work, odds: list[np.ndarray], output: Path) -> None:
+def calibrate(work: Work, odds: list[np.ndarray | None], output: Path) -> None:
     """Give each detector its scale and bias, from recordings of folds that are not its own, and ship one."""
     wrong = [reading.read(path).is_mislabeled for path in work.paths]
     for name in [*(f"fold-{fold}" for fold in FOLDS), SHIPPED]:
         detector = NoiseDetector.load(work.folder / f"{name}.h5")
         known = [k for k in range(len(work.paths)) if name in work.detectors(k)]
-        scale, detector.bias, error = calibration([odds[k] for k in known], [wrong[k] for k in known])
+        judged = [(held_out, wrong[k]) for k in known if (held_out := odds[k]) is not None]
+        scale, detector.bias, error = calibration([o for o, _ in judged], [w for _, w in judged])
         detector.temperature = 1 / scale
         detector.provenance |= {
             "trained on": sorted({work.groups[k] for k in known}),
