@@ -97,12 +97,14 @@ class Table:
         of_recording: one number by name.
         labels: integers [sample], the given labels; -1 = never seen.
         others: integers [sample], the class that a sample is taken for instead; -1 = none.
+        n_whole: of how many samples the recording is; None = of those that are here.
     """
 
     of_sample: Mapping[str, Array]
     of_recording: Mapping[str, float]
     labels: Ints
     others: Ints
+    n_whole: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,7 +112,16 @@ class Table:
     def __getitem__(self, samples: slice | ArrayLike) -> Table:
         rows = samples if isinstance(samples, slice) else np.asarray(samples)
         of_sample = {name: column[rows] for name, column in self.of_sample.items()}
-        return Table(of_sample, self.of_recording, self.labels[rows], self.others[rows])
+        return Table(of_sample, self.of_recording, self.labels[rows], self.others[rows], self._n_whole)
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether samples of the recording are missing here, so that it cannot be looked at as a whole."""
+        return len(self) != self._n_whole
+
+    @property
+    def _n_whole(self) -> int:
+        return len(self) if self.n_whole is None else self.n_whole
 
     def with_more(self, of_sample: Mapping[str, Array], of_recording: Mapping[str, float]) -> Table:
         """The same with further columns."""

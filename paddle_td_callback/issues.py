@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .calibration import doubt
 from .errors import StoreError
-from .evidence import Evidence, Table
+from .evidence import Evidence, Table, rank
 from .label_issues import LabelIssues
 from .scores import NOISE_SCORES
 from .store import TrainingDynamicsStore
@@ -204,24 +204,15 @@ def _check_detectable(store: TrainingDynamicsStore) -> None:
 def _by_detector(
     store: TrainingDynamicsStore, detector: NoiseDetector, device: str | None, batch_size: int | None
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    from .channels import context_samples
-
     options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-    seen = np.flatnonzero(store.labels >= 0)
-    some = detector_input(store, seen[context_samples(len(seen))])
-    context = detector.context(some, device=device)
     evidence = detector_evidence(store) if detector.needs_evidence else None
     if evidence is not None and detector.first is not None:
         tiles = ((detector_input(store, tile), evidence[tile]) for tile in store.tiles())
-        before = detector.first.context(some, device=device)
-        evidence = detector.look_first(tiles, evidence, context=before, device=device, **options)
+        evidence = detector.look_first(tiles, evidence, device=device, **options)
     for tile in store.tiles():
         if evidence is not None:
             options["evidence"] = evidence[tile]
-        yield (
-            tile,
-            detector.predict_proba(detector_input(store, tile), context=context, device=device, **options),
-        )
+        yield tile, detector.predict_proba(detector_input(store, tile), device=device, **options)
 
 
 def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
@@ -300,15 +291,10 @@ def _average_noise_rate(runs: list[LabelIssues]) -> tuple[float | None, tuple[fl
 def _stability(scores: npt.NDArray[np.float64]) -> float | None:
     """Mean Spearman correlation of the runs' scores `[run, sample]`, over samples that all of them scored."""
     everywhere = scores[:, ~np.isnan(scores).any(axis=0)]
-    ranks = np.stack([_ranks(run) for run in everywhere])
-    if ranks.shape[1] < 2 or (ranks.std(axis=1) == 0).any():
+    if everywhere.shape[1] < 2:
+        return None
+    ranks = np.stack([rank(run, np.zeros(len(run), np.int64)) for run in everywhere])
+    if (ranks.std(axis=1) == 0).any():
         return None
     correlations = np.atleast_2d(np.corrcoef(ranks))
     return float(correlations[np.triu_indices(len(ranks), k=1)].mean())
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[place]

@@ -139,11 +139,11 @@ def test_two_looks_find_more_than_one_and_go_through_a_file(
     assert np.isfinite(again.predict_proba(raw)).all()  # from trajectories alone
 
     tiles = [slice(0, 250), slice(250, 600)]
-    looked = again.look_first(((raw[tile], table[tile]) for tile in tiles), table, context={})
-    parts = [again.predict_proba(raw[tile], context={}, evidence=looked[tile]) for tile in tiles]
+    looked = again.look_first(((raw[tile], table[tile]) for tile in tiles), table)
+    parts = [again.predict_proba(raw[tile], evidence=looked[tile]) for tile in tiles]
     np.testing.assert_allclose(np.concatenate(parts), score, atol=1e-6)
     with pytest.raises(ValueError, match="make it with look_first"):
-        again.predict_proba(raw[:250], context={}, evidence=table[:250])
+        again.predict_proba(raw[:250], evidence=table[:250])
     assert one.look_first([], table) is table
 
 

@@ -97,14 +97,12 @@ class Part:
         wrong: bool [sample].
         weight: [sample].
         table: evidence of these samples.
-        rows: where they are in the recording [sample].
     """
 
     raw: np.ndarray
     wrong: np.ndarray
     weight: np.ndarray
     table: Table
-    rows: np.ndarray
 
 
 def views(path: Path) -> list[tuple[Recording, int]]:
@@ -121,7 +119,7 @@ def parts(path: Path, tables: Path) -> list[Part]:
         whole.append(table(recording))
         rows, weight = drawn(recording.is_mislabeled, n, rng)
         raw = trajectories(recording, rows)
-        made.append(Part(raw, recording.is_mislabeled[rows], weight, whole[-1][rows], rows))
+        made.append(Part(raw, recording.is_mislabeled[rows], weight, whole[-1][rows]))
     with open(tables / f"{path.stem}.pkl", "wb") as file:
         pickle.dump(whole, file)
     return made
