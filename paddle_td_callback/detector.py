@@ -348,7 +348,11 @@ class NoiseDetector:
         return self
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write architecture, weights, calibration and provenance as HDF5; an existing file is replaced."""
+        """Write architecture, weights, calibration and provenance as HDF5; an existing detector is replaced.
+
+        Raises:
+            DetectorError: there are no weights, the file cannot be written, or a recording stands there.
+        """
         self._need_weights()
         detector_file.write(path, self._parts())
 

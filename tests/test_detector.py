@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddle_td_callback import channels, detector, interpolate
+from paddle_td_callback import TrainingDynamicsRecorder, channels, detector, interpolate
 from paddle_td_callback.calibration import platt
 from paddle_td_callback.channels import CHANNELS, Inputs
 from paddle_td_callback.detector import NoiseDetector
@@ -503,6 +503,25 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
     made, _, _ = small()
     with pytest.raises(DetectorError, match=r"missing/detector.h5': cannot be written"):
         made.save(tmp_path / "missing" / "detector.h5")
+
+
+def test_a_recording_is_never_replaced_by_a_detector(tmp_path):
+    made, _, _ = small()
+    path = tmp_path / "run.h5"
+    with TrainingDynamicsRecorder(path, n_samples=2, n_classes=2) as recorder:
+        recorder.update([0, 1], np.eye(2, dtype=np.float32), [0, 1])
+        recorder.end_epoch()
+    for kind in ("paddle_td_callback training dynamics", "unreadable"):
+        recording = path.read_bytes()
+        with pytest.raises(
+            DetectorError, match=rf"run.h5': an HDF5 file of another kind \('{kind}'\).*another path"
+        ):
+            made.save(path)
+        assert path.read_bytes() == recording
+        assert os.listdir(tmp_path) == ["run.h5"]
+        path.write_bytes(recording[:-100])
+    made.save(tmp_path / "detector.h5")
+    made.save(tmp_path / "detector.h5")
 
 
 def test_a_missing_file_is_a_file_not_found(tmp_path):
