@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from . import detector_file, opinion
 from ._version import __version__
+from .arguments import real, whole
 from .calibration import platt
 from .channels import Inputs, as_tensor
 from .errors import DetectorError
@@ -27,7 +28,6 @@ from .network import Architecture, Group, Network, Schedule, Weights, paddle_on,
 from .trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
 
 PRETRAINED = Path(__file__).parent / "data" / "noise_detector.h5"
-LIMITS = {"n_steps": 10_000, "hidden_size": 4096, "n_layers": 16, "n_members": 64, "mix_sizes": 4096}
 Tables = Table | Sequence[Table]
 
 
@@ -76,13 +76,13 @@ class NoiseDetector:
         if first is not None:
             first._need_weights()
         self.channels, self.evidence = tuple(channels), tuple(evidence)
-        self.n_steps = None if n_steps is None else _whole(n_steps, "n_steps")
-        self.hidden_size = _whole(hidden_size, "hidden_size")
-        self.n_layers = _whole(n_layers, "n_layers")
-        self.n_members = _whole(n_members, "n_members")
+        self.n_steps = None if n_steps is None else whole(n_steps, "n_steps")
+        self.hidden_size = whole(hidden_size, "hidden_size")
+        self.n_layers = whole(n_layers, "n_layers")
+        self.n_members = whole(n_members, "n_members")
         if mix_sizes is None:
             mix_sizes = (self.hidden_size,) if self.evidence else ()
-        self.mix_sizes = tuple(_whole(size, "mix_sizes") for size in mix_sizes)
+        self.mix_sizes = tuple(whole(size, "mix_sizes") for size in mix_sizes)
         self.first = first
         self.temperature, self.bias = 1.0, 0.0
         self.provenance: dict[str, Any] = {}
@@ -164,7 +164,20 @@ class NoiseDetector:
             device: any Paddle device string; None = where Paddle is now.
             seed: of initial weights, order and augmentation. The same seed gives the same weights.
             progress: show a bar.
+
+        Raises:
+            ValueError: an argument that is none, recordings that do not fit together, or labels of one kind.
+            DetectorError: the loss or the weights did not stay finite; the detector is as it was.
         """
+        schedule = Schedule(
+            whole(epochs, "epochs"),
+            whole(batch_size, "batch_size"),
+            real(learning_rate, "learning_rate", open_at=0),
+            real(weight_decay, "weight_decay"),
+            real(dropout, "dropout", most=1, open_at=1),
+            real(ranking, "ranking"),
+        )
+        balance = real(balance, "balance", most=1)
         recordings: list[tuple[Array, Array, Array, Array]] = []
         labelled_raws = list(labelled(trajectories, is_mislabeled))
         tables = self._each_evidence(trajectories, evidence, device)
@@ -182,19 +195,6 @@ class NoiseDetector:
         n_wrong = sum(int(wrong.sum()) for _, wrong, _, _ in recordings)
         n_right = sum(len(wrong) for _, wrong, _, _ in recordings) - n_wrong
         need_both(n_wrong, n_right, "training")
-        if not 0 <= dropout < 1 or not 0 <= balance <= 1 or not ranking >= 0:
-            raise ValueError(
-                "dropout must be in [0, 1), balance in [0, 1] and ranking 0 or more, "
-                f"got {dropout}, {balance} and {ranking}"
-            )
-        schedule = Schedule(
-            _whole(epochs, "epochs"),
-            _whole(batch_size, "batch_size"),
-            learning_rate,
-            weight_decay,
-            dropout,
-            ranking,
-        )
         start = [] if reset else self._members
         members, losses = [], []
         trajectories_to_go = schedule.epochs * self.n_members * (n_wrong + n_right)
@@ -281,7 +281,7 @@ class NoiseDetector:
             progress: see there.
         """
         self._need_weights()
-        raw, batch_size = checked(trajectories), _whole(batch_size, "batch_size")
+        raw, batch_size = checked(trajectories), whole(batch_size, "batch_size")
         table = self._read_evidence(raw, evidence, batch_size, device)
         return self._odds_of(raw, table, batch_size, device, progress)
 
@@ -552,11 +552,10 @@ class NoiseDetector:
                 beside = as_tensor(self._columns(table[rows]))
                 odds[rows] = np.mean([net(channels, beside).numpy() for net in nets], axis=0)
                 bar.update(len(rows))
+        n_bad = int((~np.isfinite(odds[scored])).sum())
+        if n_bad:  # NaN would say that these were never seen
+            raise DetectorError(
+                f"the log-odds of {n_bad} of {len(scored)} samples are not finite: the weights are too large or "
+                "damaged; train the detector again with a smaller learning_rate"
+            )
         return odds
-
-
-def _whole(number: Any, name: str) -> int:
-    limit = LIMITS.get(name, 2**31)
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 1 <= number <= limit:
-        raise ValueError(f"{name} must be a whole number from 1 to {limit}, got {number!r}")
-    return int(number)

@@ -170,6 +170,9 @@ def train(
         schedule: how long and how fast.
         rng: draws the order of samples and what is dropped.
         on_batch: called with the size of each batch done.
+
+    Raises:
+        DetectorError: the loss or the weights did not stay finite.
     """
     optimizer = paddle.optimizer.AdamW(
         schedule.learning_rate,
@@ -208,6 +211,12 @@ def train(
                 )
             on_batch(len(rows))
         losses.append(total / count)
+    # The loss is taken before a step, so it cannot tell what the last one did.
+    if not all(np.isfinite(array).all() for array in net.weights().values()):
+        raise DetectorError(
+            "the weights are not finite after the last step; the detector is left as it was; "
+            f"try a learning_rate below {schedule.learning_rate}"
+        )
     return losses
 
 

@@ -238,6 +238,23 @@ def test_a_training_that_explodes_says_so():
     np.testing.assert_array_equal(made.predict_proba(raw), score)
 
 
+def test_weights_that_only_the_last_step_spoils_are_not_taken():
+    made, raw, wrong = small()
+    weights, score = made._members, made.predict_proba(raw)
+    with pytest.raises(DetectorError, match="weights are not finite after the last step"):
+        made.fit(raw, wrong, learning_rate=1e38, weight_decay=10, epochs=1, batch_size=4096, progress=False)
+    assert made._members is weights
+    np.testing.assert_array_equal(made.predict_proba(raw), score)
+
+
+def test_odds_that_are_not_finite_are_no_verdict():
+    made, raw, _ = small()
+    seen = int((~np.isnan(raw[:, :, 0]).all(axis=1)).sum())
+    made._members[0]["head_bias"][:] = np.inf
+    with pytest.raises(DetectorError, match=f"log-odds of {seen} of {seen} samples are not finite"):
+        made.predict_proba(raw)
+
+
 def test_augmentation_keeps_order_and_draws_within_its_bounds():
     rng = np.random.default_rng(0)
     raw = np.full((50, 20, 3), 0.5, np.float32)
@@ -795,6 +812,17 @@ def test_wrong_options_are_refused():
         made.fit(raw, wrong, batch_size=0)
     with pytest.raises(ValueError, match="batch_size must be a whole number"):
         made.predict_proba(raw, batch_size=0)
+    for name, bad in {
+        "learning_rate": (NAN, 0, -1, np.inf, "fast", None, True),
+        "weight_decay": (NAN, -1, np.inf),
+        "dropout": (1, NAN, -0.1),
+        "balance": (2, NAN),
+        "ranking": (NAN, np.inf, -1),
+    }.items():
+        for value in bad:
+            with pytest.raises(ValueError, match=rf"{name} must be a number in [\[(]0, (1|inf)[\])], got "):
+                made.fit(raw, wrong, **{name: value})
+    made.fit(raw, wrong, epochs=1, learning_rate=1, weight_decay=0, ranking=np.float32(0), progress=False)
 
 
 def test_samples_of_weight_zero_teach_nothing():
