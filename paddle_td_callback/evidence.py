@@ -239,10 +239,9 @@ class Evidence:
             of_recording |= {
                 f"{name}_q{q}": float(value) for q, value in zip(_QUANTILES, quantiles, strict=True)
             }
-        order = np.argsort(column("aum"), kind="stable")
-        for band, (start, stop) in _BANDS.items():
-            first = min(int(start * len(known)), len(known) - 1)
-            rows = order[first : max(first + 1, int(stop * len(known)))]
+        place = rank(column("aum"), together) * len(known)
+        for band, shares in _BANDS.items():
+            rows = _band(place, shares)
             for name in _OF_BAND:
                 of_recording[f"{name}_{band}"] = float(column(name)[rows].mean())
         for name in _SCATTER:
@@ -328,7 +327,7 @@ def _own(given: Array, margin: Array, predicted: Ints, label: Ints) -> tuple[Arr
     n_epochs = given.shape[1]
     first = np.where((is_right > 0.5).any(axis=1), (is_right > 0.5).argmax(axis=1), n_epochs) / n_epochs
     other, votes, late, n_wrong, n_seen = _votes(predicted, label)
-    aum = margin.mean(axis=1)
+    aum = margin.mean(axis=1, dtype=np.float64)  # margins may be as large as float32 goes
     columns = [
         given.mean(axis=1),
         given.std(axis=1),
@@ -403,6 +402,23 @@ def rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
     ranks = np.empty(len(values))
     ranks[order] = (middle - group_start) / size
     return ranks
+
+
+def _band(place: NDArray[np.float64], shares: tuple[float, float]) -> NDArray[np.int64]:
+    """Which samples lie in a band of a ranking, at least one.
+
+    Args:
+        place: [sample], the middle of where a sample and its equals stand: 0.5, 1.5, 2.5 and so on where no two
+            are equal. Equals are in the band together, or none of them is.
+        shares: where the band starts and stops, as shares of all samples.
+    """
+    start, stop = (int(share * len(place)) for share in shares)
+    start = min(start, len(place) - 1)
+    middle = np.round(2 * place) / 2
+    inside = np.flatnonzero((middle >= start) & (middle < max(start + 1, stop)))
+    if not len(inside):  # equals that reach beyond the band and have their middle elsewhere
+        inside = np.flatnonzero(middle == np.sort(middle)[start])
+    return inside
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -10,7 +10,15 @@ import pytest
 
 from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.errors import DetectorError
-from paddle_td_callback.evidence import NAMES, OF_SAMPLE, Evidence, Table, evidence, evidence_of_trajectories
+from paddle_td_callback.evidence import (
+    NAMES,
+    OF_SAMPLE,
+    Evidence,
+    Table,
+    _band,
+    evidence,
+    evidence_of_trajectories,
+)
 
 
 def column(table: Table, name: str) -> np.ndarray:
@@ -86,6 +94,36 @@ def test_samples_never_seen_are_nan_and_touch_no_other(recording: dict[str, np.n
     np.testing.assert_array_equal(table[:200].columns(NAMES), whole.columns(NAMES))
     assert np.isnan(table[200:].columns(OF_SAMPLE)).all()
     assert (table.labels[200:] == -1).all()
+
+
+def test_the_order_of_samples_does_not_matter_where_margins_tie(recording: dict[str, np.ndarray]) -> None:
+    # Margins of few values, and by their sign the probabilities: a band's end falls among equals that differ else.
+    tied = {
+        **recording,
+        "margins": np.sign(recording["margins"]).mean(axis=1, keepdims=True).repeat(9, axis=1),
+    }
+    order = np.random.default_rng(1).permutation(200)
+    moved = {name: array[order] for name, array in tied.items()}
+    np.testing.assert_allclose(
+        evidence(**moved).columns(NAMES), evidence(**tied)[order].columns(NAMES), atol=1e-5
+    )
+
+
+def test_bands_hold_equals_together_and_are_never_empty() -> None:
+    assert _band(np.array([2.5, 0.5, 1.5, 3.5]), (0.25, 0.75)).tolist() == [0, 2]
+    assert _band(np.array([0.5, 2.0, 2.0, 3.5]), (0.25, 0.75)).tolist() == [1, 2]
+    assert _band(np.array([0.5, 2.0, 2.0, 3.5]), (0.5, 0.75)).tolist() == [1, 2]
+    assert _band(np.array([0.5, 2.5, 2.5, 2.5]), (0.25, 0.5)).tolist() == [1, 2, 3]  # 1.5 is nobody's middle
+    assert _band(np.array([0.5]), (0.1, 0.3)).tolist() == [0]
+    assert _band(np.full(100, 50.0), (0.0, 0.03)).tolist() == list(range(100))
+
+
+def test_the_largest_margins_there_are_do_not_overflow(recording: dict[str, np.ndarray]) -> None:
+    largest = np.finfo(np.float32).max
+    extreme = {**recording, "margins": np.float32(np.where(recording["margins"] > 0, largest, -largest))}
+    columns = evidence(**extreme).columns(NAMES)
+    assert np.isfinite(columns).all()
+    assert np.abs(columns).max() < 100
 
 
 @pytest.mark.parametrize("n_epochs", [1, 2, 3])
