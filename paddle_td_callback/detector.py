@@ -35,9 +35,9 @@ class NoiseDetector:
     """An LSTM over training trajectories; its output is the probability that the given label is wrong.
 
     Trajectories are float arrays [sample, epoch, 3], NaN = unseen, the last axis being the probability of the
-    given label, the largest other probability, and 1 or 0 for predicted right or wrong. Recordings may have
-    any number of epochs, the data any number of classes. The detector holds numpy arrays alone: what it
-    computes with Paddle happens on the device passed, and leaves Paddle's global state as it was.
+    given label, the largest other probability, and 1, 0 or 1/2 for predicted right, wrong, or a tie.
+    Recordings may have any number of epochs, the data any number of classes. The detector holds numpy arrays
+    alone: what it computes with Paddle happens on the device passed, and leaves Paddle's global state as it was.
 
     Args:
         channels: what the LSTM reads at each step; names in `channels.CHANNELS`.

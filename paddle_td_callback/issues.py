@@ -18,7 +18,8 @@ from .evidence import Evidence, Table, rank
 from .label_issues import LabelIssues
 from .scores import NOISE_SCORES
 from .store import TrainingDynamicsStore
-from .suggestions import largest_other_probabilities, suggest_labels
+from .suggestions import suggest_labels
+from .trajectories import trajectories_of
 
 if TYPE_CHECKING:
     from .detector import NoiseDetector
@@ -100,13 +101,9 @@ def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDA
 
     Returns:
         `[sample, epoch, 3]` float32, NaN = unseen: the given label's probability, the largest other one, and
-        whether the prediction was right (1 or 0).
+        whether the prediction was right (1 or 0; 1/2 = the given label tied with another class).
     """
-    given, predicted = store.given_probabilities(samples), store.predictions(samples)
-    labels = store.labels if samples is None else store.labels[samples]
-    right = np.where(predicted < 0, np.nan, predicted == labels[:, np.newaxis])
-    others = largest_other_probabilities(given, store.margins(samples))
-    return np.stack([given, others, right.astype(np.float32)], axis=-1)
+    return trajectories_of(store.given_probabilities(samples), store.margins(samples))
 
 
 def detector_evidence(store: TrainingDynamicsStore) -> Table:

@@ -19,6 +19,7 @@ from paddle_td_callback.evidence import (
     evidence,
     evidence_of_trajectories,
 )
+from paddle_td_callback.trajectories import trajectories_of
 
 
 def column(table: Table, name: str) -> np.ndarray:
@@ -116,6 +117,48 @@ def test_bands_hold_equals_together_and_are_never_empty() -> None:
     assert _band(np.array([0.5, 2.5, 2.5, 2.5]), (0.25, 0.5)).tolist() == [1, 2, 3]  # 1.5 is nobody's middle
     assert _band(np.array([0.5]), (0.1, 0.3)).tolist() == [0]
     assert _band(np.full(100, 50.0), (0.0, 0.03)).tolist() == list(range(100))
+
+
+def test_the_numbers_of_classes_do_not_matter_where_logits_tie() -> None:
+    # As of bfloat16 logits, or of zero logits in the first epochs: the given label ties with the best other one.
+    rng = np.random.default_rng(0)
+    labels, rows = rng.integers(0, 5, 200), np.arange(200)
+    logits = rng.normal(0, 2, (200, 9, 5))
+    others = logits.copy()
+    others[rows, :, labels] = -np.inf
+    tied = rng.random((200, 9)) < 0.3
+    logits[rows, :, labels] = np.where(tied, others.max(axis=2), logits[rows, :, labels])
+    logits[:, 0] = 0
+    logits[5] = 0
+
+    def read(numbers: np.ndarray) -> tuple[Table, np.ndarray]:
+        renumbered = logits[:, :, np.argsort(numbers)]
+        given_of = renumbered[rows, :, numbers[labels]]
+        rest = renumbered.copy()
+        rest[rows, :, numbers[labels]] = -np.inf
+        given = np.exp(given_of) / np.exp(renumbered).sum(axis=2)
+        margins = given_of - rest.max(axis=2)
+        table = evidence(given, margins, renumbered.argmax(axis=2), numbers[labels])
+        return table, trajectories_of(given, margins)
+
+    table, raw = read(np.arange(5))
+    for numbers in (np.array([3, 0, 4, 1, 2]), np.array([4, 3, 2, 1, 0])):
+        again, raw_again = read(numbers)
+        np.testing.assert_allclose(again.columns(NAMES), table.columns(NAMES), atol=1e-5)
+        np.testing.assert_allclose(raw_again, raw, atol=1e-6)
+    assert (raw[5, :, 2] == 0.5).all()
+    assert (column(table, "votes")[5], column(table, "wrong")[5], table.others[5]) == (0, 0.5, -1)
+
+
+def test_nothing_but_ties() -> None:
+    table = evidence(np.full((4, 3), 0.5), np.zeros((4, 3)), np.zeros((4, 3), int), [0, 0, 1, 1])
+    assert np.isfinite(table.columns(NAMES)).all()
+    assert (table.others == -1).all()
+
+
+def test_what_is_predicted_right_tells_where_rounded_probabilities_tie() -> None:
+    raw = np.float32([[[0.5, 0.5, 1]] * 4, [[0.5, 0.5, 0]] * 4, [[0.5, 0.5, 0.5]] * 4])
+    np.testing.assert_array_equal(column(evidence_of_trajectories(raw), "correctness"), [1, 0, 0.5])
 
 
 def test_the_largest_margins_there_are_do_not_overflow(recording: dict[str, np.ndarray]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from paddle_td_callback import evidence, opinion
 from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.evidence import Table
-from paddle_td_callback.suggestions import largest_other_probabilities
+from paddle_td_callback.trajectories import trajectories_of
 
 from .reading import Recording, read
 
@@ -39,10 +39,7 @@ N_FOLDS = 4
 
 def trajectories(recording: Recording, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
     """What the LSTM reads: [sample, epoch, 3], NaN = unseen."""
-    given, predicted = recording.given_probabilities[rows], recording.predictions[rows]
-    right = np.where(predicted < 0, np.nan, predicted == recording.labels[rows][:, np.newaxis])
-    others = largest_other_probabilities(given, recording.margins[rows])
-    return np.stack([given, others, right], axis=2).astype(np.float32)
+    return trajectories_of(recording.given_probabilities[rows], recording.margins[rows])
 
 
 def table(recording: Recording) -> Table:
