@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +63,7 @@ def find_label_issues(
 
     Args:
         source: path of a recording, an open `TrainingDynamicsStore`, or a list of these: several runs over the
-            same data and labels, whose noise scores are averaged.
+            same data and labels, whose noise scores are averaged, each sample's over the runs that saw it.
         method: "lstm" for the detector, or the name of one of `scores.NOISE_SCORES`.
         detector: a `NoiseDetector` of one's own, or None for the one that ships with the package.
         device: a Paddle device string for the detector ("cpu", "gpu:0", ...), None = where Paddle is now; the other
@@ -73,15 +73,20 @@ def find_label_issues(
 
     Raises:
         ValueError: an unknown method, a detector for a method that has none, or runs of different data.
-        TypeError: a detector that is none.
+        TypeError: a detector or a source that is none.
         StoreError: no recording, no committed epoch, or only one class among the labels.
         ModuleNotFoundError: `method="lstm"` without Paddle.
     """
     check_method(method, detector)
     single = isinstance(source, (str, os.PathLike, TrainingDynamicsStore))
+    if not single and (isinstance(source, bytes) or not isinstance(source, Iterable)):
+        raise TypeError(
+            f"source must be a path, an open TrainingDynamicsStore, or a list of these, got {source!r}"
+        )
     sources: list[Source] = [source] if single else list(source)  # type: ignore[list-item, arg-type]
     if not sources:
         raise ValueError("source is an empty list; give at least one recording")
+    _check_runs(sources)
     runs = []
     for one in sources:
         if isinstance(one, TrainingDynamicsStore):
@@ -90,6 +95,25 @@ def find_label_issues(
             with TrainingDynamicsStore(one) as store:
                 runs.append(_score_run(store, method, detector, device, batch_size, progress))
     return runs[0] if len(runs) == 1 else _average(runs, sources)
+
+
+def _check_runs(sources: list[Source]) -> None:
+    """Refuse, before any is scored, what are not several runs over the same classes."""
+    n_classes: dict[str, int] = {}
+    for source in sources if len(sources) > 1 else []:
+        if isinstance(source, TrainingDynamicsStore):
+            path, number = os.path.realpath(source.path), source.n_classes
+        else:
+            with TrainingDynamicsStore(source) as store:
+                path, number = os.path.realpath(store.path), store.n_classes
+        if path in n_classes:
+            raise ValueError(
+                f"{source!r} is given twice; as two runs it would only seem to agree with another"
+            )
+        first = next(iter(n_classes.values()), number)
+        if number != first:
+            raise ValueError(f"{source!r} has {number} classes, the first run {first}: not the same labels")
+        n_classes[path] = number
 
 
 def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDArray[np.float32]:
@@ -256,33 +280,35 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
     weights = np.stack([run.suggested_confidence for run in runs])
     votes = np.stack([np.where(classes == own, weights, 0).sum(axis=0) for own in classes])
     chosen = votes.argmax(axis=0)[np.newaxis]
+    n_runs = np.maximum(np.sum([run.n_epochs_seen > 0 for run in runs], axis=0), 1)  # that saw the sample
     return LabelIssues(
         first.method,
         mean,
         np.max([run.given_label for run in runs], axis=0).astype(np.int32),
         np.take_along_axis(classes, chosen, axis=0)[0],
-        (np.take_along_axis(votes, chosen, axis=0)[0] / len(runs)).astype(np.float32),
+        (np.take_along_axis(votes, chosen, axis=0)[0] / n_runs).astype(np.float32),
         np.sum([run.n_epochs_seen for run in runs], axis=0).astype(np.int32),
         first.class_names,
         first.sample_ids,
-        *_average_noise_rate(runs),
+        *_average_noise_rate(runs, mean),
         _stability(scores),
     )
 
 
-def _average_noise_rate(runs: list[LabelIssues]) -> tuple[float | None, tuple[float, float] | None]:
+def _average_noise_rate(
+    runs: list[LabelIssues], score: npt.NDArray[np.float64]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The mean of the averaged scores, and an interval around it as wide as those of the runs are on average."""
     rates = [run.noise_rate for run in runs if run.noise_rate is not None]
     intervals = [run.noise_rate_interval for run in runs if run.noise_rate_interval is not None]
     if len(rates) < len(runs):
         return None, None
-    # Runs over one data set err alike, so their mean is no surer than each of them.
-    rate = float(np.mean(rates))
+    rate = float(np.nanmean(score))
     if len(intervals) < len(runs):
         return rate, None
-    return rate, (
-        float(np.mean([low for low, _ in intervals])),
-        float(np.mean([high for _, high in intervals])),
-    )
+    # Runs over one data set err alike, so their mean is no surer than each of them.
+    low, high = np.mean(intervals, axis=0) + (rate - np.mean(rates))
+    return rate, (max(0.0, float(low)), min(1.0, float(high)))
 
 
 def _stability(scores: npt.NDArray[np.float64]) -> float | None:

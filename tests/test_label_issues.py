@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import stat
 import threading
 from dataclasses import replace
@@ -106,7 +107,8 @@ def test_several_runs_report_their_agreement(tmp_path):
                 recorder.update(np.arange(40), rng.standard_normal((40, 3)).astype(np.float32), labels)
                 recorder.end_epoch()
     alone = find_label_issues(tmp_path / "a.h5", method="aum", progress=False)
-    twice = find_label_issues([tmp_path / "a.h5", tmp_path / "a.h5"], method="aum", progress=False)
+    shutil.copy(tmp_path / "a.h5", tmp_path / "copy.h5")
+    twice = find_label_issues([tmp_path / "a.h5", tmp_path / "copy.h5"], method="aum", progress=False)
     both = find_label_issues([tmp_path / "a.h5", tmp_path / "b.h5"], method="aum", progress=False)
     assert alone.stability is None
     assert twice.stability == pytest.approx(1)
@@ -187,6 +189,8 @@ def test_wrong_arguments_are_refused_before_any_work(options, error, message):
 def test_the_csv_may_not_be_the_recording():
     with pytest.raises(ValueError, match="is the recording itself"):
         LabelIssuesCallback("run.h5", csv="./run.h5")
+    with pytest.raises(ValueError, match="csv='' names no file"):
+        LabelIssuesCallback("run.h5", csv="")
 
 
 def test_results_can_be_compared_and_hashed(issues):
