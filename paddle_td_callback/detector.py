@@ -301,13 +301,30 @@ class NoiseDetector:
             evidence: of the whole recording.
             device: any Paddle device string; None = where Paddle is now.
             batch_size: samples on the device at once.
+
+        Raises:
+            ValueError: the tiles are not the evidence, all of it and in its order, as far as that can be told.
         """
         if self.first is None:
             return evidence
-        odds = [
-            self.first.log_odds(raw, evidence=table, batch_size=batch_size, device=device)
-            for raw, table in tiles
-        ]
+        if evidence.is_slice:
+            raise ValueError(
+                f"evidence is that of {len(evidence)} of {evidence.n_whole} samples; look_first needs the whole"
+            )
+        odds, start = [np.zeros(0)], 0
+        for raw, table in tiles:
+            stop = start + len(table)
+            if not table.agrees(evidence[start:stop]):
+                raise ValueError(
+                    f"the tile that should be samples {start} to {stop} is that of others; give tiles in the order "
+                    "of the evidence, each with its slice"
+                )
+            odds.append(self.first.log_odds(raw, evidence=table, batch_size=batch_size, device=device))
+            start = stop
+        if start != len(evidence):
+            raise ValueError(
+                f"tiles hold {start} of {len(evidence)} samples; look_first needs the whole recording"
+            )
         return opinion.with_opinion(evidence, np.concatenate(odds))
 
     def calibrate(

@@ -124,6 +124,15 @@ class Table:
     def _n_whole(self) -> int:
         return len(self) if self.n_whole is None else self.n_whole
 
+    def agrees(self, other: Table) -> bool:
+        """Whether these are the same samples: equal labels, and equal numbers in all columns that both have."""
+        names = self.of_sample.keys() & other.of_sample.keys()
+        return (
+            np.array_equal(self.labels, other.labels)
+            and np.array_equal(self.others, other.others)
+            and all(np.array_equal(self.of_sample[n], other.of_sample[n], equal_nan=True) for n in names)
+        )
+
     def with_more(self, of_sample: Mapping[str, Array], of_recording: Mapping[str, float]) -> Table:
         """The same with further columns."""
         return replace(

@@ -225,15 +225,27 @@ def _check_detectable(store: TrainingDynamicsStore) -> None:
 def _by_detector(
     store: TrainingDynamicsStore, detector: NoiseDetector, device: str | None, batch_size: int | None
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    options: dict[str, Any] = {"device": device}
+    if batch_size is not None:
+        options["batch_size"] = batch_size
     evidence = detector_evidence(store) if detector.needs_evidence else None
-    if evidence is not None and detector.first is not None:
-        tiles = ((detector_input(store, tile), evidence[tile]) for tile in store.tiles())
-        evidence = detector.look_first(tiles, evidence, device=device, **options)
+    if evidence is not None:
+        evidence = _looked(store, detector, evidence, options)
     for tile in store.tiles():
         if evidence is not None:
             options["evidence"] = evidence[tile]
-        yield tile, detector.predict_proba(detector_input(store, tile), device=device, **options)
+        yield tile, detector.predict_proba(detector_input(store, tile), **options)
+
+
+def _looked(
+    store: TrainingDynamicsStore, detector: NoiseDetector, evidence: Table, options: dict[str, Any]
+) -> Table:
+    """The evidence with what all detectors find that look before this one, each told by the one before it."""
+    if detector.first is None:
+        return evidence
+    before = _looked(store, detector.first, evidence, options)
+    tiles = ((detector_input(store, tile), before[tile]) for tile in store.tiles())
+    return detector.look_first(tiles, before, **options)
 
 
 def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:

@@ -525,6 +525,10 @@ def test_what_the_detector_is_given_can_be_given_to_fit(
     names = ("first_odds", "first_pair_odds", "confidence_rank")
     both = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=names, first=first)
     both.fit([raw], [wrong], evidence=[evidence], **options)
+    third = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=names, first=both)
+    third.fit([raw], [wrong], evidence=[evidence], **options)
+    scores = find(path, detector=third).noise_score
+    np.testing.assert_allclose(scores, third.predict_proba(raw, evidence=evidence), atol=1e-5)
     issues = find(path, detector=both)
     expected = both.predict_proba(raw, evidence=evidence)
     np.testing.assert_allclose(issues.noise_score, expected, atol=1e-5)

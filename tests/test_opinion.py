@@ -145,6 +145,21 @@ def test_two_looks_find_more_than_one_and_go_through_a_file(
     with pytest.raises(ValueError, match="make it with look_first"):
         again.predict_proba(raw[:250], evidence=table[:250])
     assert one.look_first([], table) is table
+    halves = [slice(0, 300), slice(300, 600)]
+    for wrong_tiles in (halves[::-1], [slice(0, 300), slice(0, 300)]):
+        with pytest.raises(
+            ValueError, match=r"samples 0 to 300 is that of others|samples 300 to 600 is that of"
+        ):
+            again.look_first(((raw[tile], table[tile]) for tile in wrong_tiles), table)
+    for few in ([], halves[:1]):
+        with pytest.raises(
+            ValueError, match=r"tiles hold (0|300) of 600 samples; look_first needs the whole"
+        ):
+            again.look_first([(raw[tile], table[tile]) for tile in few], table)
+    with pytest.raises(
+        ValueError, match="evidence is that of 300 of 600 samples; look_first needs the whole"
+    ):
+        again.look_first([(raw[:300], table[:300])], table[:300])
 
 
 def test_what_does_not_fit_together_is_refused(recording: tuple[np.ndarray, np.ndarray, Table]) -> None:
