@@ -75,6 +75,11 @@ class NoiseDetector:
             raise ValueError(f"evidence must be names of {', '.join(known)}, got {unknown[0]!r}")
         if first is not None:
             first._need_weights()
+            if first._n_looks == detector_file.MAX_LOOKS:
+                raise ValueError(
+                    f"first is already the last of {first._n_looks} detectors that look one after the other; at most "
+                    f"{detector_file.MAX_LOOKS} may"
+                )
         self.channels, self.evidence = tuple(channels), tuple(evidence)
         self.n_steps = None if n_steps is None else whole(n_steps, "n_steps")
         self.hidden_size = whole(hidden_size, "hidden_size")
@@ -109,6 +114,10 @@ class NoiseDetector:
     def is_trained(self) -> bool:
         """Whether there are weights to predict with."""
         return bool(self._members)
+
+    @property
+    def _n_looks(self) -> int:
+        return 1 + (0 if self.first is None else self.first._n_looks)
 
     @property
     def needs_evidence(self) -> bool:
@@ -445,13 +454,16 @@ class NoiseDetector:
 
         Raises:
             ValueError: none is given, or they differ.
+            TypeError: one is no detector.
             DetectorError: one has no weights.
         """
-        shapes = {(d.channels, d.evidence, d.n_steps, d._architecture, d.first) for d in detectors}
-        if len(shapes) != 1:
-            raise ValueError(f"detectors must be at least one, all alike, got {list(detectors)!r}")
         for detector in detectors:
+            if not isinstance(detector, NoiseDetector):
+                raise TypeError(f"detectors must be NoiseDetectors, got {detector!r}")
             detector._need_weights()
+        shapes = {(d.channels, d.evidence, d.n_steps, d._architecture) for d in detectors}
+        if len(shapes) != 1 or not all(_same(d.first, detectors[0].first) for d in detectors):
+            raise ValueError(f"detectors must be at least one, all alike, got {list(detectors)!r}")
         one, members = detectors[0], [weights for d in detectors for weights in d._members]
         made = cls(
             one.channels,
@@ -576,3 +588,19 @@ class NoiseDetector:
                 "damaged; train the detector again with a smaller learning_rate"
             )
         return odds
+
+
+def _same(one: NoiseDetector | None, other: NoiseDetector | None) -> bool:
+    """Whether two detectors say the same of everything, wherever they came from."""
+    if one is None or other is None or one is other:
+        return one is other
+    some, others = one._parts(), other._parts()
+    for (attributes, members), (other_attributes, other_members) in zip(some, others, strict=False):
+        different = {k for k in attributes if attributes[k] != other_attributes[k]} - {"provenance"}
+        if different or not all(
+            np.array_equal(weights[name], other_weights[name])
+            for weights, other_weights in zip(members, other_members, strict=True)
+            for name in weights
+        ):
+            return False
+    return len(some) == len(others)

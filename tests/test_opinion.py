@@ -181,3 +181,39 @@ def test_what_does_not_fit_together_is_refused(recording: tuple[np.ndarray, np.n
         detector().fit(raw, wrong, evidence=table, ranking=-1.0)
     with pytest.raises(ValueError, match="got 'ndarray'"):
         one.predict_proba(raw, evidence=np.zeros((600, 3)))  # type: ignore[arg-type]
+
+
+def test_detectors_from_files_are_averaged_where_their_first_ones_say_the_same(
+    recording: tuple[np.ndarray, np.ndarray, Table], tmp_path: Path
+) -> None:
+    raw, wrong, table = recording
+    options = {"evidence": table, "epochs": 1, "progress": False}
+    made = []
+    for seed in (0, 1):
+        first = detector().fit(raw, wrong, seed=seed, **options)
+        second = detector(first, ("margin_rank", "first_odds")).fit(raw, wrong, **options)
+        second.save(tmp_path / f"{seed}.h5")
+        made += [NoiseDetector.load(tmp_path / f"{seed}.h5") for _ in range(2)]
+    both = NoiseDetector.averaged(made[:2])
+    np.testing.assert_allclose(
+        both.log_odds(raw, evidence=table), made[0].log_odds(raw, evidence=table), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="all alike"):
+        NoiseDetector.averaged(made[1:3])
+    with pytest.raises(ValueError, match="all alike"):
+        NoiseDetector.averaged([made[0], detector(None, ("margin_rank", "aum")).fit(raw, wrong, **options)])
+    with pytest.raises(TypeError, match="detectors must be NoiseDetectors, got 'a'"):
+        NoiseDetector.averaged(["a"])  # type: ignore[list-item]
+
+
+def test_no_more_looks_than_a_file_may_hold(
+    recording: tuple[np.ndarray, np.ndarray, Table], tmp_path: Path
+) -> None:
+    raw, wrong, table = recording
+    made = None
+    for _ in range(4):
+        made = detector(made).fit(raw, wrong, evidence=table, epochs=1, progress=False)
+    made.save(tmp_path / "made.h5")
+    assert NoiseDetector.load(tmp_path / "made.h5").first is not None
+    with pytest.raises(ValueError, match="last of 4 detectors that look one after the other; at most 4 may"):
+        detector(made)
