@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,8 @@ class NoiseDetector:
     ) -> None:
         if isinstance(channels, str) or not channels:
             raise ValueError(f"channels must be a sequence of at least one name, got {channels!r}")
+        if not (first is None or isinstance(first, NoiseDetector)):
+            raise TypeError(f"first must be a NoiseDetector, got {first!r}")
         known = (*NAMES, *opinion.NAMES) if first else NAMES
         unknown = (
             [evidence] if isinstance(evidence, str) else [name for name in evidence if name not in known]
@@ -87,6 +90,8 @@ class NoiseDetector:
         self.n_members = whole(n_members, "n_members")
         if mix_sizes is None:
             mix_sizes = (self.hidden_size,) if self.evidence else ()
+        if not hasattr(mix_sizes, "__iter__"):
+            raise ValueError(f"mix_sizes must be a sequence of whole numbers, got {mix_sizes!r}")
         self.mix_sizes = tuple(whole(size, "mix_sizes") for size in mix_sizes)
         self.first = first
         self.temperature, self.bias = 1.0, 0.0
@@ -187,6 +192,8 @@ class NoiseDetector:
             real(ranking, "ranking"),
         )
         balance = real(balance, "balance", most=1)
+        if not (augment is None or isinstance(augment, Augmentation)):
+            raise TypeError(f"augment must be an Augmentation or None, got {augment!r}")
         recordings: list[tuple[Array, Array, Array, Array]] = []
         labelled_raws = list(labelled(trajectories, is_mislabeled))
         tables = self._each_evidence(trajectories, evidence, device)
@@ -231,7 +238,7 @@ class NoiseDetector:
         options = {
             **schedule._asdict(),
             "balance": balance,
-            "augment": augment and augment._asdict(),
+            "augment": augment and asdict(augment),
             "seed": seed,
         }
         counts = {"recordings": len(recordings), "samples": n_wrong + n_right, "mislabeled": n_wrong}

@@ -179,6 +179,10 @@ class Evidence:
             labels: integers [sample], the given labels; -1 = never seen.
         """
         predicted, label = np.asarray(predictions), np.asarray(labels, np.int64)
+        if predicted.ndim != 2 or not predicted.shape[1]:
+            raise ValueError(
+                f"predictions must be [sample, epoch] with at least one epoch, got shape {predicted.shape}"
+            )
         given, margin = np.asarray(given_probabilities, np.float32), np.asarray(margins, np.float32)
         step = max(1, AT_ONCE // predicted.shape[1])
         for start in range(0, len(label), step):
@@ -201,10 +205,9 @@ class Evidence:
 
     def table(self) -> Table:
         """What the samples added so far say together, in the order in which they were added."""
-        own, labels, others = (
-            np.concatenate(self._rows),
-            np.concatenate(self._labels),
-            np.concatenate(self._others),
+        own = np.concatenate([np.zeros((0, len(_OWN)), np.float32), *self._rows])
+        labels, others = (
+            np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (self._labels, self._others)
         )
         known = np.flatnonzero(labels >= 0)
         of_sample: dict[str, Array] = {name: own[:, k] for k, name in enumerate(_OWN)}

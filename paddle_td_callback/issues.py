@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -41,7 +42,8 @@ def check_method(method: str, detector: NoiseDetector | None) -> None:
         return
     if method != "lstm":
         raise ValueError(f"detector= goes with method='lstm', not with {method!r}")
-    if not hasattr(detector, "predict_proba"):
+    known = sys.modules.get(f"{__package__}.detector")  # who has a detector has imported it, and Paddle
+    if known is None or not isinstance(detector, known.NoiseDetector):
         raise TypeError(
             f"detector must be a NoiseDetector, got {detector!r}; of a file, pass NoiseDetector.load(path)"
         )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from .arguments import real
 
 N_RAW = 3  # given probability, largest other probability, predicted right (1/2: it tied)
 
@@ -14,7 +17,8 @@ Array = NDArray[Any]
 Arrays = Array | Sequence[Array]
 
 
-class Augmentation(NamedTuple):
+@dataclass(frozen=True)
+class Augmentation:
     """How each recording is varied anew in every epoch of `NoiseDetector.fit`.
 
     Args:
@@ -28,6 +32,11 @@ class Augmentation(NamedTuple):
     subsample: float = 1.0
     missing: float = 0.0
     jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("truncate", "subsample", "missing"):
+            real(getattr(self, name), name, most=1)
+        real(self.jitter, "jitter")
 
     def __call__(self, raw: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """A varied copy of one recording [sample, epoch, 3]; the fractions are drawn once for all of it."""

@@ -16,6 +16,7 @@ from paddle_td_callback.calibration import platt
 from paddle_td_callback.channels import CHANNELS, Inputs
 from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.errors import DetectorError
+from paddle_td_callback.evidence import evidence_of_trajectories
 from paddle_td_callback.network import paddle_on
 from paddle_td_callback.trajectories import Augmentation
 
@@ -757,6 +758,8 @@ def test_torn_and_foreign_pickles_are_refused(tmp_path, monkeypatch):
         ({"n_steps": 2.5}, "n_steps must be a whole number"),
         ({"hidden_size": -1}, "hidden_size must be"),
         ({"n_layers": True}, "n_layers must be"),
+        ({"mix_sizes": 8}, "mix_sizes must be a sequence of whole numbers, got 8"),
+        ({"mix_sizes": (0,)}, "mix_sizes must be a whole number"),
         ({"n_members": 65}, "n_members must be a whole number from 1 to 64, got 65"),
     ],
 )
@@ -804,8 +807,42 @@ def test_wrong_labels_are_refused():
             call(np.full_like(raw, NAN), wrong)
 
 
+def test_augmentations_that_are_none_are_refused():
+    for name, bad in {"truncate": 2, "subsample": -0.1, "missing": NAN, "jitter": NAN}.items():
+        with pytest.raises(ValueError, match=rf"{name} must be a number in \[0, (1\]|inf\)), got {bad}"):
+            Augmentation(**{name: bad})
+
+
+def test_a_recording_of_no_samples_teaches_nothing_and_is_no_error():
+    _, raw, wrong = small()
+    table = evidence_of_trajectories(raw)
+
+    def trained(raws, wrongs, tables):
+        made = NoiseDetector(("given",), 4, 4, 1, evidence=("confidence",))
+        return made.fit(
+            raws, wrongs, evidence=tables, epochs=9, learning_rate=0.02, batch_size=64, progress=False
+        )
+
+    made = trained([raw, raw[:0]], [wrong, wrong[:0]], [table, evidence_of_trajectories(raw[:0])])
+    np.testing.assert_array_equal(
+        made.predict_proba(raw, evidence=table),
+        trained([raw], [wrong], [table]).predict_proba(raw, evidence=table),
+    )
+    assert made.predict_proba(raw[:0], evidence=table[:0]).shape == (0,)
+    made.calibrate([raw, raw[:0]], [wrong, wrong[:0]], evidence=[table, table[:0]])
+    shipped = NoiseDetector.pretrained()
+    assert shipped.predict_proba(raw[:0], evidence=evidence_of_trajectories(raw[:0])).shape == (0,)
+    for call in (made.fit, made.calibrate):
+        with pytest.raises(ValueError, match="marks 0 of 0 seen samples"):
+            call([raw[:0]], [wrong[:0]], evidence=[table[:0]])
+
+
 def test_wrong_options_are_refused():
     made, raw, wrong = small()
+    with pytest.raises(TypeError, match=r"augment must be an Augmentation or None, got 0\.5"):
+        made.fit(raw, wrong, augment=0.5)
+    with pytest.raises(TypeError, match="first must be a NoiseDetector, got 'x'"):
+        NoiseDetector(first="x")
     with pytest.raises(ValueError, match="epochs must be a whole number"):
         made.fit(raw, wrong, epochs=0)
     with pytest.raises(ValueError, match="batch_size must be a whole number"):

@@ -21,6 +21,12 @@ from paddle_td_callback import (
 )
 from paddle_td_callback.issues import _stability
 
+
+class Lookalike:
+    def predict_proba(self, trajectories):
+        return trajectories
+
+
 COLUMNS = [
     "sample",
     "rank",
@@ -177,6 +183,7 @@ def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues
         ({"method": "lstmm"}, ValueError, "method must be one of lstm, aum"),
         ({"method": "aum", "detector": object()}, ValueError, "goes with method='lstm'"),
         ({"detector": "weights.h5"}, TypeError, r"pass NoiseDetector.load\(path\)"),
+        ({"detector": Lookalike()}, TypeError, "must be a NoiseDetector, got <"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(options, error, message):
