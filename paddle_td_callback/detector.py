@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -159,9 +160,10 @@ class NoiseDetector:
             trajectories: [sample, epoch, 3], or a list of such arrays, one a recording: each is filled,
                 resampled and ranked by itself. Never-seen samples are left out.
             is_mislabeled: bool [sample], or a list in the order of the recordings.
-            evidence: the table of `evidence.Evidence`, or a list; None = made from the trajectories alone, as
-                `predict_proba` does. `first` stays as it is: what it says of a recording is added where the
-                table lacks it, and should come from a detector that has not been trained on that recording.
+            evidence: the table of `evidence.Evidence`, or a list; None = made from the trajectories alone, with a
+                warning, as `predict_proba` does: `find_label_issues` then reads what was not trained on. `first`
+                stays as it is: what it says of a recording is added where the table lacks it, and should come
+                from a detector that has not been trained on that recording.
             sample_weight: how much each sample counts in the loss of its own, [sample] or a list; None = 1. For
                 recordings of which wrong labels, being few, are given more often than they occur.
             epochs: passes over all trajectories, for each member.
@@ -262,19 +264,17 @@ class NoiseDetector:
         Args:
             trajectories: [sample, epoch, 3].
             evidence: what `evidence.Evidence` gave for these samples; a slice of it for a part of the data set.
-                None = made from the trajectories as the whole data set: good, but blind to which class is
-                taken for which. For a part, what `first` finds must be in it: see `look_first`.
+                For a part, what `first` finds must be in it: see `look_first`. None = made from the
+                trajectories as the whole data set, blind to which class is taken for which, with a warning:
+                the shipped detector has never seen such evidence. On 55 recordings it had not seen, its average
+                precision was 0.740 instead of 0.782 so, and its probabilities were off by 0.118 on average
+                instead of 0.061. `detector_evidence` makes it of a recording.
             batch_size: samples on the device at once.
             device: any Paddle device string; None = where Paddle is now.
             progress: show a bar.
         """
-        odds = self.log_odds(
-            trajectories,
-            evidence=evidence,
-            batch_size=batch_size,
-            device=device,
-            progress=progress,
-        )
+        self._say_where_blind(evidence)
+        odds = self._log_odds(trajectories, evidence, batch_size, device, progress)
         odds = odds / self.temperature + self.bias
         return (1 / (1 + np.exp(-np.clip(odds, -80, 80)))).astype(np.float32)
 
@@ -296,6 +296,17 @@ class NoiseDetector:
             device: see there.
             progress: see there.
         """
+        self._say_where_blind(evidence)
+        return self._log_odds(trajectories, evidence, batch_size, device, progress)
+
+    def _log_odds(
+        self,
+        trajectories: ArrayLike,
+        evidence: Table | None,
+        batch_size: int,
+        device: str | None,
+        progress: bool,
+    ) -> NDArray[np.float64]:
         self._need_weights()
         raw, batch_size = checked(trajectories), whole(batch_size, "batch_size")
         table = self._read_evidence(raw, evidence, batch_size, device)
@@ -526,10 +537,21 @@ class NoiseDetector:
                 "this detector has no weights yet; call fit, or start from NoiseDetector.pretrained()"
             )
 
+    def _say_where_blind(self, evidence: Tables | None, stacklevel: int = 3) -> None:
+        if self.evidence and evidence is None:
+            warnings.warn(
+                "this detector reads evidence of the whole recording, and none is given: it is made of the "
+                "trajectories, as if all labels were one class, which ranks worse and is badly calibrated where a "
+                "detector was trained on the whole; pass evidence=detector_evidence(store)",
+                UserWarning,
+                stacklevel=stacklevel,
+            )
+
     def _each_evidence(
         self, trajectories: Arrays, evidence: Tables | None, device: str | None
     ) -> list[Table]:
         """The evidence of each recording, of one or of a list, with all that the network reads."""
+        self._say_where_blind(evidence, stacklevel=4)
         raws = list(trajectories) if isinstance(trajectories, (list, tuple)) else [trajectories]
         tables: list[Table | None] = [None] * len(raws)
         if evidence is not None:

@@ -171,7 +171,9 @@ def test_a_recording_in_a_list_is_its_own_data_set():
 
     def trained(*raws):
         made = NoiseDetector(("time",), 8, 8, 1, evidence=("confidence_rank",))
-        return made.fit(list(raws), [wrong, wrong], epochs=1, progress=False)._members[0]
+        tables = [evidence_of_trajectories(one) for one in raws]
+        made.fit(list(raws), [wrong, wrong], evidence=tables, epochs=1, progress=False)
+        return made._members[0]
 
     alone, mixed = trained(raw, raw), trained(raw, dim)
     for name, array in alone.items():

@@ -205,7 +205,21 @@ def test_detector_reads_evidence_and_keeps_it_in_its_file(
     )
     score = made.predict_proba(raw, evidence=table)
     assert score[wrong].mean() > score[~wrong].mean()
-    assert not np.array_equal(made.predict_proba(raw), score)  # blind to classes
+    for call in (
+        made.predict_proba,
+        made.log_odds,
+        lambda raw: made.fit(raw, wrong, epochs=1, progress=False),
+    ):
+        with pytest.warns(UserWarning, match="pass evidence=detector_evidence") as said:
+            blind = call(raw)
+        assert (len(said), said[0].filename) == (1, __file__)
+        if call == made.predict_proba:
+            assert not np.array_equal(blind, score)
+    made.fit([raw], [wrong], evidence=[table], epochs=8, progress=False)
+    with pytest.warns(UserWarning, match="none is given") as said:
+        made.calibrate([raw, raw], [wrong, wrong])
+    assert (len(said), said[0].filename) == (1, __file__)
+    score = made.predict_proba(raw, evidence=table)
     made.save(tmp_path / "made.h5")
     again = NoiseDetector.load(tmp_path / "made.h5")
     assert again.evidence == ("pair", "margin_rank")

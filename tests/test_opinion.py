@@ -136,7 +136,9 @@ def test_two_looks_find_more_than_one_and_go_through_a_file(
     assert (again.mix_sizes, again.first.n_members) == ((12, 6), 2)
     score = two.predict_proba(raw, evidence=table)
     np.testing.assert_array_equal(again.predict_proba(raw, evidence=table), score)
-    assert np.isfinite(again.predict_proba(raw)).all()  # from trajectories alone
+    with pytest.warns(UserWarning, match="none is given") as said:
+        assert np.isfinite(again.predict_proba(raw)).all()  # from trajectories alone
+    assert len(said) == 1
 
     tiles = [slice(0, 250), slice(250, 600)]
     looked = again.look_first(((raw[tile], table[tile]) for tile in tiles), table)
