@@ -135,7 +135,7 @@ def _detect(options: argparse.Namespace) -> None:
     )
     if options.csv is not None:
         issues.to_csv(options.csv)
-    if not options.quiet:
+    if not options.quiet and options.csv != "/dev/stdout":  # what reads the CSV wants nothing else
         print(issues)
         if options.csv is not None:
             print(f"ranking of all samples: {options.csv}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py  # before paddle: Paddle 2.6 brings an old zlib that HDF5 must not meet
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .errors import DetectorError
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FORMAT = "paddle_td_callback noise detector"
 SCHEMA = 2  # 1: first; 2: mix_sizes, and a detector that looks first in the group "first"
 
@@ -27,8 +28,12 @@ def write(path: str | os.PathLike[str], parts: list[Part]) -> None:
     """Write a detector, the one that looks first, its first, and so on.
 
     It is written beside `path` first, so that an interrupted write leaves what was there before.
+
+    Raises:
+        DetectorError: it cannot be written, or an HDF5 file of another kind stands there.
     """
     path = Path(path)
+    _refuse_other_kinds(path)
     partial = path.with_name(path.name + ".partial")
     try:
         with h5py.File(partial, "w") as file:
@@ -45,6 +50,36 @@ def write(path: str | os.PathLike[str], parts: list[Part]) -> None:
         raise DetectorError(f"{os.fspath(path)!r}: cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _refuse_other_kinds(path: Path) -> None:
+    """A recording took hours and has the same ending: it is not replaced by a slip."""
+    if not path.is_file():
+        return
+    try:
+        with open(path, "rb") as raw:  # for h5py too: without HDF5's locks
+            if not _has_signature(raw):
+                return
+            with h5py.File(raw, "r") as file:
+                kind = file.attrs.get("format")
+    except Exception:  # a damaged file, or one that is being written
+        kind = "unreadable"
+    if not isinstance(kind, str) or kind != FORMAT:
+        raise DetectorError(
+            f"{os.fspath(path)!r}: an HDF5 file of another kind ({kind!r}) stands there, perhaps a recording; "
+            "give the detector another path"
+        )
+
+
+def _has_signature(raw: BinaryIO) -> bool:
+    """Whether it is an HDF5 file, also a torn one: the signature stands at byte 0, 512, 1024, 2048 and so on."""
+    size, place = raw.seek(0, os.SEEK_END), 0
+    while place < size:
+        raw.seek(place)
+        if raw.read(len(SIGNATURE)) == SIGNATURE:
+            return True
+        place = max(512, 2 * place)
+    return False
 
 
 def read(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .interpolate import fill_missed_epochs, resample
+from .trajectories import predicted_right
 
 Array = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -97,12 +98,14 @@ class Table:
         of_recording: one number by name.
         labels: integers [sample], the given labels; -1 = never seen.
         others: integers [sample], the class that a sample is taken for instead; -1 = none.
+        n_whole: of how many samples the recording is; None = of those that are here.
     """
 
     of_sample: Mapping[str, Array]
     of_recording: Mapping[str, float]
     labels: Ints
     others: Ints
+    n_whole: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,7 +113,25 @@ class Table:
     def __getitem__(self, samples: slice | ArrayLike) -> Table:
         rows = samples if isinstance(samples, slice) else np.asarray(samples)
         of_sample = {name: column[rows] for name, column in self.of_sample.items()}
-        return Table(of_sample, self.of_recording, self.labels[rows], self.others[rows])
+        return Table(of_sample, self.of_recording, self.labels[rows], self.others[rows], self._n_whole)
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether samples of the recording are missing here, so that it cannot be looked at as a whole."""
+        return len(self) != self._n_whole
+
+    @property
+    def _n_whole(self) -> int:
+        return len(self) if self.n_whole is None else self.n_whole
+
+    def agrees(self, other: Table) -> bool:
+        """Whether these are the same samples: equal labels, and equal numbers in all columns that both have."""
+        names = self.of_sample.keys() & other.of_sample.keys()
+        return (
+            np.array_equal(self.labels, other.labels)
+            and np.array_equal(self.others, other.others)
+            and all(np.array_equal(self.of_sample[n], other.of_sample[n], equal_nan=True) for n in names)
+        )
 
     def with_more(self, of_sample: Mapping[str, Array], of_recording: Mapping[str, float]) -> Table:
         """The same with further columns."""
@@ -153,11 +174,15 @@ class Evidence:
 
         Args:
             given_probabilities: [sample, epoch], NaN = unseen.
-            margins: [sample, epoch], logit of the given label minus the largest other one.
-            predictions: integers [sample, epoch], -1 = unseen.
+            margins: [sample, epoch], logit of the given label minus the largest other one; 0 = they tie.
+            predictions: integers [sample, epoch], -1 = unseen. Of a tie it does not matter.
             labels: integers [sample], the given labels; -1 = never seen.
         """
         predicted, label = np.asarray(predictions), np.asarray(labels, np.int64)
+        if predicted.ndim != 2 or not predicted.shape[1]:
+            raise ValueError(
+                f"predictions must be [sample, epoch] with at least one epoch, got shape {predicted.shape}"
+            )
         given, margin = np.asarray(given_probabilities, np.float32), np.asarray(margins, np.float32)
         step = max(1, AT_ONCE // predicted.shape[1])
         for start in range(0, len(label), step):
@@ -171,18 +196,18 @@ class Evidence:
         others = np.full(len(label), -1, np.int64)
         if known.any():
             rows[known], others[known] = _own(given[known], margin[known], predicted[known], label[known])
-            given_of = np.broadcast_to(label[:, np.newaxis], predicted.shape)[seen & known[:, np.newaxis]]
-            self._counts.append(_count(given_of, predicted[seen & known[:, np.newaxis]]))
+            says = seen & known[:, np.newaxis] & (margin != 0)  # a tie says nothing of pairs of classes
+            given_of = np.broadcast_to(label[:, np.newaxis], predicted.shape)[says]
+            self._counts.append(_count(given_of, predicted[says]))
         self._rows.append(rows)
         self._labels.append(np.where(known, label, -1))
         self._others.append(others)
 
     def table(self) -> Table:
         """What the samples added so far say together, in the order in which they were added."""
-        own, labels, others = (
-            np.concatenate(self._rows),
-            np.concatenate(self._labels),
-            np.concatenate(self._others),
+        own = np.concatenate([np.zeros((0, len(_OWN)), np.float32), *self._rows])
+        labels, others = (
+            np.concatenate([np.zeros(0, np.int64), *parts]) for parts in (self._labels, self._others)
         )
         known = np.flatnonzero(labels >= 0)
         of_sample: dict[str, Array] = {name: own[:, k] for k, name in enumerate(_OWN)}
@@ -228,10 +253,9 @@ class Evidence:
             of_recording |= {
                 f"{name}_q{q}": float(value) for q, value in zip(_QUANTILES, quantiles, strict=True)
             }
-        order = np.argsort(column("aum"), kind="stable")
-        for band, (start, stop) in _BANDS.items():
-            first = min(int(start * len(known)), len(known) - 1)
-            rows = order[first : max(first + 1, int(stop * len(known)))]
+        place = rank(column("aum"), together) * len(known)
+        for band, shares in _BANDS.items():
+            rows = _band(place, shares)
             for name in _OF_BAND:
                 of_recording[f"{name}_{band}"] = float(column(name)[rows].mean())
         for name in _SCATTER:
@@ -244,13 +268,15 @@ class Evidence:
     ) -> list[NDArray[np.float64]]:
         """How each sample's given label and the class it is taken for are mixed up elsewhere."""
         given_of, said, count = (np.concatenate(parts) for parts in zip(*self._counts, strict=True))
-        n_classes = self._n_classes or int(max(label.max(), other.max(), said.max())) + 1
+        n_classes = self._n_classes or int(max(label.max(), other.max(), said.max(initial=0))) + 1
         keys, place = np.unique(given_of * n_classes + said, return_inverse=True)
         share = np.bincount(place, count)
         total = np.bincount(keys // n_classes, share, n_classes)
         share = share / total[keys // n_classes]
 
         def rate(row: Ints, said_of: Ints) -> NDArray[np.float64]:
+            if not len(keys):  # nothing but ties
+                return np.zeros(len(row))
             at = np.searchsorted(keys, row * n_classes + said_of).clip(max=len(keys) - 1)
             return np.where((keys[at] == row * n_classes + said_of) & (other >= 0), share[at], 0.0)
 
@@ -292,19 +318,21 @@ def evidence_of_trajectories(trajectories: Array) -> Table:
     """The table where only trajectories [sample, epoch, 3] are known: all samples stand for one class.
 
     Args:
-        trajectories: given probability, largest other probability, predicted right; NaN = unseen.
+        trajectories: given probability, largest other probability, predicted right (1/2 = a tie); NaN = unseen.
     """
     seen: NDArray[np.bool_] = np.all(~np.isnan(trajectories), axis=2)
     given, other, right = (np.where(seen, trajectories[:, :, k], np.nan) for k in range(3))
     logs = [np.log(np.maximum(values, np.finfo(np.float32).tiny)) for values in (given, other)]
-    predictions = np.where(seen, 1 - np.nan_to_num(right).round(), -1).astype(np.int64)
-    return evidence(given, logs[0] - logs[1], predictions, np.where(seen.any(axis=1), 0, -1))
+    # Rounded probabilities may tie, or underflow, where the prediction still tells right from wrong.
+    side, margin, least = np.sign(right - 0.5), logs[0] - logs[1], np.finfo(np.float32).tiny
+    margin = np.where(side > 0, np.maximum(margin, least), np.where(side < 0, np.minimum(margin, -least), 0))
+    predictions = np.where(seen, side < 0, -1).astype(np.int64)
+    return evidence(given, np.where(seen, margin, np.nan), predictions, np.where(seen.any(axis=1), 0, -1))
 
 
 def _own(given: Array, margin: Array, predicted: Ints, label: Ints) -> tuple[Array, Ints]:
     """What a sample's own trajectory says: the columns `_OWN`, and the class it is taken for, -1 = none."""
-    seen = predicted >= 0
-    right = np.where(seen, predicted == label[:, np.newaxis], np.nan).astype(np.float32)
+    right = np.where(predicted >= 0, predicted_right(margin), np.float32(np.nan))
     filled = fill_missed_epochs(np.stack([given, margin, right], axis=2))
     if filled.shape[1] < N_PARTS:
         filled = resample(filled, N_PARTS)
@@ -316,8 +344,11 @@ def _own(given: Array, margin: Array, predicted: Ints, label: Ints) -> tuple[Arr
     parts = np.array_split(np.arange(given.shape[1]), N_PARTS)
     n_epochs = given.shape[1]
     first = np.where((is_right > 0.5).any(axis=1), (is_right > 0.5).argmax(axis=1), n_epochs) / n_epochs
-    other, votes, late, n_wrong, n_seen = _votes(predicted, label)
-    aum = margin.mean(axis=1)
+    seen = predicted >= 0
+    says = seen & (right == 0) & (predicted != label[:, np.newaxis])  # names another class
+    n_seen, n_says, n_wrong = seen.sum(axis=1), says.sum(axis=1), np.where(seen, 1 - right, 0.0).sum(axis=1)
+    other, votes, late = _votes(np.where(says, predicted, -1), seen)
+    aum = margin.mean(axis=1, dtype=np.float64)  # margins may be as large as float32 goes
     columns = [
         given.mean(axis=1),
         given.std(axis=1),
@@ -336,37 +367,39 @@ def _own(given: Array, margin: Array, predicted: Ints, label: Ints) -> tuple[Arr
         first,
         n_wrong / n_seen,
         votes / n_seen,
-        votes / np.maximum(n_wrong, 1),
+        votes / np.maximum(n_says, 1),
         late,
     ]
     return np.stack(columns, axis=1).astype(np.float32), other
 
 
-def _votes(predicted: Ints, label: Ints) -> tuple[Ints, Ints, NDArray[np.float64], Ints, Ints]:
+def _votes(said: Ints, seen: NDArray[np.bool_]) -> tuple[Ints, Ints, NDArray[np.float64]]:
     """The wrong class predicted most often and how often that was.
 
+    Args:
+        said: [sample, epoch], the wrong class that was predicted; -1 = none.
+        seen: bool [sample, epoch].
+
     Returns:
-        the class, -1 = never predicted wrong; its votes; its share of the last quarter; wrong and seen epochs.
+        the class, -1 = never predicted wrong; its votes; its share of the last quarter.
     """
-    n_epochs = predicted.shape[1]
-    is_wrong = (predicted >= 0) & (predicted != label[:, np.newaxis])
+    n_samples, n_epochs = said.shape
     # Equal counts are settled by the latest vote, which does not depend on the numbers of the classes.
-    order = np.argsort(np.where(is_wrong, predicted, -1), axis=1, kind="stable")
-    ordered = np.take_along_axis(np.where(is_wrong, predicted, -1), order, axis=1)
-    best = np.full(len(label), -1, np.int64)
-    votes = np.zeros(len(label), np.int64)
-    latest = np.zeros(len(label), np.int64)
-    run = np.zeros(len(label), np.int64)
+    order = np.argsort(said, axis=1, kind="stable")
+    ordered = np.take_along_axis(said, order, axis=1)
+    best = np.full(n_samples, -1, np.int64)
+    votes = np.zeros(n_samples, np.int64)
+    latest = np.zeros(n_samples, np.int64)
+    run = np.zeros(n_samples, np.int64)
     for k in range(n_epochs):
-        same = ordered[:, k] == ordered[:, k - 1] if k else np.zeros(len(label), bool)
+        same = ordered[:, k] == ordered[:, k - 1] if k else np.zeros(n_samples, bool)
         run = np.where(same, run + 1, 1)
         better = (ordered[:, k] >= 0) & ((run > votes) | ((run == votes) & (order[:, k] > latest)))
         best, votes = np.where(better, ordered[:, k], best), np.where(better, run, votes)
         latest = np.where(better, order[:, k], latest)
-    last = predicted[:, -max(1, n_epochs // N_PARTS) :]
-    late = ((last == best[:, np.newaxis]) & (best >= 0)[:, np.newaxis]).sum(axis=1)
-    late = late / np.maximum((last >= 0).sum(axis=1), 1)
-    return best, votes, late, is_wrong.sum(axis=1), (predicted >= 0).sum(axis=1)
+    last = slice(-max(1, n_epochs // N_PARTS), None)
+    late = ((said[:, last] == best[:, np.newaxis]) & (best >= 0)[:, np.newaxis]).sum(axis=1)
+    return best, votes, late / np.maximum(seen[:, last].sum(axis=1), 1)
 
 
 def _count(given_of: Ints, said: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
@@ -392,6 +425,23 @@ def rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
     ranks = np.empty(len(values))
     ranks[order] = (middle - group_start) / size
     return ranks
+
+
+def _band(place: NDArray[np.float64], shares: tuple[float, float]) -> NDArray[np.int64]:
+    """Which samples lie in a band of a ranking, at least one.
+
+    Args:
+        place: [sample], the middle of where a sample and its equals stand: 0.5, 1.5, 2.5 and so on where no two
+            are equal. Equals are in the band together, or none of them is.
+        shares: where the band starts and stops, as shares of all samples.
+    """
+    start, stop = (int(share * len(place)) for share in shares)
+    start = min(start, len(place) - 1)
+    middle = np.round(2 * place) / 2
+    inside = np.flatnonzero((middle >= start) & (middle < max(start + 1, stop)))
+    if not len(inside):  # equals that reach beyond the band and have their middle elsewhere
+        inside = np.flatnonzero(middle == np.sort(middle)[start])
+    return inside
 
 
 def _spread(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -56,6 +56,8 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         check_method(method, detector)
+        if csv is not None and not os.fspath(csv):
+            raise ValueError("csv='' names no file; give a file name, or None for nowhere")
         if csv is not None and os.path.realpath(csv) == os.path.realpath(path):
             raise ValueError(f"csv={os.fspath(csv)!r} is the recording itself; give the CSV another path")
         self.path = os.path.abspath(path)  # the training may change the working folder

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,12 @@ from tqdm import tqdm
 
 from .calibration import doubt
 from .errors import StoreError
-from .evidence import Evidence, Table
+from .evidence import Evidence, Table, rank
 from .label_issues import LabelIssues
 from .scores import NOISE_SCORES
 from .store import TrainingDynamicsStore
-from .suggestions import largest_other_probabilities, suggest_labels
+from .suggestions import suggest_labels
+from .trajectories import trajectories_of
 
 if TYPE_CHECKING:
     from .detector import NoiseDetector
@@ -40,7 +42,8 @@ def check_method(method: str, detector: NoiseDetector | None) -> None:
         return
     if method != "lstm":
         raise ValueError(f"detector= goes with method='lstm', not with {method!r}")
-    if not hasattr(detector, "predict_proba"):
+    known = sys.modules.get(f"{__package__}.detector")  # who has a detector has imported it, and Paddle
+    if known is None or not isinstance(detector, known.NoiseDetector):
         raise TypeError(
             f"detector must be a NoiseDetector, got {detector!r}; of a file, pass NoiseDetector.load(path)"
         )
@@ -62,7 +65,7 @@ def find_label_issues(
 
     Args:
         source: path of a recording, an open `TrainingDynamicsStore`, or a list of these: several runs over the
-            same data and labels, whose noise scores are averaged.
+            same data and labels, whose noise scores are averaged, each sample's over the runs that saw it.
         method: "lstm" for the detector, or the name of one of `scores.NOISE_SCORES`.
         detector: a `NoiseDetector` of one's own, or None for the one that ships with the package.
         device: a Paddle device string for the detector ("cpu", "gpu:0", ...), None = where Paddle is now; the other
@@ -72,15 +75,20 @@ def find_label_issues(
 
     Raises:
         ValueError: an unknown method, a detector for a method that has none, or runs of different data.
-        TypeError: a detector that is none.
+        TypeError: a detector or a source that is none.
         StoreError: no recording, no committed epoch, or only one class among the labels.
         ModuleNotFoundError: `method="lstm"` without Paddle.
     """
     check_method(method, detector)
     single = isinstance(source, (str, os.PathLike, TrainingDynamicsStore))
+    if not single and (isinstance(source, bytes) or not isinstance(source, Iterable)):
+        raise TypeError(
+            f"source must be a path, an open TrainingDynamicsStore, or a list of these, got {source!r}"
+        )
     sources: list[Source] = [source] if single else list(source)  # type: ignore[list-item, arg-type]
     if not sources:
         raise ValueError("source is an empty list; give at least one recording")
+    _check_runs(sources)
     runs = []
     for one in sources:
         if isinstance(one, TrainingDynamicsStore):
@@ -89,6 +97,25 @@ def find_label_issues(
             with TrainingDynamicsStore(one) as store:
                 runs.append(_score_run(store, method, detector, device, batch_size, progress))
     return runs[0] if len(runs) == 1 else _average(runs, sources)
+
+
+def _check_runs(sources: list[Source]) -> None:
+    """Refuse, before any is scored, what are not several runs over the same classes."""
+    n_classes: dict[str, int] = {}
+    for source in sources if len(sources) > 1 else []:
+        if isinstance(source, TrainingDynamicsStore):
+            path, number = os.path.realpath(source.path), source.n_classes
+        else:
+            with TrainingDynamicsStore(source) as store:
+                path, number = os.path.realpath(store.path), store.n_classes
+        if path in n_classes:
+            raise ValueError(
+                f"{source!r} is given twice; as two runs it would only seem to agree with another"
+            )
+        first = next(iter(n_classes.values()), number)
+        if number != first:
+            raise ValueError(f"{source!r} has {number} classes, the first run {first}: not the same labels")
+        n_classes[path] = number
 
 
 def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDArray[np.float32]:
@@ -100,13 +127,9 @@ def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDA
 
     Returns:
         `[sample, epoch, 3]` float32, NaN = unseen: the given label's probability, the largest other one, and
-        whether the prediction was right (1 or 0).
+        whether the prediction was right (1 or 0; 1/2 = the given label tied with another class).
     """
-    given, predicted = store.given_probabilities(samples), store.predictions(samples)
-    labels = store.labels if samples is None else store.labels[samples]
-    right = np.where(predicted < 0, np.nan, predicted == labels[:, np.newaxis])
-    others = largest_other_probabilities(given, store.margins(samples))
-    return np.stack([given, others, right.astype(np.float32)], axis=-1)
+    return trajectories_of(store.given_probabilities(samples), store.margins(samples))
 
 
 def detector_evidence(store: TrainingDynamicsStore) -> Table:
@@ -204,24 +227,27 @@ def _check_detectable(store: TrainingDynamicsStore) -> None:
 def _by_detector(
     store: TrainingDynamicsStore, detector: NoiseDetector, device: str | None, batch_size: int | None
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    from .channels import context_samples
-
-    options: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-    seen = np.flatnonzero(store.labels >= 0)
-    some = detector_input(store, seen[context_samples(len(seen))])
-    context = detector.context(some, device=device)
+    options: dict[str, Any] = {"device": device}
+    if batch_size is not None:
+        options["batch_size"] = batch_size
     evidence = detector_evidence(store) if detector.needs_evidence else None
-    if evidence is not None and detector.first is not None:
-        tiles = ((detector_input(store, tile), evidence[tile]) for tile in store.tiles())
-        before = detector.first.context(some, device=device)
-        evidence = detector.look_first(tiles, evidence, context=before, device=device, **options)
+    if evidence is not None:
+        evidence = _looked(store, detector, evidence, options)
     for tile in store.tiles():
         if evidence is not None:
             options["evidence"] = evidence[tile]
-        yield (
-            tile,
-            detector.predict_proba(detector_input(store, tile), context=context, device=device, **options),
-        )
+        yield tile, detector.predict_proba(detector_input(store, tile), **options)
+
+
+def _looked(
+    store: TrainingDynamicsStore, detector: NoiseDetector, evidence: Table, options: dict[str, Any]
+) -> Table:
+    """The evidence with what all detectors find that look before this one, each told by the one before it."""
+    if detector.first is None:
+        return evidence
+    before = _looked(store, detector.first, evidence, options)
+    tiles = ((detector_input(store, tile), before[tile]) for tile in store.tiles())
+    return detector.look_first(tiles, before, **options)
 
 
 def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
@@ -268,47 +294,44 @@ def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
     weights = np.stack([run.suggested_confidence for run in runs])
     votes = np.stack([np.where(classes == own, weights, 0).sum(axis=0) for own in classes])
     chosen = votes.argmax(axis=0)[np.newaxis]
+    n_runs = np.maximum(np.sum([run.n_epochs_seen > 0 for run in runs], axis=0), 1)  # that saw the sample
     return LabelIssues(
         first.method,
         mean,
         np.max([run.given_label for run in runs], axis=0).astype(np.int32),
         np.take_along_axis(classes, chosen, axis=0)[0],
-        (np.take_along_axis(votes, chosen, axis=0)[0] / len(runs)).astype(np.float32),
+        (np.take_along_axis(votes, chosen, axis=0)[0] / n_runs).astype(np.float32),
         np.sum([run.n_epochs_seen for run in runs], axis=0).astype(np.int32),
         first.class_names,
         first.sample_ids,
-        *_average_noise_rate(runs),
+        *_average_noise_rate(runs, mean),
         _stability(scores),
     )
 
 
-def _average_noise_rate(runs: list[LabelIssues]) -> tuple[float | None, tuple[float, float] | None]:
+def _average_noise_rate(
+    runs: list[LabelIssues], score: npt.NDArray[np.float64]
+) -> tuple[float | None, tuple[float, float] | None]:
+    """The mean of the averaged scores, and an interval around it as wide as those of the runs are on average."""
     rates = [run.noise_rate for run in runs if run.noise_rate is not None]
     intervals = [run.noise_rate_interval for run in runs if run.noise_rate_interval is not None]
     if len(rates) < len(runs):
         return None, None
-    # Runs over one data set err alike, so their mean is no surer than each of them.
-    rate = float(np.mean(rates))
+    rate = float(np.nanmean(score))
     if len(intervals) < len(runs):
         return rate, None
-    return rate, (
-        float(np.mean([low for low, _ in intervals])),
-        float(np.mean([high for _, high in intervals])),
-    )
+    # Runs over one data set err alike, so their mean is no surer than each of them.
+    low, high = np.mean(intervals, axis=0) + (rate - np.mean(rates))
+    return rate, (max(0.0, float(low)), min(1.0, float(high)))
 
 
 def _stability(scores: npt.NDArray[np.float64]) -> float | None:
     """Mean Spearman correlation of the runs' scores `[run, sample]`, over samples that all of them scored."""
     everywhere = scores[:, ~np.isnan(scores).any(axis=0)]
-    ranks = np.stack([_ranks(run) for run in everywhere])
-    if ranks.shape[1] < 2 or (ranks.std(axis=1) == 0).any():
+    if everywhere.shape[1] < 2:
+        return None
+    ranks = np.stack([rank(run, np.zeros(len(run), np.int64)) for run in everywhere])
+    if (ranks.std(axis=1) == 0).any():
         return None
     correlations = np.atleast_2d(np.corrcoef(ranks))
     return float(correlations[np.triu_indices(len(ranks), k=1)].mean())
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 0, equal values sharing the mean of theirs."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return ((last - counts + last - 1) / 2)[place]

@@ -144,7 +144,7 @@ class LabelIssues:
             StoreError: it may not be written, or is a recording.
         """
         name = check_csv_path(path)
-        if os.path.exists(name) and not os.path.isfile(name):
+        if _is_stream(name):
             with open(name, "w", newline="", encoding="utf-8") as file:
                 self._write_csv(file)
             return
@@ -236,18 +236,27 @@ def check_csv_path(path: str | os.PathLike[str]) -> str:
     """Refuse at the start what would fail after the work, or destroy a recording.
 
     Returns:
-        The path, links followed.
+        The path, links followed; that of a pipe or a device as it is.
 
     Raises:
+        ValueError: the path is empty.
         StoreNotFoundError: the folder is missing.
         StoreError: the folder may not be written, the path is a folder, or an HDF5 file stands there.
     """
+    if not os.fspath(path):
+        raise ValueError("the path of the CSV is empty; give a file name")
+    if _is_stream(path):  # links of /dev/stdout end in names like pipe:[123], which are no paths
+        return os.fspath(path)
     name = os.path.realpath(check_path(path, overwrite=True))
     if os.path.isfile(name) and h5py.is_hdf5(name):
         raise StoreError(
             f"'{os.fspath(path)}' is an HDF5 file, perhaps a recording; give the CSV another path"
         )
     return name
+
+
+def _is_stream(path: str | os.PathLike[str]) -> bool:
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _check_share(value: float, name: str) -> None:

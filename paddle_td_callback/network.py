@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .channels import Tensor
 from .errors import DetectorError
 
-SUMMARY_LIMIT = 6.0  # standard deviations
+EVIDENCE_LIMIT = 6.0  # standard deviations
 BLOCK = 64  # samples of one recording that the ranking loss compares
 
 Weights = dict[str, NDArray[np.float32]]
@@ -27,18 +27,18 @@ class Architecture(NamedTuple):
     n_channels: int
     hidden_size: int
     n_layers: int
-    n_summary: int
-    mix_sizes: tuple[int, ...] = ()  # layers that mix the last state with the summaries
+    n_evidence: int
+    mix_sizes: tuple[int, ...] = ()  # layers that mix the last state with the evidence
 
     @property
     def mixed(self) -> list[tuple[int, int]]:
         """Inputs and units of each mixing layer."""
-        return list(itertools.pairwise((self.hidden_size + self.n_summary, *self.mix_sizes)))
+        return list(itertools.pairwise((self.hidden_size + self.n_evidence, *self.mix_sizes)))
 
     @property
     def n_mixed(self) -> int:
         """What the head reads."""
-        return self.mix_sizes[-1] if self.mix_sizes else self.hidden_size + self.n_summary
+        return self.mix_sizes[-1] if self.mix_sizes else self.hidden_size + self.n_evidence
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all weights, in the order in which they are initialised."""
@@ -48,8 +48,8 @@ class Architecture(NamedTuple):
             shapes[f"weight_ih_l{layer}"] = (gates, self.hidden_size if layer else self.n_channels)
             shapes[f"weight_hh_l{layer}"] = (gates, self.hidden_size)
             shapes[f"bias_ih_l{layer}"] = shapes[f"bias_hh_l{layer}"] = (gates,)
-        if self.n_summary:
-            shapes["summary_mean"] = shapes["summary_scale"] = (self.n_summary,)
+        if self.n_evidence:
+            shapes["summary_mean"] = shapes["summary_scale"] = (self.n_evidence,)
         for number, (n_inputs, n_units) in enumerate(self.mixed):
             shapes[_mix_name("weight", number)] = (n_inputs, n_units)
             shapes[_mix_name("bias", number)] = (n_units,)
@@ -60,10 +60,10 @@ class Architecture(NamedTuple):
         bound = 1 / math.sqrt(self.hidden_size)
         weights = {name: rng.uniform(-bound, bound, shape) for name, shape in self.shapes().items()}
         weights["head_bias"] += log_odds
-        if self.n_summary:
+        if self.n_evidence:
             weights["summary_mean"], weights["summary_scale"] = (
-                np.zeros(self.n_summary),
-                np.ones(self.n_summary),
+                np.zeros(self.n_evidence),
+                np.ones(self.n_evidence),
             )
         return {name: array.astype(np.float32) for name, array in weights.items()}
 
@@ -72,7 +72,7 @@ class Group(NamedTuple):
     """Inputs of equal length, ready for the network."""
 
     channels: NDArray[np.float32]  # [sample, step, channel]
-    summary: NDArray[np.float32]  # [sample, summary]
+    evidence: NDArray[np.float32]  # [sample, column]
     targets: NDArray[np.float32]  # [sample], 1 = mislabeled
     weights: NDArray[np.float32]  # [sample], how much each counts; 1 on average
     recordings: NDArray[np.int64]  # [sample], which recording each is of, ascending
@@ -85,7 +85,7 @@ class Schedule(NamedTuple):
     batch_size: int
     learning_rate: float
     weight_decay: float
-    dropout: float = 0.0  # share of the last state and the summaries that each step goes without
+    dropout: float = 0.0  # share of the last state and the evidence that each step goes without
     ranking: float = 0.0  # weight of the loss of wrong labels that rank below right ones of their recording
 
 
@@ -94,7 +94,7 @@ def _mix_name(kind: str, number: int) -> str:
 
 
 class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
-    """LSTM over steps; its last state, with the summaries through hidden layers, gives one log-odds."""
+    """LSTM over steps; its last state, with the evidence through hidden layers, gives one log-odds."""
 
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         super().__init__(dtype="float32")
@@ -112,20 +112,20 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
             [paddle.nn.Linear(n_inputs, n_units, zero, zero) for n_inputs, n_units in architecture.mixed]
         )
         self.head = paddle.nn.Linear(architecture.n_mixed, 1, zero, zero)
-        # What brings the summaries to mean 0 and scale 1; measured, not trained.
+        # What brings the evidence to mean 0 and scale 1; measured, not trained. Files have it by these names.
         self.measured = {name: weights[name] for name in ("summary_mean", "summary_scale") if name in weights}
         for name, parameter in self._by_name().items():
             parameter.set_value(weights[name])
 
-    def forward(self, channels: Tensor, summary: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Log-odds [sample] from channels [sample, step, channel] and summaries [sample, summary].
+    def forward(self, channels: Tensor, evidence: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Log-odds [sample] from channels [sample, step, channel] and evidence [sample, column].
 
-        `kept` [sample, state and summary] multiplies what the last layers are given.
+        `kept` [sample, state and evidence] multiplies what the last layers are given.
         """
         if self.measured:
             mean, scale = (paddle.to_tensor(array) for array in self.measured.values())
-            summary = ((summary - mean) / scale).clip(-SUMMARY_LIMIT, SUMMARY_LIMIT)
-        state = paddle.concat([self.lstm(channels)[0][:, -1], summary], axis=1)
+            evidence = ((evidence - mean) / scale).clip(-EVIDENCE_LIMIT, EVIDENCE_LIMIT)
+        state = paddle.concat([self.lstm(channels)[0][:, -1], evidence], axis=1)
         if kept is not None:
             state = state * kept
         for layer in self.mix:
@@ -133,11 +133,11 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
         return self.head(state)[:, 0]
 
     def measure(self, groups: Sequence[Group]) -> None:
-        """Take mean and scale of the summaries from what the network is to be trained on."""
+        """Take mean and scale of the evidence from what the network is to be trained on."""
         if self.measured:
-            summary = np.concatenate([group.summary for group in groups])
-            spread = np.maximum(summary.std(axis=0), 1e-3)
-            self.measured = {"summary_mean": summary.mean(axis=0), "summary_scale": spread}
+            evidence = np.concatenate([group.evidence for group in groups])
+            spread = np.maximum(evidence.std(axis=0), 1e-3)
+            self.measured = {"summary_mean": evidence.mean(axis=0), "summary_scale": spread}
 
     def weights(self) -> Weights:
         """Copies of all weights by the names of `Architecture.shapes`."""
@@ -170,6 +170,9 @@ def train(
         schedule: how long and how fast.
         rng: draws the order of samples and what is dropped.
         on_batch: called with the size of each batch done.
+
+    Raises:
+        DetectorError: the loss or the weights did not stay finite.
     """
     optimizer = paddle.optimizer.AdamW(
         schedule.learning_rate,
@@ -185,15 +188,15 @@ def train(
         for step, (group, rows) in enumerate(batches):
             done = (epoch + step / len(batches)) / schedule.epochs
             optimizer.set_lr(schedule.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
-            channels, summary, targets, weights = (
+            channels, evidence, targets, weights = (
                 paddle.to_tensor(array[rows]) for array in groups[group][:4]
             )
             kept = None
             if schedule.dropout:  # drawn here: Paddle's own dropout draws from its global generator
-                shape = (len(rows), net.lstm.hidden_size + summary.shape[1])
+                shape = (len(rows), net.lstm.hidden_size + evidence.shape[1])
                 mask = (rng.random(shape, np.float32) >= schedule.dropout) / np.float32(1 - schedule.dropout)
                 kept = paddle.to_tensor(mask.astype(np.float32))
-            odds = net(channels, summary, kept)
+            odds = net(channels, evidence, kept)
             loss = paddle.nn.functional.binary_cross_entropy_with_logits(odds, targets, weight=weights)
             if schedule.ranking:
                 loss = loss + schedule.ranking * _ranking_loss(odds, targets)
@@ -208,6 +211,12 @@ def train(
                 )
             on_batch(len(rows))
         losses.append(total / count)
+    # The loss is taken before a step, so it cannot tell what the last one did.
+    if not all(np.isfinite(array).all() for array in net.weights().values()):
+        raise DetectorError(
+            "the weights are not finite after the last step; the detector is left as it was; "
+            f"try a learning_rate below {schedule.learning_rate}"
+        )
     return losses
 
 

@@ -6,24 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .store import TrainingDynamicsStore
+from .trajectories import largest_other_probabilities
 
 Suggestion = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
-
-
-def largest_other_probabilities(
-    given_probabilities: npt.NDArray[np.float32], margins: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """The largest probability besides the given label's, `[sample, epoch]` float32 in [0, 1], NaN = unseen.
-
-    The margin is a difference of logits, so it is also one of log-probabilities. Where the given label's
-    probability underflowed to zero, the smallest positive float32 stands for it.
-
-    Args:
-        given_probabilities: `[sample, epoch]`, NaN = unseen.
-        margins: `[sample, epoch]`, NaN = unseen.
-    """
-    log_given = np.log(np.maximum(given_probabilities, np.finfo(np.float32).tiny))
-    return np.exp(np.minimum(log_given - margins, 0.0)).astype(np.float32)
 
 
 def suggest_labels(store: TrainingDynamicsStore, tile: slice) -> Suggestion:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-N_RAW = 3  # given probability, largest other probability, predicted right
+from .arguments import real
+
+N_RAW = 3  # given probability, largest other probability, predicted right (1/2: it tied)
 
 Array = NDArray[Any]
 Arrays = Array | Sequence[Array]
 
 
-class Augmentation(NamedTuple):
+@dataclass(frozen=True)
+class Augmentation:
     """How each recording is varied anew in every epoch of `NoiseDetector.fit`.
 
     Args:
@@ -29,6 +33,11 @@ class Augmentation(NamedTuple):
     missing: float = 0.0
     jitter: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("truncate", "subsample", "missing"):
+            real(getattr(self, name), name, most=1)
+        real(self.jitter, "jitter")
+
     def __call__(self, raw: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
         """A varied copy of one recording [sample, epoch, 3]; the fractions are drawn once for all of it."""
         kept = np.arange(max(1, round(raw.shape[1] * rng.uniform(self.truncate, 1.0))))
@@ -42,6 +51,47 @@ class Augmentation(NamedTuple):
         if self.missing:
             varied[rng.random(varied.shape[:2], np.float32) < rng.uniform(0.0, self.missing)] = np.nan
         return varied
+
+
+def trajectories_of(
+    given_probabilities: NDArray[np.floating], margins: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """What a detector's LSTM reads: given probability, largest other one, predicted right, [sample, epoch, 3].
+
+    Args:
+        given_probabilities: [sample, epoch], NaN = unseen.
+        margins: [sample, epoch], NaN = unseen.
+    """
+    others = largest_other_probabilities(given_probabilities, margins)
+    return np.stack([given_probabilities, others, predicted_right(margins)], axis=-1).astype(np.float32)
+
+
+def predicted_right(margins: NDArray[np.floating]) -> NDArray[np.float32]:
+    """1 where the given label was predicted, 0 where another class was, 1/2 where they tied; NaN = unseen.
+
+    By the margin's sign, since the predicted class of a tie is the one with the lowest number, whatever that means.
+    A difference of float32 logits is 0 only where they are equal, so the two agree everywhere else.
+
+    Args:
+        margins: [sample, epoch], NaN = unseen.
+    """
+    return np.asarray(0.5 + 0.5 * np.sign(margins), np.float32)
+
+
+def largest_other_probabilities(
+    given_probabilities: NDArray[np.floating], margins: NDArray[np.floating]
+) -> NDArray[np.float32]:
+    """The largest probability besides the given label's, [sample, epoch] float32 in [0, 1], NaN = unseen.
+
+    The margin is a difference of logits, so it is also one of log-probabilities. Where the given label's
+    probability underflowed to zero, the smallest positive float32 stands for it.
+
+    Args:
+        given_probabilities: [sample, epoch], NaN = unseen.
+        margins: [sample, epoch], NaN = unseen.
+    """
+    log_given = np.log(np.maximum(given_probabilities, np.finfo(np.float32).tiny))
+    return np.asarray(np.exp(np.minimum(log_given - margins, 0.0)), np.float32)
 
 
 def need_both(n_wrong: int, n_right: int, what: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 
@@ -63,8 +64,28 @@ def test_detect_ranks_and_writes_csv(recording, tmp_path, capsys):
     assert (rows[-1]["rank"], rows[-1]["noise_score"]) == ("", "")
 
 
+def test_detect_prints_the_csv_into_a_pipe(recording):
+    command = f"{sys.executable} -m paddle_td_callback detect {recording} --method aum --csv /dev/stdout"
+    for reader, wanted in (("cat", 7), ("head -n 2", 2)):
+        done = subprocess.run(
+            f"set -o pipefail; {command} | {reader}",
+            shell=True,
+            executable="/bin/bash",
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        assert len(lines) == wanted
+        assert lines[0].startswith("sample,rank")
+        assert "paddle-td:" not in done.stderr
+
+
 def test_detect_averages_several_recordings(recording, capsys):
-    assert main(["detect", str(recording), str(recording), "--method", "aum"]) == 0
+    again = recording.with_name("again.h5")
+    shutil.copy(recording, again)
+    assert main(["detect", str(recording), str(again), "--method", "aum"]) == 0
     assert "1 of 6 labels look wrong" in capsys.readouterr().out
 
 
@@ -111,6 +132,7 @@ def test_verify_says_what_is_good_and_salvages(recording, tmp_path, capsys):
         ),
         (["detect", "{tmp}/run.h5", "--detector", "{tmp}/w.h5"], "w.h5"),
         (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", "{tmp}/none/i.csv"], "none"),
+        (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", ""], "the path of the CSV is empty"),
     ],
 )
 def test_refusals_are_one_line_and_status_1(recording, tmp_path, capsys, arguments, wanted):

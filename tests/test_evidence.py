@@ -10,7 +10,16 @@ import pytest
 
 from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.errors import DetectorError
-from paddle_td_callback.evidence import NAMES, OF_SAMPLE, Evidence, Table, evidence, evidence_of_trajectories
+from paddle_td_callback.evidence import (
+    NAMES,
+    OF_SAMPLE,
+    Evidence,
+    Table,
+    _band,
+    evidence,
+    evidence_of_trajectories,
+)
+from paddle_td_callback.trajectories import trajectories_of
 
 
 def column(table: Table, name: str) -> np.ndarray:
@@ -88,6 +97,78 @@ def test_samples_never_seen_are_nan_and_touch_no_other(recording: dict[str, np.n
     assert (table.labels[200:] == -1).all()
 
 
+def test_the_order_of_samples_does_not_matter_where_margins_tie(recording: dict[str, np.ndarray]) -> None:
+    # Margins of few values, and by their sign the probabilities: a band's end falls among equals that differ else.
+    tied = {
+        **recording,
+        "margins": np.sign(recording["margins"]).mean(axis=1, keepdims=True).repeat(9, axis=1),
+    }
+    order = np.random.default_rng(1).permutation(200)
+    moved = {name: array[order] for name, array in tied.items()}
+    np.testing.assert_allclose(
+        evidence(**moved).columns(NAMES), evidence(**tied)[order].columns(NAMES), atol=1e-5
+    )
+
+
+def test_bands_hold_equals_together_and_are_never_empty() -> None:
+    assert _band(np.array([2.5, 0.5, 1.5, 3.5]), (0.25, 0.75)).tolist() == [0, 2]
+    assert _band(np.array([0.5, 2.0, 2.0, 3.5]), (0.25, 0.75)).tolist() == [1, 2]
+    assert _band(np.array([0.5, 2.0, 2.0, 3.5]), (0.5, 0.75)).tolist() == [1, 2]
+    assert _band(np.array([0.5, 2.5, 2.5, 2.5]), (0.25, 0.5)).tolist() == [1, 2, 3]  # 1.5 is nobody's middle
+    assert _band(np.array([0.5]), (0.1, 0.3)).tolist() == [0]
+    assert _band(np.full(100, 50.0), (0.0, 0.03)).tolist() == list(range(100))
+
+
+def test_the_numbers_of_classes_do_not_matter_where_logits_tie() -> None:
+    # As of bfloat16 logits, or of zero logits in the first epochs: the given label ties with the best other one.
+    rng = np.random.default_rng(0)
+    labels, rows = rng.integers(0, 5, 200), np.arange(200)
+    logits = rng.normal(0, 2, (200, 9, 5))
+    others = logits.copy()
+    others[rows, :, labels] = -np.inf
+    tied = rng.random((200, 9)) < 0.3
+    logits[rows, :, labels] = np.where(tied, others.max(axis=2), logits[rows, :, labels])
+    logits[:, 0] = 0
+    logits[5] = 0
+
+    def read(numbers: np.ndarray) -> tuple[Table, np.ndarray]:
+        renumbered = logits[:, :, np.argsort(numbers)]
+        given_of = renumbered[rows, :, numbers[labels]]
+        rest = renumbered.copy()
+        rest[rows, :, numbers[labels]] = -np.inf
+        given = np.exp(given_of) / np.exp(renumbered).sum(axis=2)
+        margins = given_of - rest.max(axis=2)
+        table = evidence(given, margins, renumbered.argmax(axis=2), numbers[labels])
+        return table, trajectories_of(given, margins)
+
+    table, raw = read(np.arange(5))
+    for numbers in (np.array([3, 0, 4, 1, 2]), np.array([4, 3, 2, 1, 0])):
+        again, raw_again = read(numbers)
+        np.testing.assert_allclose(again.columns(NAMES), table.columns(NAMES), atol=1e-5)
+        np.testing.assert_allclose(raw_again, raw, atol=1e-6)
+    assert (raw[5, :, 2] == 0.5).all()
+    assert (column(table, "votes")[5], column(table, "wrong")[5], table.others[5]) == (0, 0.5, -1)
+
+
+def test_nothing_but_ties() -> None:
+    table = evidence(np.full((4, 3), 0.5), np.zeros((4, 3)), np.zeros((4, 3), int), [0, 0, 1, 1])
+    assert np.isfinite(table.columns(NAMES)).all()
+    assert (table.others == -1).all()
+
+
+def test_what_is_predicted_right_tells_where_rounded_probabilities_tie() -> None:
+    raw = np.float32([[[0.5, 0.5, 1]] * 4, [[0.5, 0.5, 0]] * 4, [[0.5, 0.5, 0.5]] * 4])
+    np.testing.assert_array_equal(column(evidence_of_trajectories(raw), "correctness"), [1, 0, 0.5])
+
+
+def test_the_largest_margins_there_are_do_not_overflow(recording: dict[str, np.ndarray]) -> None:
+    largest = np.finfo(np.float32).max
+    extreme = {**recording, "margins": np.float32(np.where(recording["margins"] > 0, largest, -largest))}
+    columns = evidence(**extreme).columns(NAMES)
+    assert np.isfinite(columns).all()
+    assert np.abs(columns).max() < 100
+
+
 @pytest.mark.parametrize("n_epochs", [1, 2, 3])
 def test_few_epochs(recording: dict[str, np.ndarray], n_epochs: int) -> None:
     short = {n: a if n == "labels" else a[:, :n_epochs] for n, a in recording.items()}
@@ -124,7 +205,21 @@ def test_detector_reads_evidence_and_keeps_it_in_its_file(
     )
     score = made.predict_proba(raw, evidence=table)
     assert score[wrong].mean() > score[~wrong].mean()
-    assert not np.array_equal(made.predict_proba(raw), score)  # blind to classes
+    for call in (
+        made.predict_proba,
+        made.log_odds,
+        lambda raw: made.fit(raw, wrong, epochs=1, progress=False),
+    ):
+        with pytest.warns(UserWarning, match="pass evidence=detector_evidence") as said:
+            blind = call(raw)
+        assert (len(said), said[0].filename) == (1, __file__)
+        if call == made.predict_proba:
+            assert not np.array_equal(blind, score)
+    made.fit([raw], [wrong], evidence=[table], epochs=8, progress=False)
+    with pytest.warns(UserWarning, match="none is given") as said:
+        made.calibrate([raw, raw], [wrong, wrong])
+    assert (len(said), said[0].filename) == (1, __file__)
+    score = made.predict_proba(raw, evidence=table)
     made.save(tmp_path / "made.h5")
     again = NoiseDetector.load(tmp_path / "made.h5")
     assert again.evidence == ("pair", "margin_rank")

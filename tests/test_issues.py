@@ -316,6 +316,11 @@ def test_what_a_method_needs_was_not_kept(trajectories: Any, path: str) -> None:
             r"must be a NoiseDetector, got 'weights\.h5'; .*NoiseDetector\.load",
         ),
         ({"source": []}, ValueError, "source is an empty list"),
+        (
+            {"source": 5},
+            TypeError,
+            "source must be a path, an open TrainingDynamicsStore, or a list of these, got 5",
+        ),
     ],
 )
 def test_arguments_that_are_refused_unread(options: dict[str, Any], error: Any, match: str) -> None:
@@ -354,7 +359,8 @@ def test_runs_are_averaged_where_they_saw_a_sample(method: str, tmp_path: Path, 
             votes[label] = votes.get(label, 0) + float(run.suggested_confidence[sample])
         best = max(votes, key=lambda label: votes[label])
         assert issues.suggested_label[sample] == best
-        np.testing.assert_allclose(issues.suggested_confidence[sample], votes[best] / 3, rtol=1e-5)
+        n_runs = max(1, sum(int(run.n_epochs_seen[sample] > 0) for run in singles))
+        np.testing.assert_allclose(issues.suggested_confidence[sample], votes[best] / n_runs, rtol=1e-5)
     assert issues.unscored.tolist() == [3, 40]
     assert issues.given_label[[0, 10, 20]].tolist() == trajectories["labels"][[0, 10, 20]].tolist()
     assert issues.n_epochs_seen.tolist() == np.sum([run.n_epochs_seen for run in singles], axis=0).tolist()
@@ -371,7 +377,31 @@ def test_runs_of_other_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"other\.h5.* has label 0 for sample 2, the first run 1: not the same"
     ):
-        find([first, first, other], method="aum")
+        find([first, other], method="aum")
+    classes = record(tmp_path / "classes.h5", np.zeros((3, 2, 5)), [0, 1, 1])
+    with pytest.raises(
+        ValueError, match=r"classes\.h5.* has 5 classes, the first run 2: not the same labels"
+    ):
+        find([first, classes], method="aum")
+    (tmp_path / "link.h5").symlink_to(first)
+    with pytest.raises(ValueError, match=r"link\.h5.* is given twice"):
+        find([first, tmp_path / "link.h5"], method="aum")
+
+
+def test_the_noise_rate_of_runs_is_the_mean_of_their_averaged_scores(
+    tmp_path: Path, trajectories: Any
+) -> None:
+    half = trajectories["seen"].copy()
+    half[20:] = False
+    whole = record(tmp_path / "whole.h5", **trajectories)
+    part = record(tmp_path / "part.h5", trajectories["logits"], trajectories["labels"], half)
+    pytest.importorskip("paddle")
+    alone, issues = [find(path) for path in (whole, part)], find([whole, part])
+    assert issues.noise_rate == pytest.approx(np.nanmean(issues.noise_score))
+    widths = [run.noise_rate_interval[1] - run.noise_rate_interval[0] for run in alone]
+    low, high = issues.noise_rate_interval
+    assert low < issues.noise_rate < high
+    assert high - low <= np.mean(widths) + 1e-9
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -495,6 +525,10 @@ def test_what_the_detector_is_given_can_be_given_to_fit(
     names = ("first_odds", "first_pair_odds", "confidence_rank")
     both = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=names, first=first)
     both.fit([raw], [wrong], evidence=[evidence], **options)
+    third = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=names, first=both)
+    third.fit([raw], [wrong], evidence=[evidence], **options)
+    scores = find(path, detector=third).noise_score
+    np.testing.assert_allclose(scores, third.predict_proba(raw, evidence=evidence), atol=1e-5)
     issues = find(path, detector=both)
     expected = both.predict_proba(raw, evidence=evidence)
     np.testing.assert_allclose(issues.noise_score, expected, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import stat
 import threading
 from dataclasses import replace
@@ -19,6 +20,12 @@ from paddle_td_callback import (
     find_label_issues,
 )
 from paddle_td_callback.issues import _stability
+
+
+class Lookalike:
+    def predict_proba(self, trajectories):
+        return trajectories
+
 
 COLUMNS = [
     "sample",
@@ -106,7 +113,8 @@ def test_several_runs_report_their_agreement(tmp_path):
                 recorder.update(np.arange(40), rng.standard_normal((40, 3)).astype(np.float32), labels)
                 recorder.end_epoch()
     alone = find_label_issues(tmp_path / "a.h5", method="aum", progress=False)
-    twice = find_label_issues([tmp_path / "a.h5", tmp_path / "a.h5"], method="aum", progress=False)
+    shutil.copy(tmp_path / "a.h5", tmp_path / "copy.h5")
+    twice = find_label_issues([tmp_path / "a.h5", tmp_path / "copy.h5"], method="aum", progress=False)
     both = find_label_issues([tmp_path / "a.h5", tmp_path / "b.h5"], method="aum", progress=False)
     assert alone.stability is None
     assert twice.stability == pytest.approx(1)
@@ -175,6 +183,7 @@ def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues
         ({"method": "lstmm"}, ValueError, "method must be one of lstm, aum"),
         ({"method": "aum", "detector": object()}, ValueError, "goes with method='lstm'"),
         ({"detector": "weights.h5"}, TypeError, r"pass NoiseDetector.load\(path\)"),
+        ({"detector": Lookalike()}, TypeError, "must be a NoiseDetector, got <"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(options, error, message):
@@ -187,6 +196,8 @@ def test_wrong_arguments_are_refused_before_any_work(options, error, message):
 def test_the_csv_may_not_be_the_recording():
     with pytest.raises(ValueError, match="is the recording itself"):
         LabelIssuesCallback("run.h5", csv="./run.h5")
+    with pytest.raises(ValueError, match="csv='' names no file"):
+        LabelIssuesCallback("run.h5", csv="")
 
 
 def test_results_can_be_compared_and_hashed(issues):

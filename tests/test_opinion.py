@@ -136,15 +136,32 @@ def test_two_looks_find_more_than_one_and_go_through_a_file(
     assert (again.mix_sizes, again.first.n_members) == ((12, 6), 2)
     score = two.predict_proba(raw, evidence=table)
     np.testing.assert_array_equal(again.predict_proba(raw, evidence=table), score)
-    assert np.isfinite(again.predict_proba(raw)).all()  # from trajectories alone
+    with pytest.warns(UserWarning, match="none is given") as said:
+        assert np.isfinite(again.predict_proba(raw)).all()  # from trajectories alone
+    assert len(said) == 1
 
     tiles = [slice(0, 250), slice(250, 600)]
-    looked = again.look_first(((raw[tile], table[tile]) for tile in tiles), table, context={})
-    parts = [again.predict_proba(raw[tile], context={}, evidence=looked[tile]) for tile in tiles]
+    looked = again.look_first(((raw[tile], table[tile]) for tile in tiles), table)
+    parts = [again.predict_proba(raw[tile], evidence=looked[tile]) for tile in tiles]
     np.testing.assert_allclose(np.concatenate(parts), score, atol=1e-6)
     with pytest.raises(ValueError, match="make it with look_first"):
-        again.predict_proba(raw[:250], context={}, evidence=table[:250])
+        again.predict_proba(raw[:250], evidence=table[:250])
     assert one.look_first([], table) is table
+    halves = [slice(0, 300), slice(300, 600)]
+    for wrong_tiles in (halves[::-1], [slice(0, 300), slice(0, 300)]):
+        with pytest.raises(
+            ValueError, match=r"samples 0 to 300 is that of others|samples 300 to 600 is that of"
+        ):
+            again.look_first(((raw[tile], table[tile]) for tile in wrong_tiles), table)
+    for few in ([], halves[:1]):
+        with pytest.raises(
+            ValueError, match=r"tiles hold (0|300) of 600 samples; look_first needs the whole"
+        ):
+            again.look_first([(raw[tile], table[tile]) for tile in few], table)
+    with pytest.raises(
+        ValueError, match="evidence is that of 300 of 600 samples; look_first needs the whole"
+    ):
+        again.look_first([(raw[:300], table[:300])], table[:300])
 
 
 def test_what_does_not_fit_together_is_refused(recording: tuple[np.ndarray, np.ndarray, Table]) -> None:
@@ -162,7 +179,43 @@ def test_what_does_not_fit_together_is_refused(recording: tuple[np.ndarray, np.n
         NoiseDetector.averaged(
             [one, detector(None, ("aum",)).fit(raw, wrong, evidence=table, progress=False)]
         )
-    with pytest.raises(ValueError, match="ranking 0 or more"):
+    with pytest.raises(ValueError, match=r"ranking must be a number in \[0, inf\), got -1.0"):
         detector().fit(raw, wrong, evidence=table, ranking=-1.0)
     with pytest.raises(ValueError, match="got 'ndarray'"):
         one.predict_proba(raw, evidence=np.zeros((600, 3)))  # type: ignore[arg-type]
+
+
+def test_detectors_from_files_are_averaged_where_their_first_ones_say_the_same(
+    recording: tuple[np.ndarray, np.ndarray, Table], tmp_path: Path
+) -> None:
+    raw, wrong, table = recording
+    options = {"evidence": table, "epochs": 1, "progress": False}
+    made = []
+    for seed in (0, 1):
+        first = detector().fit(raw, wrong, seed=seed, **options)
+        second = detector(first, ("margin_rank", "first_odds")).fit(raw, wrong, **options)
+        second.save(tmp_path / f"{seed}.h5")
+        made += [NoiseDetector.load(tmp_path / f"{seed}.h5") for _ in range(2)]
+    both = NoiseDetector.averaged(made[:2])
+    np.testing.assert_allclose(
+        both.log_odds(raw, evidence=table), made[0].log_odds(raw, evidence=table), atol=1e-5
+    )
+    with pytest.raises(ValueError, match="all alike"):
+        NoiseDetector.averaged(made[1:3])
+    with pytest.raises(ValueError, match="all alike"):
+        NoiseDetector.averaged([made[0], detector(None, ("margin_rank", "aum")).fit(raw, wrong, **options)])
+    with pytest.raises(TypeError, match="detectors must be NoiseDetectors, got 'a'"):
+        NoiseDetector.averaged(["a"])  # type: ignore[list-item]
+
+
+def test_no_more_looks_than_a_file_may_hold(
+    recording: tuple[np.ndarray, np.ndarray, Table], tmp_path: Path
+) -> None:
+    raw, wrong, table = recording
+    made = None
+    for _ in range(4):
+        made = detector(made).fit(raw, wrong, evidence=table, epochs=1, progress=False)
+    made.save(tmp_path / "made.h5")
+    assert NoiseDetector.load(tmp_path / "made.h5").first is not None
+    with pytest.raises(ValueError, match="last of 4 detectors that look one after the other; at most 4 may"):
+        detector(made)

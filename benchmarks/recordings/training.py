@@ -14,7 +14,7 @@ import numpy as np
 from paddle_td_callback import evidence, opinion
 from paddle_td_callback.detector import NoiseDetector
 from paddle_td_callback.evidence import Table
-from paddle_td_callback.suggestions import largest_other_probabilities
+from paddle_td_callback.trajectories import trajectories_of
 
 from .reading import Recording, read
 
@@ -40,10 +40,7 @@ SECOND_ONLY = ("graded", "trees")  # groups that are judged nowhere and that the
 
 def trajectories(recording: Recording, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
     """What the LSTM reads: [sample, epoch, 3], NaN = unseen."""
-    given, predicted = recording.given_probabilities[rows], recording.predictions[rows]
-    right = np.where(predicted < 0, np.nan, predicted == recording.labels[rows][:, np.newaxis])
-    others = largest_other_probabilities(given, recording.margins[rows])
-    return np.stack([given, others, right], axis=2).astype(np.float32)
+    return trajectories_of(recording.given_probabilities[rows], recording.margins[rows])
 
 
 def table(recording: Recording) -> Table:
@@ -98,14 +95,12 @@ class Part:
         wrong: bool [sample].
         weight: [sample].
         table: evidence of these samples.
-        rows: where they are in the recording [sample].
     """
 
     raw: np.ndarray
     wrong: np.ndarray
     weight: np.ndarray
     table: Table
-    rows: np.ndarray
 
 
 def views(path: Path) -> list[tuple[Recording, int]]:
@@ -122,7 +117,7 @@ def parts(path: Path, tables: Path) -> list[Part]:
         whole.append(table(recording))
         rows, weight = drawn(recording.is_mislabeled, n, rng)
         raw = trajectories(recording, rows)
-        made.append(Part(raw, recording.is_mislabeled[rows], weight, whole[-1][rows], rows))
+        made.append(Part(raw, recording.is_mislabeled[rows], weight, whole[-1][rows]))
     with open(tables / f"{path.stem}.pkl", "wb") as file:
         pickle.dump(whole, file)
     return made
