@@ -19,6 +19,7 @@ Indices = npt.NDArray[np.int64]
 
 ISSUE_THRESHOLD = 0.5  # every noise score is scaled so that above one half speaks against the label
 
+STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr")
 _HEAD = 10
 
 
@@ -145,7 +146,7 @@ class LabelIssues:
         """
         name = check_csv_path(path)
         if _is_stream(name):
-            with open(name, "w", newline="", encoding="utf-8") as file:
+            with open(name, "a", newline="", encoding="utf-8") as file:  # behind what is there: `>>` keeps it
                 self._write_csv(file)
             return
         fresh = f"{name}.{os.getpid()}.new"
@@ -256,6 +257,12 @@ def check_csv_path(path: str | os.PathLike[str]) -> str:
 
 
 def _is_stream(path: str | os.PathLike[str]) -> bool:
+    """Whether it is written to as it stands: a pipe, a device, or what is open already, be that a file."""
+    if (
+        os.path.dirname(os.fspath(path)) in ("/dev/fd", "/proc/self/fd")
+        or os.fspath(path) in STANDARD_STREAMS
+    ):
+        return os.path.exists(path)
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 

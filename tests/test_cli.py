@@ -82,6 +82,17 @@ def test_detect_prints_the_csv_into_a_pipe(recording):
         assert "paddle-td:" not in done.stderr
 
 
+def test_detect_prints_the_csv_behind_what_a_file_holds(recording, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("earlier\n")
+    command = f"{sys.executable} -m paddle_td_callback detect {recording} --method aum --csv /dev/stdout"
+    subprocess.run(f"{command} >> {table}", shell=True, check=True)
+    lines = table.read_text().splitlines()
+    assert lines[0] == "earlier"
+    assert lines[1].startswith("sample,rank")
+    assert len(lines) == 8
+
+
 def test_detect_averages_several_recordings(recording, capsys):
     again = recording.with_name("again.h5")
     shutil.copy(recording, again)
