@@ -455,7 +455,7 @@ def test_it_works_in_static_mode_and_leaves_it():
 
 
 def test_calibration_makes_probabilities_of_scores_and_keeps_the_ranking():
-    made, raw, wrong = small()
+    made, raw, wrong = small(hidden_size=32)  # fewer units leave scores that no scale and bias fit
     rng = np.random.default_rng(0)
     raw, wrong = synthetic(4000, 10, 9)
     before = made.predict_proba(raw)
@@ -466,7 +466,7 @@ def test_calibration_makes_probabilities_of_scores_and_keeps_the_ranking():
     assert made.temperature > 0
     bins = np.digitize(after, np.linspace(0, 1, 11)[1:-1])
     error = sum(abs(after[bins == b].sum() - noisy[bins == b].sum()) for b in range(10)) / 4000
-    assert error < 0.06
+    assert error < 0.05
 
 
 def test_calibration_finds_the_scale_and_bias_that_made_the_labels():
