@@ -1,6 +1,6 @@
 """Does it help to act on the ranking? Retrain on cleaned and on corrected labels, and compare on a clean test set.
 
-    python benchmarks/cleaning.py [--seeds 3] [--held-out]
+    python -m benchmarks.cleaning [--seeds 3] [--held-out]
 
 For each data set and kind of noise, one network is trained with the wrong labels and recorded. The same network is
 then trained anew, from the same initial weights and for the same number of steps (fewer samples, more epochs), on
@@ -16,25 +16,22 @@ gap from noisy to oracle is regained.
 """
 
 import argparse
-import sys
 import tempfile
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+import numpy as np
+import paddle
+from paddle import nn
 
+from benchmarks.recordings.datasets import halve, load, take
+from benchmarks.recordings.noise import inject
+from benchmarks.recordings.record import cache_folder
 from paddle_td_callback import (
     NoiseDetector,
     TrainingDynamicsCallback,
     find_label_issues,
 )  # before paddle: see README
-
-import numpy as np  # isort: skip
-import paddle  # isort: skip
-from paddle import nn  # isort: skip
-from recordings.datasets import halve, load, take  # isort: skip
-from recordings.noise import inject  # isort: skip
-from recordings.record import cache_folder  # isort: skip
 
 CASES = (
     ("letter", "uniform", 0.3),
@@ -86,7 +83,7 @@ def detector_for(group):
         detector = NoiseDetector.load(path)
         if group in detector.provenance["left out"]:
             return detector
-    raise SystemExit(f"no detector that has not seen {group}; python benchmarks/train_detector.py makes them")
+    raise SystemExit(f"no detector that has not seen {group}; python -m benchmarks.train_detector makes them")
 
 
 def case(name, kind, rate, seed, folder, held_out):

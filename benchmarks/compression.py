@@ -1,6 +1,6 @@
 """What compression costs a training and what it saves: the same fit without recording, with, and with gzip.
 
-    OMP_NUM_THREADS=2 python benchmarks/compression.py
+    OMP_NUM_THREADS=2 python -m benchmarks.compression
 
 An MLP on a part of Fashion-MNIST, recorded with keep="all", with 10 outputs and, for a wide recording, with 100, of
 which 90 belong to no sample; the three kinds of fit take turns in one process. CPU seconds are those of the whole

@@ -1,7 +1,7 @@
 """How well are wrong labels found? Ours, hand-made scores, cleanlab and the paper's LSTM, on data none has seen.
 
-    python benchmarks/detection.py            # the whole table: records what is missing, then judges
-    python benchmarks/detection.py --quick    # digits and optdigits with the shipped weights, minutes
+    python -m benchmarks.detection            # the whole table: records what is missing, then judges
+    python -m benchmarks.detection --quick    # digits and optdigits with the shipped weights, minutes
 
 Every number of ours for a data set comes from a detector of train_detector.py that has not seen that data set.
 """
@@ -22,16 +22,16 @@ from typing import Any, cast
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does more
 
 import numpy as np
-from recordings import matrix, reading, reliability, training
-from recordings.reading import Recording
-from recordings.record import FURTHER_RUNS, cache_folder, record
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from paddle_td_callback.detector import PRETRAINED, NoiseDetector
-from paddle_td_callback.scores import NOISE_SCORES
-from paddle_td_callback.store import TrainingDynamicsStore
-from paddle_td_callback.suggestions import suggest_labels
+from benchmarks.recordings import matrix, reading, reliability, training
+from benchmarks.recordings.reading import Recording
+from benchmarks.recordings.record import FURTHER_RUNS, cache_folder, record
+from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
+from paddle_td_callback.detection.scores import NOISE_SCORES
+from paddle_td_callback.detection.suggestions import suggest_labels
+from paddle_td_callback.store.store import TrainingDynamicsStore
 
 Key = tuple[Any, ...]  # data, kind, rate, regime, seed
 Cells = dict[Key, dict[str, dict[str, Any]]]  # of each cell the row of each method
@@ -374,14 +374,14 @@ def held_out(cache: Path) -> dict[str, tuple[Path, Path]]:
     groups = [about["group"] for about in abouts]
     folder = cache / "detectors"
     if not (folder / "fold-0.h5").exists():
-        raise SystemExit(f"no detectors in '{folder}'; python benchmarks/train_detector.py makes them")
+        raise SystemExit(f"no detectors in '{folder}'; python -m benchmarks.train_detector makes them")
     papers = paper_lstm(paths, groups, folder)
     judges = {}
     for number, (left_out, paper) in enumerate(zip(training.folds(groups), papers, strict=True)):
         ours = folder / f"fold-{number}.h5"
         if not training.is_of(ours, left_out, sum(group not in left_out for group in groups)):
             raise SystemExit(
-                "the detectors are of other recordings; run python benchmarks/train_detector.py again"
+                "the detectors are of other recordings; run python -m benchmarks.train_detector again"
             )
         judges |= {about["cell"]["data"]: (ours, paper) for about in abouts if about["group"] in left_out}
     return judges

@@ -21,8 +21,8 @@ import paddle
 import paddle.distributed as dist
 
 from paddle_td_callback import TrainingDynamicsRecorder
-from paddle_td_callback.schema import Layout
-from paddle_td_callback.sinks import TILE_BYTES, row_dtype
+from paddle_td_callback.recording.sinks import TILE_BYTES, row_dtype
+from paddle_td_callback.store.schema import Layout
 
 BATCH = 128
 N_BASELINE = 5

@@ -1,6 +1,6 @@
 """Damaged and hostile files given to all that reads recordings: right numbers or an error of ours, nothing else.
 
-    python benchmarks/mutations.py --count 10000
+    python -m benchmarks.mutations --count 10000
 
 Each file is read in a child process of its own, with limits on time and memory. Base recordings of every
 layout are mutated: bits flipped, sectors zeroed, blocks spliced within a file and from another recording, bytes
@@ -34,9 +34,9 @@ import numpy as np
 
 from paddle_td_callback import StoreError, TrainingDynamicsError, TrainingDynamicsStore, find_label_issues
 from paddle_td_callback.cli import main as command
-from paddle_td_callback.journal import Journal
-from paddle_td_callback.recorder import TrainingDynamicsRecorder
-from paddle_td_callback.verify import verify
+from paddle_td_callback.recording.recorder import TrainingDynamicsRecorder
+from paddle_td_callback.store.journal import Journal
+from paddle_td_callback.store.verify import verify
 
 USER_BLOCK_BYTES = 128 * 1024
 MEMORY_BYTES = 1 << 30

@@ -1,6 +1,6 @@
 """What the callback costs a training: the same fit with and without it, in turn, as ratios.
 
-    python benchmarks/overhead.py [--repeats 7]
+    python -m benchmarks.overhead [--repeats 7]
 
 Each row is one kind of training. A repeat runs every variant once, in an order that changes; the ratio is taken
 within a repeat, so that a machine that slows down slows all variants. Prints the median and the range of ratios.
@@ -16,11 +16,11 @@ import tempfile
 import time
 import warnings
 
-from paddle_td_callback import TrainingDynamicsCallback  # before paddle: see README
+import numpy as np
+import paddle
+from paddle import nn
 
-import numpy as np  # isort: skip
-import paddle  # isort: skip
-from paddle import nn  # isort: skip
+from paddle_td_callback import TrainingDynamicsCallback
 
 FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
 VARIANTS = {

@@ -1,7 +1,7 @@
 """The picture at the head of the README: how digits with right and with changed labels are learned.
 
 pip install matplotlib
-python benchmarks/picture.py            # writes benchmarks/results/digits.png
+python -m benchmarks.picture            # writes benchmarks/results/digits.png
 """
 
 import contextlib
@@ -9,10 +9,10 @@ import io
 import tempfile
 from pathlib import Path
 
-from paddle_td_callback import TrainingDynamicsStore, find_label_issues  # before paddle: see README
-from paddle_td_callback.demo import Digits, run
+import matplotlib
 
-import matplotlib  # isort: skip
+from paddle_td_callback import TrainingDynamicsStore, find_label_issues
+from paddle_td_callback.demo import Digits, run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -1,8 +1,8 @@
 """Recordings killed, starved of disk and watched for memory, again and again.
 
-    python benchmarks/soak.py kills --count 500
-    python benchmarks/soak.py full --count 20
-    python benchmarks/soak.py memory
+    python -m benchmarks.soak kills --count 500
+    python -m benchmarks.soak full --count 20
+    python -m benchmarks.soak memory
 
 `kills`: a child records without pause and is killed by SIGKILL at a random moment, most of them in a commit; then the
 file as found must open with every epoch whose commit had returned, unchanged, and with nothing of a later one; and the
@@ -29,9 +29,10 @@ from typing import Any
 
 import numpy as np
 
-from paddle_td_callback import TrainingDynamicsRecorder, TrainingDynamicsStore, appending
-from paddle_td_callback import store as store_module
-from paddle_td_callback.verify import verify
+from paddle_td_callback import TrainingDynamicsRecorder, TrainingDynamicsStore
+from paddle_td_callback.store import appending
+from paddle_td_callback.store import store as store_module
+from paddle_td_callback.store.verify import verify
 
 N_SAMPLES, N_CLASSES, BATCH = 3000, 20, 500
 
@@ -181,7 +182,7 @@ model = paddle.Model(network)
 model.prepare(paddle.optimizer.Adam(parameters=network.parameters()), paddle.nn.CrossEntropyLoss())
 callbacks = [TrainingDynamicsCallback(sys.argv[1])] if len(sys.argv) > 1 else []
 if callbacks:
-    import paddle_td_callback.recorder as recorder  # that the disk will be full is what is tried here
+    import paddle_td_callback.recording.recorder as recorder  # that the disk will be full is what is tried here
     recorder.check_space = lambda *arguments, **options: None
 model.fit(Data(), epochs=8, batch_size=250, verbose=0, callbacks=callbacks)
 weights = b"".join(parameter.numpy().tobytes() for parameter in network.parameters())

@@ -1,6 +1,6 @@
 """How fast epochs become durable, against a plain file and against h5py written batch by batch.
 
-    python benchmarks/store.py [--folder FOLDER] [--no-gzip]
+    python -m benchmarks.store [--folder FOLDER] [--no-gzip]
 
 All rows write the same numbers to the same disk in one run: `rounds` times in turn, the median counts. An epoch is
 durable before the next begins. "trainer waits" is what the commits cost the training thread: the time inside
@@ -20,9 +20,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from paddle_td_callback.committer import Committer
-from paddle_td_callback.schema import Layout
-from paddle_td_callback.store import StoreWriter
+from paddle_td_callback.recording.committer import Committer
+from paddle_td_callback.store.schema import Layout
+from paddle_td_callback.store.store import StoreWriter
 
 BATCH = 128
 

@@ -2,7 +2,7 @@
 
     python -m recordings.record random 0 1500  # in benchmarks/, once: see README.md
     python -m recordings.record table
-    python benchmarks/train_detector.py        # folds, then the shipped weights
+    python -m benchmarks.train_detector        # folds, then the shipped weights
 
 A fold leaves a quarter of the groups of data sets out; the detector trained on the rest scores them. Those
 scores are what detection.py judges, and what the shipped detector's probabilities are calibrated on.
@@ -29,12 +29,12 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does more
 
 import numpy as np
-from recordings import reading, reliability, training
-from recordings.record import cache_folder
 from tqdm import tqdm
 
-from paddle_td_callback.calibration import doubt
-from paddle_td_callback.detector import PRETRAINED, NoiseDetector
+from benchmarks.recordings import reading, reliability, training
+from benchmarks.recordings.record import cache_folder
+from paddle_td_callback.detection.lstm.calibration import doubt
+from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
 SHIPPED = "shipped"

@@ -9,8 +9,10 @@ from . import _zlib_guard
 
 _zlib_guard.heal()  # before anything imports h5py
 
-from . import scores  # noqa: E402
 from ._version import __version__  # noqa: E402
+from .detection import scores  # noqa: E402
+from .detection.find_issues import detector_evidence, detector_input, find_label_issues  # noqa: E402
+from .detection.label_issues import LabelIssues  # noqa: E402
 from .errors import (  # noqa: E402
     CaptureError,
     DetectorError,
@@ -19,15 +21,13 @@ from .errors import (  # noqa: E402
     StoreNotFoundError,
     TrainingDynamicsError,
 )
-from .issues import detector_evidence, detector_input, find_label_issues  # noqa: E402
-from .label_issues import LabelIssues  # noqa: E402
-from .recorder import TrainingDynamicsRecorder  # noqa: E402
-from .store import TrainingDynamicsStore  # noqa: E402
+from .recording.recorder import TrainingDynamicsRecorder  # noqa: E402
+from .store.store import TrainingDynamicsStore  # noqa: E402
 
 if TYPE_CHECKING:
-    from .callbacks import TrainingDynamicsCallback
-    from .detector import NoiseDetector
-    from .finder import LabelIssuesCallback
+    from .detection.lstm.detector import NoiseDetector
+    from .paddle_fit.issues_callback import LabelIssuesCallback
+    from .paddle_fit.recording_callback import TrainingDynamicsCallback
 
 __all__ = [
     "CaptureError",
@@ -51,9 +51,9 @@ __all__ = [
 
 # These need Paddle, so they are imported when first asked for: a recording can be read without it.
 _NEED_PADDLE = {
-    "LabelIssuesCallback": "finder",
-    "TrainingDynamicsCallback": "callbacks",
-    "NoiseDetector": "detector",
+    "LabelIssuesCallback": "paddle_fit.issues_callback",
+    "TrainingDynamicsCallback": "paddle_fit.recording_callback",
+    "NoiseDetector": "detection.lstm.detector",
 }
 
 

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from ._version import __version__
+from .detection.find_issues import METHODS, find_label_issues
+from .detection.label_issues import check_csv_path
 from .errors import StoreError, TrainingDynamicsError
-from .issues import METHODS, find_label_issues
-from .label_issues import check_csv_path
-from .store import TrainingDynamicsStore
-from .verify import salvage, verify
+from .store.store import TrainingDynamicsStore
+from .store.verify import salvage, verify
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -119,7 +119,7 @@ def _detect(options: argparse.Namespace) -> None:
         TrainingDynamicsStore(recording).close()
     if options.method == "lstm":
         _need_paddle("method lstm needs it, the other methods do not")
-        from .detector import NoiseDetector
+        from .detection.lstm.detector import NoiseDetector
 
         if options.detector is not None:
             detector = NoiseDetector.load(options.detector)

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from .callbacks import TrainingDynamicsCallback
+from .detection.find_issues import find_label_issues
+from .detection.label_issues import LabelIssues
 from .errors import StoreExistsError
-from .finder import LabelIssuesCallback
-from .issues import find_label_issues
-from .label_issues import LabelIssues
-from .preflight import check_path
+from .paddle_fit.issues_callback import LabelIssuesCallback
+from .paddle_fit.recording_callback import TrainingDynamicsCallback
+from .store.paths import check_path
 
 NOISE_RATE = 0.2
 N_EPOCHS = 20

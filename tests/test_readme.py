@@ -13,8 +13,8 @@ import paddle_td_callback
 from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsRecorder
 from paddle_td_callback.cli import _parser
 from paddle_td_callback.demo import Digits
-from paddle_td_callback.issues import METHODS
-from paddle_td_callback.schema import ALL_FIELDS, EPOCH_FIELDS, LABELS, TOP_FIELDS
+from paddle_td_callback.detection.find_issues import METHODS
+from paddle_td_callback.store.schema import ALL_FIELDS, EPOCH_FIELDS, LABELS, TOP_FIELDS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from paddle_td_callback import evidence, opinion
-from paddle_td_callback.detector import NoiseDetector
-from paddle_td_callback.evidence import Table
-from paddle_td_callback.trajectories import trajectories_of
+from paddle_td_callback.detection import dataset_features as evidence
+from paddle_td_callback.detection.dataset_features import Table
+from paddle_td_callback.detection.lstm import first_pass_features as opinion
+from paddle_td_callback.detection.lstm.detector import NoiseDetector
+from paddle_td_callback.detection.trajectories import trajectories_of
 
 from .reading import Recording, read
 

@@ -1,0 +1,1 @@
+"""The noise detector: an LSTM over training dynamics."""

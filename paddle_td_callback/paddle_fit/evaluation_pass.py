@@ -1,0 +1,267 @@
+"""The pass of `mode="eval"`: every training sample once, in order, by the network in evaluation mode.
+
+Afterwards everything that training draws from or computes with is as it was: the training flag of every sublayer,
+the buffers of the network, and the state of every random generator of the process that can be found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from paddle.io.dataloader.collate import default_collate_fn
+from tqdm import tqdm
+
+from ..errors import CaptureError
+from .outputs import OutputReader
+from .taps import Batch
+
+_DEFAULT_BATCH_SIZE = 64
+
+
+class EvaluationPass:
+    """Reads a training loader's data set in sample order, with its collate function and workers.
+
+    Args:
+        model: the fitting `paddle.Model`.
+        loader: what it trains on: a `paddle.io.DataLoader` over a map-style data set.
+        reader: finds logits and labels among the network's outputs and the labels of the data.
+        strip: takes an index field out of a batch of data, or None.
+        rank: of this process.
+        n_ranks: each takes a run of samples of its own.
+
+    Raises:
+        CaptureError: the loader's data cannot be read by sample index.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        loader: Any,
+        reader: OutputReader,
+        *,
+        strip: Callable[[Any], Any] | None = None,
+        rank: int = 0,
+        n_ranks: int = 1,
+    ) -> None:
+        dataset: Any = getattr(loader, "dataset", None)
+        if not isinstance(loader, paddle.io.DataLoader) or isinstance(dataset, paddle.io.IterableDataset):
+            raise CaptureError(
+                f"mode='eval' reads the training data once more by sample index, which {_describe(loader)} does not "
+                "allow; give fit a map-style paddle.io.Dataset or a DataLoader over one, or say mode='train'"
+            )
+        n_samples = len(dataset)
+        self._model = model
+        self._loader = loader
+        self._reader = reader
+        self._strip = strip
+        self._shards = [
+            range(n_samples * r // n_ranks, n_samples * (r + 1) // n_ranks) for r in range(n_ranks)
+        ]
+        self._shard = self._shards[rank]
+        sampler = getattr(loader, "batch_sampler", None)
+        size = getattr(sampler, "batch_size", None)
+        self._batch_size = size if isinstance(size, int) and size > 0 else _DEFAULT_BATCH_SIZE
+
+    def run(
+        self,
+        record: Callable[[Batch], None],
+        *,
+        agree: Callable[[bool], bool] = lambda well: well,
+        description: str = "",
+        progress: bool = False,
+    ) -> None:
+        """Hand every batch to `record`.
+
+        Args:
+            record: takes one batch.
+            agree: told after each step whether this rank is well, says whether all are; with several ranks it
+                keeps them together.
+            description: of the progress bar.
+            progress: whether to show it.
+
+        Raises:
+            CaptureError: an output or a label cannot be recorded. Where another rank is not well, the pass ends.
+        """
+        n_steps = max(-(-len(shard) // self._batch_size) for shard in self._shards)
+        failure: Exception | None = None
+        with (
+            tqdm(
+                total=len(self._shard), desc=description, unit="sample", leave=False, disable=not progress
+            ) as bar,
+            undisturbed(self._model.network),
+            contextlib.closing(self._batches()) as batches,  # with its workers, whatever ends the pass
+        ):
+            for _ in range(n_steps):
+                try:
+                    batch = next(batches, None)
+                    if batch is not None:
+                        record(batch)
+                        bar.update(len(batch.indices))
+                except Exception as error:
+                    failure = error
+                if not agree(failure is None):
+                    break
+        if failure is not None:
+            raise failure
+
+    def _batches(self) -> Generator[Batch, None, None]:
+        dealt = _Shard(self._shard, self._batch_size)
+        if not len(dealt):
+            return
+        read = iter(self._data(dealt))
+        try:
+            for indices, data in zip(dealt, read, strict=False):
+                if self._strip is not None:
+                    data = self._strip(data)
+                yield self._look(np.asarray(indices, np.int64), paddle.utils.flatten(data))
+        finally:
+            # Paddle's loader ends its workers where it is read to its end, and that it never is here.
+            end_workers = getattr(read, "_try_shutdown_all", None)
+            if end_workers is not None:
+                end_workers()
+
+    def _data(self, dealt: _Shard) -> Any:
+        like = self._loader
+        if like.num_workers == 0:
+            # Not through Paddle's reader thread: where a sample raises there, the loader may wait for ever.
+            collate = like.collate_fn or default_collate_fn
+            return (collate([like.dataset[i] for i in indices]) for indices in dealt)
+        return paddle.io.DataLoader(
+            like.dataset,
+            batch_sampler=dealt,
+            places=like.places,
+            return_list=True,
+            collate_fn=like.collate_fn,
+            num_workers=like.num_workers,
+            use_buffer_reader=like.use_buffer_reader,
+            prefetch_factor=like.prefetch_factor,
+            use_shared_memory=like.use_shared_memory,
+            timeout=like.timeout,
+            worker_init_fn=like.worker_init_fn,
+        )
+
+    def _look(self, indices: Any, data: Sequence[Any]) -> Batch:
+        model = self._model
+        n_inputs = len(model._inputs)
+        data = [x if isinstance(x, paddle.Tensor) else paddle.to_tensor(x) for x in data]
+        inputs, labels = data[:n_inputs], data[n_inputs:]
+        with paddle.no_grad(), _training_precision(model):
+            outputs = model.network(*inputs)
+        listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        with paddle.no_grad():
+            seen = self._reader.read(model._loss, listed, labels)
+        logits, probabilities, given = seen.to_host()
+        if len(logits) != len(indices):
+            raise CaptureError(
+                f"the evaluation pass asked for {len(indices)} samples and the network returned {len(logits)} rows; "
+                "a collate function that adds, drops or repeats samples hides which row is which"
+            )
+        return Batch(indices, logits, probabilities, given)
+
+
+class _Shard:
+    """A batch sampler over a run of samples, in order."""
+
+    def __init__(self, samples: range, batch_size: int) -> None:
+        self._samples = samples
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self._samples), self.batch_size):
+            yield list(self._samples[start : start + self.batch_size])
+
+    def __len__(self) -> int:
+        return -(-len(self._samples) // self.batch_size)
+
+
+def _training_precision(model: Any) -> Any:
+    """The mixed precision of the model's training steps, so that weights and inputs have types that agree."""
+    adapter = model._adapter
+    level = getattr(adapter, "_amp_level", "O0")
+    lists = getattr(adapter, "_amp_custom_lists", {})
+    return paddle.amp.auto_cast(enable=level != "O0", level=level, **lists)
+
+
+@contextlib.contextmanager
+def undisturbed(network: Any) -> Iterator[None]:
+    """Run something with the network in evaluation mode, and leave training as it was."""
+    flags = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
+    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too, and keeps
+    # them among its parameters.
+    statistics = [getattr(layer, name, None) for layer, _ in flags for name in ("_mean", "_variance")]
+    changing = [*network.buffers(), *(one for one in statistics if isinstance(one, paddle.Tensor))]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
+    with random_streams_kept():
+        network.eval()
+        try:
+            yield
+        finally:
+            if flags[0][1]:
+                network.train()  # a network may do more here than set flags, such as swap averaged weights
+            for layer, training in flags:
+                layer.training = training
+            for buffer, before in buffers:
+                if not bool(paddle.equal_all(buffer, before)):
+                    buffer.set_value(before)
+
+
+@contextlib.contextmanager
+def random_streams_kept() -> Iterator[None]:
+    """Put every random stream back where it was.
+
+    These are Paddle's on the CPU and on the devices in use, and every `random.Random`, `numpy.random.Generator` and
+    `numpy.random.RandomState` of the process, the global ones and those that a data set keeps among them.
+    """
+    cpu = paddle.framework.core.default_cpu_generator()
+    cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()
+    # A generator of a data set may hang anywhere: on it, on a transform, in a closure, in a module.
+    streams = [obj for obj in gc.get_objects() if isinstance(obj, _STREAMS)]
+    states = [(stream, _state_of(stream)) for stream in streams]
+    python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        for stream, state in states:
+            _set_state(stream, state)
+        random.setstate(python)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        paddle.set_rng_state(device_states)
+        cpu.set_state(cpu_state)
+
+
+_STREAMS = (random.Random, np.random.Generator, np.random.RandomState)
+
+
+def _state_of(stream: Any) -> Any:
+    if isinstance(stream, np.random.Generator):
+        return stream.bit_generator.state
+    if isinstance(stream, np.random.RandomState):
+        return stream.get_state()
+    try:
+        return stream.getstate()
+    except NotImplementedError:  # random.SystemRandom has no state
+        return None
+
+
+def _set_state(stream: Any, state: Any) -> None:
+    if isinstance(stream, np.random.Generator):
+        stream.bit_generator.state = state
+    elif isinstance(stream, np.random.RandomState):
+        stream.set_state(state)
+    elif state is not None:
+        stream.setstate(state)
+
+
+def _describe(loader: Any) -> str:
+    dataset = getattr(loader, "dataset", None)
+    return (
+        type(loader).__name__
+        if dataset is None
+        else f"a {type(loader).__name__} over {type(dataset).__name__}"
+    )

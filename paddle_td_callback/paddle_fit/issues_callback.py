@@ -1,0 +1,173 @@
+"""The callback of `paddle.Model.fit` that says afterwards which labels look wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import warnings
+import weakref
+from typing import Any
+
+import numpy as np
+import paddle
+
+from ..detection.find_issues import check_method, find_label_issues
+from ..detection.label_issues import LabelIssues, check_csv_path
+from ..errors import CaptureError
+from ..recording.recorder import wait_for_commits
+from .ranks import current_ranks
+from .rendezvous import SharedResult
+
+recordings: weakref.WeakSet[Any] = (
+    weakref.WeakSet()
+)  # every `TrainingDynamicsCallback` that was ever in a fit
+
+
+class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
+    """Finds label issues in a recording once `fit` has ended: the same as calling `find_label_issues`.
+
+    It may stand before or behind the `TrainingDynamicsCallback` of the same path. Should detection fail, it
+    warns and `fit` returns as usual. With several ranks, rank 0 finds the issues, writes and prints them, and the
+    callbacks of the other ranks get the same `issues`; so give it to every rank.
+
+    Args:
+        path: the recording, as given to `TrainingDynamicsCallback`.
+        method: as for `find_label_issues`.
+        detector: as for `find_label_issues`.
+        device: as for `find_label_issues`.
+        csv: where to write the ranking as CSV, None for nowhere.
+        progress: whether to show a progress bar and print the head of the ranking; None follows fit's `verbose`.
+
+    Attributes:
+        issues: the `LabelIssues`, None before `fit` has ended.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        method: str = "lstm",
+        detector: Any = None,
+        device: str | None = None,
+        csv: str | os.PathLike[str] | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        super().__init__()
+        check_method(method, detector)
+        if csv is not None and not os.fspath(csv):
+            raise ValueError("csv='' names no file; give a file name, or None for nowhere")
+        if csv is not None and os.path.realpath(csv) == os.path.realpath(path):
+            raise ValueError(f"csv={os.fspath(csv)!r} is the recording itself; give the CSV another path")
+        self.path = os.path.abspath(path)  # the training may change the working folder
+        self.issues: LabelIssues | None = None
+        self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
+        self._csv = None if csv is None else os.path.abspath(csv)
+        self._progress = progress
+        self._shared: SharedResult | None = None
+
+    def share(self, result: SharedResult) -> None:
+        """Of several ranks in this fit, rank 0 finds and the others get this result."""
+        self._shared = result
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        """Forget the issues of an earlier fit, and refuse a CSV path that could not be written at the end."""
+        self.issues = None
+        self._shared = None
+        ranks = current_ranks()
+        if self._csv is not None and (ranks is None or ranks.rank == 0):  # the one that writes it
+            check_csv_path(self._csv)
+        if ranks is not None:  # until a recorder of this fit shares another: it knows which fit this is
+            self.share(SharedResult(ranks.session(f"finder of {self.path}, "), ""))
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """Find the issues and write them where they were asked for."""
+        shared = self._shared
+        progress = bool(self.params.get("verbose", 1)) if self._progress is None else self._progress
+        try:
+            if shared is not None and shared.rank > 0:
+                self.issues = _unpack(shared.fetch())
+                return
+            wait_for_commits(self.path)
+            if not self._is_recorded():
+                return
+            self.issues = find_label_issues(self.path, progress=progress, **self._options)
+            if self._csv is not None:
+                self.issues.to_csv(self._csv)
+        except Exception as error:  # whatever it is, the training that just ended must not be lost to it
+            warnings.warn(
+                f"label issues of '{self.path}' were not found: {error}; `paddle-td detect {self.path}` tries "
+                "again once the cause is gone",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return
+        finally:
+            if shared is not None and shared.rank == 0:
+                self._publish(shared)
+        if progress:
+            print(self.issues)
+
+    def _is_recorded(self) -> bool:
+        """Whether there is something to rank: never what an earlier fit recorded in place of this one's."""
+        # Paddle makes `params` anew for each fit, and gives them to all its callbacks.
+        mine = [one for one in recordings if one.path == self.path and one.params is self.params]
+        if mine and not any(one.n_recorded for one in mine):
+            warnings.warn(
+                f"'{self.path}': nothing of this fit was recorded there, so its label issues were not found; a file "
+                "there is that of an earlier training",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            return False
+        if not mine and os.path.exists(self.path):
+            warnings.warn(
+                f"'{self.path}': no TrainingDynamicsCallback of this fit recorded into it, so the label issues are "
+                "those of an older recording",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        return True
+
+    def _publish(self, shared: SharedResult) -> None:
+        try:
+            shared.publish(_pack(self.issues))
+        except Exception as error:  # as above
+            warnings.warn(
+                f"the other ranks did not get the label issues of '{self.path}': {error}",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+
+
+def _pack(issues: LabelIssues | None) -> bytes:
+    """Label issues as bytes: arrays as NumPy writes them, the rest as JSON. Nothing where none were found."""
+    if issues is None:
+        return b""
+    values = {field.name: getattr(issues, field.name) for field in dataclasses.fields(issues)}
+    arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+    plain = {name: value for name, value in values.items() if name not in arrays}
+    arrays["plain"] = np.frombuffer(json.dumps(plain, default=_as_json).encode(), np.uint8)
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    return file.getvalue()
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot travel between ranks")
+
+
+def _unpack(payload: bytes) -> LabelIssues:
+    """The issues that `_pack` packed.
+
+    Raises:
+        CaptureError: rank 0 found none.
+    """
+    if not payload:
+        raise CaptureError("rank 0 could not find them, as its own log says")
+    with np.load(io.BytesIO(payload), allow_pickle=False) as file:
+        values = {name: file[name] for name in file.files}
+    return LabelIssues(**json.loads(values.pop("plain").tobytes()), **values)

@@ -1,0 +1,1 @@
+"""Rows of a training into a store, whatever the framework."""

@@ -1,0 +1,1 @@
+"""One recording as one HDF5 file: numpy and h5py only."""

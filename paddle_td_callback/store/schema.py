@@ -1,0 +1,220 @@
+"""What a recording holds: its datasets and attributes, with their shapes, chunks and sizes."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import numbers
+import sys
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from .._version import __version__
+from .chunks import creation_properties
+
+FORMAT = "paddle_td_callback training dynamics"
+
+# 1: first version.
+SCHEMA_VERSION = 1
+
+Keep = Literal["all", "given"] | int
+
+_CHUNK_BYTES = 1 << 20
+# Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
+_CHUNK_ROWS = 16384
+
+
+@dataclass(frozen=True)
+class Field:
+    """One dataset of the schema: its axes after `[epoch, sample]`, dtype and the value that means "unseen"."""
+
+    name: str
+    last_axis: str | None
+    dtype: str
+    unseen: float
+    meaning: str
+
+
+EPOCH_FIELDS = (
+    Field("given_probability", None, "float32", math.nan, "softmax probability of the given label"),
+    Field("margin", None, "float32", math.nan, "logit of the given label minus the largest other logit"),
+    Field("predicted", None, "int32", -1, "class with the largest logit"),
+    Field("n_presentations", None, "uint8", 0, "how often the sample was seen in the epoch (255 = or more)"),
+)
+ALL_FIELDS = (Field("probabilities", "class", "float16", math.nan, "softmax over all classes"),)
+TOP_FIELDS = (
+    Field("top_classes", "k", "int32", -1, "the k classes with the largest probabilities, largest first"),
+    Field("top_probabilities", "k", "float16", math.nan, "their probabilities"),
+)
+SAMPLE_IDS = "sample_ids"  # [sample] UTF-8, only where samples have names
+LABELS = Field("labels", None, "int32", -1, "the given label of each sample; -1 = never seen")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The fixed facts of one recording, from which every dataset's shape follows.
+
+    Args:
+        n_samples: size of the data set; sample indices are in `[0, n_samples)`.
+        n_classes: number of classes, at least 2.
+        keep: "all" classes' probabilities, the `k` largest, or only those of the "given" label.
+        dtype: of `probabilities` and `top_probabilities`: "float16" or "float32".
+        mode: where the outputs come from: "train" or "eval".
+        gzip_level: 1 to 9, None = not compressed.
+    """
+
+    n_samples: int
+    n_classes: int
+    keep: Keep = "all"
+    dtype: str = "float16"
+    mode: str = "train"
+    gzip_level: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {self.n_samples}")
+        if self.n_samples >= 2**40:
+            raise ValueError(f"n_samples must be below 2**40, got {self.n_samples}")
+        if not 2 <= self.n_classes < 2**31:
+            raise ValueError(f"n_classes must be at least 2 and fit int32, got {self.n_classes}")
+        check_keep(self.keep)
+        if not isinstance(self.keep, str):
+            object.__setattr__(self, "keep", int(self.keep))  # of NumPy's integers too
+        if isinstance(self.keep, int) and self.keep > self.n_classes:
+            raise ValueError(f"keep={self.keep} is more than the {self.n_classes} classes; say keep='all'")
+        if self.dtype not in ("float16", "float32"):
+            raise ValueError(f"dtype must be 'float16' or 'float32', got {self.dtype!r}")
+        if self.mode not in ("train", "eval"):
+            raise ValueError(f"mode must be 'train' or 'eval', got {self.mode!r}")
+        if self.gzip_level is not None and not 1 <= self.gzip_level <= 9:
+            raise ValueError(f"gzip_level must be 1 to 9 or None, got {self.gzip_level}")
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The per-epoch datasets of this recording."""
+        if self.keep == "given":
+            return EPOCH_FIELDS
+        wide = ALL_FIELDS if self.keep == "all" else TOP_FIELDS
+        typed = tuple(
+            Field(f.name, f.last_axis, self.dtype, f.unseen, f.meaning) if f.dtype == "float16" else f
+            for f in wide
+        )
+        return EPOCH_FIELDS + typed
+
+    def epoch_shape(self, field: Field) -> tuple[int, ...]:
+        """Shape of one epoch of a field: `[sample]`, `[sample, class]` or `[sample, k]`."""
+        if field.last_axis is None:
+            return (self.n_samples,)
+        return (self.n_samples, self.n_classes if field.last_axis == "class" else int(self.keep))
+
+    def chunk_rows(self, field: Field) -> int:
+        """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
+        if field.last_axis is None:  # the labels too
+            most = _CHUNK_ROWS
+        else:
+            row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
+            most = max(1, _CHUNK_BYTES // row_bytes)
+        # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
+        n_chunks = -(-self.n_samples // most)
+        return -(-self.n_samples // n_chunks)
+
+    @property
+    def epoch_bytes(self) -> int:
+        """Bytes of one epoch before compression, in memory and on disk."""
+        return sum(map(self.field_bytes, self.fields))
+
+    def field_bytes(self, field: Field) -> int:
+        """Bytes of one epoch of a field."""
+        return math.prod(self.epoch_shape(field)) * np.dtype(field.dtype).itemsize
+
+    def unseen_epoch(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays of one epoch in which nothing was seen yet."""
+        return {f.name: np.full(self.epoch_shape(f), f.unseen, f.dtype) for f in self.fields}
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is an integer, of Python or NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_keep(keep: Keep) -> None:
+    """Raise ValueError unless `keep` is "all", "given" or a whole number of classes."""
+    if isinstance(keep, str) and keep in ("all", "given"):
+        return
+    if not is_whole(keep) or int(keep) < 1:
+        raise ValueError(f"keep must be 'all', 'given' or a number of classes of at least 1, got {keep!r}")
+
+
+def label_checksum(labels: npt.NDArray[np.int32]) -> str:
+    """CRC-32 of the labels as little-endian int32, eight hexadecimal digits."""
+    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype='<i4').data):08x}"
+
+
+def write_schema(
+    h5: h5py.File, layout: Layout, class_names: Sequence[str] | None, sample_ids: Sequence[str] | None
+) -> None:
+    """Make the datasets and attributes of a recording without epochs in an empty file."""
+    for field in layout.fields:
+        shape = layout.epoch_shape(field)
+        chunk = (1, layout.chunk_rows(field), *shape[1:])
+        _create_dataset(h5, field, (0, *shape), (None, *shape), chunk, layout.gzip_level)
+    shape = (layout.n_samples,)
+    # Labels change in place as samples are first seen, so their chunks keep one size: no compression.
+    _create_dataset(h5, LABELS, shape, shape, (layout.chunk_rows(LABELS),), None)
+    if class_names is not None:
+        h5.create_dataset("class_names", data=_as_bytes(class_names))
+    if sample_ids is not None:
+        h5.create_dataset(
+            SAMPLE_IDS,
+            data=_as_bytes(sample_ids),
+            chunks=(layout.chunk_rows(LABELS),),
+            compression="gzip",
+            shuffle=True,
+            fletcher32=True,
+        )
+    paddle = sys.modules.get("paddle")
+    facts: dict[str, Any] = {
+        "format": FORMAT,
+        "schema_version": np.int64(SCHEMA_VERSION),
+        "n_samples": np.int64(layout.n_samples),
+        "n_classes": np.int64(layout.n_classes),
+        "keep": str(layout.keep),
+        "mode": layout.mode,
+        "dtype": layout.dtype,
+        "gzip_level": np.int64(layout.gzip_level or 0),
+        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "versions": f"paddle_td_callback {__version__}, paddle {getattr(paddle, '__version__', 'none')}, "
+        f"h5py {h5py.__version__}, numpy {np.__version__}",
+    }
+    for name, value in facts.items():
+        h5.attrs[name] = value
+    h5.attrs["label_checksum"] = np.bytes_(label_checksum(np.full(layout.n_samples, -1, np.int32)))
+    h5.attrs["dropped_epochs"] = np.zeros(0, np.int64)
+    h5.attrs["committed_epochs"] = np.int64(0)
+
+
+def _as_bytes(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
+    encoded = [str(name).encode() for name in names]
+    return np.asarray(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
+
+
+def _create_dataset(
+    h5: h5py.File,
+    field: Field,
+    shape: tuple[int, ...],
+    max_shape: tuple[int | None, ...],
+    chunk: tuple[int, ...],
+    gzip_level: int | None,
+) -> None:
+    dtype = np.dtype(field.dtype).newbyteorder("<")
+    properties = creation_properties(chunk, np.array(field.unseen, dtype), gzip_level=gzip_level)
+    limits = tuple(h5py.h5s.UNLIMITED if n is None else n for n in max_shape)
+    space = h5py.h5s.create_simple(shape, limits)
+    h5py.h5d.create(h5.id, field.name.encode(), h5py.h5t.py_create(dtype), space, properties)
+    h5[field.name].attrs["meaning"] = field.meaning

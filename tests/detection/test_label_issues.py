@@ -1,0 +1,206 @@
+"""LabelIssues: thresholds, what to train on again, several runs."""
+
+import csv
+import os
+import shutil
+import stat
+import threading
+from dataclasses import replace
+
+import h5py
+import numpy as np
+import pytest
+
+from paddle_td_callback import (
+    LabelIssues,
+    LabelIssuesCallback,
+    StoreError,
+    StoreNotFoundError,
+    TrainingDynamicsRecorder,
+    find_label_issues,
+)
+from paddle_td_callback.detection.find_issues import _stability
+
+
+class Lookalike:
+    def predict_proba(self, trajectories):
+        return trajectories
+
+
+COLUMNS = [
+    "sample",
+    "rank",
+    "noise_score",
+    "label_quality",
+    "is_label_issue",
+    "given_label",
+    "suggested_label",
+]
+
+
+@pytest.fixture
+def issues():
+    return LabelIssues(
+        method="lstm",
+        noise_score=np.array([0.9, 0.1, 0.7, np.nan, 0.5]),
+        given_label=np.array([0, 1, 2, -1, 1], np.int32),
+        suggested_label=np.array([1, 2, 0, -1, 0], np.int32),
+        suggested_confidence=np.array([0.8, 0.9, 0.3, 0.0, 1.0], np.float32),
+        n_epochs_seen=np.array([3, 3, 3, 0, 3], np.int32),
+        noise_rate=0.55,
+        noise_rate_interval=(0.5, 0.6),
+    )
+
+
+def test_flags_and_ranking(issues):
+    assert issues.is_label_issue.tolist() == [True, False, True, False, False]
+    assert issues.ranking.tolist() == [0, 2, 4, 1]
+    assert issues.unscored.tolist() == [3]
+    assert np.allclose(issues.label_quality[:3], [0.1, 0.9, 0.3])
+
+
+def test_clean_indices(issues):
+    assert issues.clean_indices().tolist() == [1, 3, 4]
+    assert issues.clean_indices(keep_unscored=False).tolist() == [1, 4]
+    assert issues.clean_indices(max_noise_score=0.2).tolist() == [1, 3]
+    assert issues.clean_indices(max_noise_score=1).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_corrected_labels_change_only_sure_suspects(issues):
+    assert issues.corrected_labels().tolist() == [1, 1, 2, -1, 1]
+    assert issues.corrected_labels(min_confidence=0.2).tolist() == [1, 1, 0, -1, 1]
+    assert issues.corrected_labels(min_noise_score=0.05).tolist() == [1, 2, 2, -1, 0]
+    assert issues.given_label.tolist() == [0, 1, 2, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "argument"),
+    [
+        ("clean_indices", "max_noise_score"),
+        ("corrected_labels", "min_confidence"),
+        ("corrected_labels", "min_noise_score"),
+    ],
+)
+def test_thresholds_outside_0_to_1_are_refused(issues, method, argument):
+    with pytest.raises(ValueError, match=rf"{argument} must be in \[0, 1\], got 50"):
+        getattr(issues, method)(**{argument: 50})
+
+
+def test_text_tells_rate_and_interval(issues):
+    assert "2 of 5 labels look wrong; 1 samples were never seen" in repr(issues)
+    assert "estimated share of wrong labels: 55.0% (50.0% to 60.0%)" in repr(issues)
+
+
+def test_stability_is_spearmans_correlation():
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    runs = np.round(rng.random((3, 50)), 1)  # rounded: ties
+    pairs = [stats.spearmanr(runs[a], runs[b]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
+    assert _stability(runs) == pytest.approx(np.mean(pairs))
+    runs[1, 7] = np.nan
+    assert _stability(runs[:2]) == pytest.approx(
+        stats.spearmanr(np.delete(runs[0], 7), np.delete(runs[1], 7)).statistic
+    )
+    assert _stability(np.ones((2, 5))) is None
+
+
+def test_several_runs_report_their_agreement(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    for name in ("a.h5", "b.h5"):
+        with TrainingDynamicsRecorder(tmp_path / name, n_samples=40, n_classes=3) as recorder:
+            for _ in range(3):
+                recorder.update(np.arange(40), rng.standard_normal((40, 3)).astype(np.float32), labels)
+                recorder.end_epoch()
+    alone = find_label_issues(tmp_path / "a.h5", method="aum", progress=False)
+    shutil.copy(tmp_path / "a.h5", tmp_path / "copy.h5")
+    twice = find_label_issues([tmp_path / "a.h5", tmp_path / "copy.h5"], method="aum", progress=False)
+    both = find_label_issues([tmp_path / "a.h5", tmp_path / "b.h5"], method="aum", progress=False)
+    assert alone.stability is None
+    assert twice.stability == pytest.approx(1)
+    assert np.array_equal(twice.ranking, alone.ranking)
+    assert -1 <= both.stability < 0.9
+    assert "rank correlation between runs" in repr(both)
+    assert both.noise_rate is None
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def test_csv_by_hand(issues, tmp_path):
+    issues.to_csv(tmp_path / "i.csv")
+    head, *rows = rows_of(tmp_path / "i.csv")
+    assert head[:7] == COLUMNS
+    assert head[7:] == ["suggested_confidence", "n_epochs_seen"]
+    assert rows == [
+        ["0", "1", "0.9", str(1 - 0.9), "True", "0", "1", "0.8", "3"],
+        ["2", "2", "0.7", str(1 - 0.7), "True", "2", "0", "0.3", "3"],
+        ["4", "3", "0.5", "0.5", "False", "1", "0", "1.0", "3"],
+        ["1", "4", "0.1", "0.9", "False", "1", "2", "0.9", "3"],
+        ["3", "", "", "", "False", "-1", "-1", "0.0", "0"],
+    ]
+
+
+def test_csv_and_frame_have_the_same_columns_with_names_and_ids(issues, tmp_path):
+    named = replace(issues, class_names=["ant", "bee\ncow", "NA"], sample_ids=list("vwxyz"))
+    named.to_csv(tmp_path / "i.csv")
+    frame = named.to_dataframe()
+    head, first = rows_of(tmp_path / "i.csv")[:2]
+    assert head == ["sample", *frame.columns]
+    assert first[1] == "v"
+    assert first[-2:] == ["ant", "bee\ncow"]
+    assert frame.loc[3, ["given_name", "suggested_name"]].tolist() == ["", ""]
+    assert len(repr(named).splitlines()) == len(repr(issues).splitlines())
+
+
+def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    got = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
+    reader.start()
+    issues.to_csv(tmp_path / "pipe")
+    reader.join(10)
+    assert got[0].startswith("sample,rank")
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+    (tmp_path / "real.csv").write_text("old")
+    os.symlink("real.csv", tmp_path / "link.csv")
+    issues.to_csv(tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink()
+    assert (tmp_path / "real.csv").read_text() == got[0]
+    with h5py.File(tmp_path / "run.h5", "w"):
+        pass
+    with pytest.raises(StoreError, match="is an HDF5 file, perhaps a recording; give the CSV another path"):
+        issues.to_csv(tmp_path / "run.h5")
+    with pytest.raises(StoreNotFoundError, match="there is no folder"):
+        issues.to_csv(tmp_path / "none" / "i.csv")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "lstmm"}, ValueError, "method must be one of lstm, aum"),
+        ({"method": "aum", "detector": object()}, ValueError, "goes with method='lstm'"),
+        ({"detector": "weights.h5"}, TypeError, r"pass NoiseDetector.load\(path\)"),
+        ({"detector": Lookalike()}, TypeError, "must be a NoiseDetector, got <"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(options, error, message):
+    with pytest.raises(error, match=message):
+        find_label_issues("there is no such file", **options)
+    with pytest.raises(error, match=message):
+        LabelIssuesCallback("there is no such file", **options)
+
+
+def test_the_csv_may_not_be_the_recording():
+    with pytest.raises(ValueError, match="is the recording itself"):
+        LabelIssuesCallback("run.h5", csv="./run.h5")
+    with pytest.raises(ValueError, match="csv='' names no file"):
+        LabelIssuesCallback("run.h5", csv="")
+
+
+def test_results_can_be_compared_and_hashed(issues):
+    assert issues == issues
+    assert issues != replace(issues)
+    assert len({issues, issues}) == 1

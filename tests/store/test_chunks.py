@@ -1,0 +1,100 @@
+"""Chunks of our making are what HDF5's own filters would have written, and read back by both."""
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paddle_td_callback.store.chunks import (
+    creation_properties,
+    decode_chunk,
+    encode_chunk,
+    fletcher32,
+    stored_checksum,
+)
+
+
+def naive_fletcher32(data):
+    """The definition: two running sums of big-endian words, with end-around carry."""
+    first = second = 0
+    for at in range(0, len(data), 2):
+        first += int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big")
+        second += first
+    if first == 0:
+        return 0
+    return ((second - 1) % 65535 + 1) << 16 | ((first - 1) % 65535 + 1)
+
+
+def test_fletcher32_of_hand_worked_words():
+    # Words 0x0102 and 0x0304: sums 0x0102 and 0x0102 + 0x0406.
+    assert fletcher32(b"\x01\x02\x03\x04") == (0x0508 << 16) | 0x0406
+    assert fletcher32(b"") == 0
+    assert fletcher32(bytes(100)) == 0
+    assert fletcher32(b"\xff\xff") == 0xFFFFFFFF
+    assert fletcher32(b"\x01") == (0x0100 << 16) | 0x0100
+
+
+@given(st.binary(max_size=600))
+def test_fletcher32_is_its_definition(data):
+    assert fletcher32(data) == naive_fletcher32(data)
+
+
+@pytest.mark.parametrize("n_bytes", [4095, 4096, 4097, 8192, 65536, 1 << 20, (1 << 20) + 3])
+@pytest.mark.parametrize("fill", ["random", 0, 255])
+def test_fletcher32_is_hdf5s(n_bytes, fill, tmp_path):
+    rng = np.random.default_rng(n_bytes)
+    data = rng.integers(0, 256, n_bytes, np.uint8) if fill == "random" else np.full(n_bytes, fill, np.uint8)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        dataset = file.create_dataset("x", data=data, chunks=(n_bytes,), fletcher32=True)
+        file.flush()
+        stored = dataset.id.read_direct_chunk((0,))[1]
+    assert stored_checksum(stored) == fletcher32(data)
+
+
+@pytest.mark.parametrize("gzip_level", [None, 1, 9])
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", "<i4", "u1"])
+@pytest.mark.parametrize("shape", [(7,), (16, 3)])
+def test_hdf5_reads_what_is_encoded_and_decode_gives_it_back(gzip_level, dtype, shape, tmp_path):
+    rng = np.random.default_rng(1)
+    block = (rng.normal(size=shape) * 50).astype(dtype)
+    encoded = encode_chunk(block, gzip_level=gzip_level)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        space = h5py.h5s.create_simple(shape)
+        properties = creation_properties(shape, np.zeros((), dtype), gzip_level=gzip_level)
+        h5py.h5d.create(file.id, b"x", h5py.h5t.py_create(np.dtype(dtype)), space, properties)
+        file["x"].id.write_direct_chunk((0,) * len(shape), bytes(encoded))
+    with h5py.File(tmp_path / "x.h5") as file:
+        np.testing.assert_array_equal(file["x"][:], block)
+        assert file["x"].fletcher32
+        assert file["x"].compression == (None if gzip_level is None else "gzip")
+    assert encoded.n_bytes == len(bytes(encoded))
+    assert encoded.checksum == stored_checksum(bytes(encoded))
+    decoded = decode_chunk(bytes(encoded), shape, dtype, gzip_level=gzip_level)
+    np.testing.assert_array_equal(decoded, block)
+
+
+@given(st.integers(0, 200), st.integers(0, 7), st.sampled_from([None, 1]))
+@settings(max_examples=50)
+def test_a_flipped_bit_is_found(at, bit, gzip_level):
+    block = np.arange(40, dtype="<f4")
+    encoded = bytearray(bytes(encode_chunk(block, gzip_level=gzip_level)))
+    encoded[at % len(encoded)] ^= 1 << bit
+    with pytest.raises(ValueError, match="its checksum is wrong"):
+        decode_chunk(bytes(encoded), (40,), "<f4", gzip_level=gzip_level)
+
+
+def test_an_uncompressed_chunk_lies_where_its_numbers_do():
+    block = np.arange(40, dtype="<f4").reshape(4, 10)
+    assert np.shares_memory(np.asarray(encode_chunk(block, gzip_level=None).payload), block)
+
+
+def test_a_chunk_of_another_size_is_refused():
+    encoded = bytes(encode_chunk(np.zeros(10, "<f4"), gzip_level=1))
+    with pytest.raises(ValueError, match="wanted 36"):
+        decode_chunk(encoded, (9,), "<f4", gzip_level=1)
+    with pytest.raises(ValueError, match="checksum"):
+        decode_chunk(b"abc", (9,), "<f4", gzip_level=None)
+    no_stream = b"no gzip stream!!"
+    with pytest.raises(ValueError, match="cannot be decompressed"):
+        decode_chunk(no_stream + fletcher32(no_stream).to_bytes(4, "little"), (9,), "<f4", gzip_level=1)

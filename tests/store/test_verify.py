@@ -1,0 +1,199 @@
+"""verify finds every damage and names the first bad epoch and sample; salvage saves the rest."""
+
+import h5py
+import numpy as np
+import pytest
+from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
+
+from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder
+from paddle_td_callback.store.journal import Journal
+from paddle_td_callback.store.redo import USER_BLOCK_BYTES
+from paddle_td_callback.store.schema import Layout
+from paddle_td_callback.store.store import StoreWriter
+from paddle_td_callback.store.verify import salvage, verify
+
+LAYOUTS = [
+    Layout(300, 5),
+    Layout(300, 5, gzip_level=1),
+    Layout(300, 50, keep=7, dtype="float32"),
+    Layout(300, 5, keep="given"),
+    Layout(20_000, 3, keep=2),
+    Layout(1200, 1000),
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.h5"
+
+
+def damage(path, at, value=0x55):
+    content = bytearray(path.read_bytes())
+    content[at] ^= value
+    path.write_bytes(content)
+
+
+def chunk_at(path, field, epoch, start):
+    """Byte in the middle of a chunk, found by its contents."""
+    with h5py.File(path) as file:
+        dataset = file[field]
+        at = (epoch, start) + (0,) * (dataset.ndim - 2)
+        stored = dataset.id.read_direct_chunk(at)[1]
+    return path.read_bytes().index(stored) + len(stored) // 2
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_good_recording_is_good(layout, path):
+    write_recording(path, layout, 3)
+    report = verify(path)
+    assert report.ok, str(report)
+    assert (report.n_epochs, report.good_epochs) == (3, [0, 1, 2])
+    assert str(report).startswith(f"'{path}' is good: 3 epochs, ")
+    assert report.n_bytes == path.stat().st_size
+
+
+def test_recordings_by_the_recorder_are_good(path):
+    rng = np.random.default_rng(0)
+    for dtype in ("float16", "float32"):
+        with TrainingDynamicsRecorder(
+            path, n_samples=400, n_classes=300, dtype=dtype, overwrite=True
+        ) as recorder:
+            for scale in (0.01, 3, 1000):
+                rows = rng.permutation(400)[:390]
+                recorder.update(rows, (rng.normal(size=(390, 300)) * scale).astype(np.float32), rows % 300)
+                recorder.end_epoch()
+        report = verify(path)
+        assert report.ok, str(report)
+
+
+def test_dropped_epochs_are_said_and_are_no_damage(path):
+    layout, labels = Layout(30, 3), make_labels(Layout(30, 3))
+    writer = StoreWriter.create(path, layout)
+    writer.commit_epoch(2, make_epoch(layout, labels, 0), labels)
+    writer.close()
+    report = verify(path)
+    assert report.ok
+    assert report.good_epochs == [2]
+    assert "epochs [0, 1] were never written and read as unseen" in str(report)
+
+
+@pytest.mark.parametrize(("field", "start"), [("probabilities", 400), ("margin", 0), ("predicted", 0)])
+def test_the_first_bad_epoch_and_sample_are_named_and_the_good_ones_saved(field, start, path, tmp_path):
+    layout = Layout(1200, 1000)
+    written = write_recording(path, layout, 4)
+    damage(path, chunk_at(path, field, 2, start))
+    report = verify(path)
+    first = next(problem for problem in report.problems if problem.epoch is not None)
+    assert (first.epoch, first.sample) == (2, start)
+    assert report.good_epochs == [0, 1, 3]
+    text = str(report)
+    assert f"epoch 2, sample {start}: '{field}' from here on is lost" in text
+    assert "3 of 4 epochs are good and can be written to a new file: paddle-td verify --salvage OUT" in text
+    out = tmp_path / "out.h5"
+    assert str(salvage(path, out)) == text  # what is read again to be saved is not counted again
+    assert verify(out).ok
+    found, _ = read_epochs(out)
+    assert_same_epochs(found, [written[0], written[1], layout.unseen_epoch(), written[3]])
+    with pytest.raises(StoreError, match="exists already"):
+        salvage(path, out)
+
+
+def test_hdf5s_own_structure_gone_every_epoch_is_saved(path, tmp_path):
+    layout = Layout(300, 5, gzip_level=1)
+    written = write_recording(path, layout, 4, class_names=list("abcde"))
+    content = bytearray(path.read_bytes())
+    content[USER_BLOCK_BYTES : USER_BLOCK_BYTES + 1500] = bytes(1500)  # superblock, root group
+    content[:USER_BLOCK_BYTES] = bytes(USER_BLOCK_BYTES)  # and both commit records
+    path.write_bytes(content)
+    report = salvage(path, tmp_path / "out.h5")
+    assert not report.ok
+    assert report.good_epochs == [0, 1, 2, 3]
+    found, labels = read_epochs(tmp_path / "out.h5")
+    assert_same_epochs(found, written)
+    np.testing.assert_array_equal(labels, make_labels(layout))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_file_cut_off_keeps_what_comes_before_the_cut(share, path, tmp_path):
+    layout = Layout(3000, 20)
+    written = write_recording(path, layout, 5)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(USER_BLOCK_BYTES + share * (len(content) - USER_BLOCK_BYTES))])
+    report = salvage(path, tmp_path / "out.h5")
+    assert "cut off" in str(report)
+    n_good = len(report.good_epochs)
+    assert report.good_epochs == list(range(n_good))
+    assert n_good in (int(5 * share), int(5 * share) - 1)  # the checksums come behind the data
+    assert_same_epochs(read_epochs(tmp_path / "out.h5")[0], written[:n_good])
+
+
+CONTRADICTIONS = {
+    "is not in [0, 1]": ("given_probability", lambda a: 1.5),
+    "the margin contradicts the predicted class": ("margin", lambda a: -a),
+    "the predicted class is outside the classes": ("predicted", lambda a: 77),
+    "a probability is not in [0, 1]": ("probabilities", lambda a: a * 0 - 1),
+    "do not sum to 1": ("probabilities", lambda a: a / 2),
+    "it was seen, but has no label": ("labels", lambda a: -1),
+    "the margin is no number": ("margin", lambda a: np.nan),
+    "another class has a larger probability than the predicted": ("probabilities", lambda a: np.roll(a, 1)),
+}
+
+
+@pytest.mark.parametrize("message", CONTRADICTIONS)
+def test_numbers_that_cannot_be(message, path):
+    """Sound to the last checksum, but not what a training gives."""
+    layout, labels = Layout(40, 4), make_labels(Layout(40, 4))
+    writer = StoreWriter.create(path, layout)
+    epochs = [make_epoch(layout, labels, index, missing=0) for index in range(3)]
+    field, change = CONTRADICTIONS[message]
+    target = labels if field == "labels" else epochs[1][field]
+    target[17] = change(target[17])
+    for index, epoch in enumerate(epochs):
+        writer.commit_epoch(index, epoch, labels)
+    writer.close()
+    report = verify(path)
+    found = [problem for problem in report.problems if message in problem.message]
+    assert found, str(report)
+    assert (found[0].epoch, found[0].sample) == (0 if field == "labels" else 1, 17)
+
+
+def test_hdf5_that_reads_something_else_is_told(path):
+    """An index that leads to another chunk, with all checksums right."""
+    write_recording(path, Layout(30, 3), 2)
+    journal = Journal(path)
+    with journal.transaction() as transaction:
+        chunk = transaction.h5["margin"].id.read_direct_chunk((0, 0))[1]
+        transaction.h5["margin"].id.write_direct_chunk((1, 0), chunk)
+    journal.close()
+    report = verify(path)
+    assert "epoch 1, sample 0: " in str(report)
+    assert report.good_epochs == [0]
+
+
+def test_files_that_are_no_recordings(path, tmp_path):
+    with pytest.raises(StoreNotFoundError, match="there is no such file"):
+        verify(path)
+    with pytest.raises(StoreError, match="cannot be read"):
+        verify(tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(StoreError, match="it is empty"):
+        verify(path)
+    path.write_bytes(bytes(300_000))
+    with pytest.raises(StoreError, match=r"run\.h5'"):
+        salvage(path, tmp_path / "out.h5")
+    write_recording(tmp_path / "empty.h5", Layout(30, 3), 0)
+    assert verify(tmp_path / "empty.h5").ok
+    with pytest.raises(StoreError, match="holds no good epoch, so there is nothing to salvage"):
+        salvage(tmp_path / "empty.h5", tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_a_recording_may_be_verified_while_it_goes_on(path):
+    layout, labels = Layout(300, 5), make_labels(Layout(300, 5))
+    writer = StoreWriter.create(path, layout)
+    for index in range(4):
+        writer.commit_epoch(index, make_epoch(layout, labels, index), labels)
+        report = verify(path)
+        assert report.ok, str(report)
+        assert report.n_epochs == index + 1
+    writer.close()
