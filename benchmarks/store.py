@@ -22,7 +22,7 @@ import numpy as np
 
 from paddle_td_callback.recording.committer import Committer
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter
+from paddle_td_callback.store import StoreWriter
 
 BATCH = 128
 
