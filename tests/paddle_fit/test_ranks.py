@@ -21,7 +21,7 @@ from support.ranks import N_TRAIN, SIZES
 from support.training import N_CLASSES, Bell, Points, Recorded, Witness, assert_same, expected, model_of, read
 
 from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore
-from paddle_td_callback.recording import sinks
+from paddle_td_callback.recording import gathering
 
 pytestmark = pytest.mark.distributed
 
@@ -467,7 +467,7 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
     assert statuses[victim] == {"raise": 1, "caught": 0, "after": 0}.get(where, -signal.SIGKILL), logs[-6000:]
     death = json.loads((tmp_path / f"death.rank{victim}.json").read_text())["time"]
     in_training = where in ("epoch", "gather", "eval")
-    # Paddle's own collective, or our meeting; and a few seconds for processes to end on a busy machine.
+    # Paddle's own collective, or our barrier; and a few seconds for processes to end on a busy machine.
     bound = GLOO_SECONDS if in_training or where == "first" else SILENT_SECONDS
     assert ended - death < bound + 10, logs[-6000:]
     for rank in set(range(n_ranks)) - {victim}:
@@ -552,7 +552,7 @@ def test_memory_of_the_ranks_stays_within_its_bounds(tmp_path: Path, n_ranks: in
     first, *others = Run(tmp_path, n_ranks).notes("memory")
     # Beside the two epochs that every recording needs: tiles, whatever their number, and what is one value a sample.
     # Measured: 266 to 310 MB of 334, as the allocator likes; an epoch that travels whole would add another 100.
-    extra = 12 * sinks.TILE_BYTES + 40 * first["n_samples"]
+    extra = 12 * gathering.TILE_BYTES + 40 * first["n_samples"]
     assert first["grown"] < first["two_epochs"] + extra
     for other in others:
         assert other["grown"] < first["two_epochs"] / 2 / n_ranks * 1.2 + extra
