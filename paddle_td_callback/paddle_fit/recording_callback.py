@@ -451,6 +451,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def _count_epoch(self) -> None:
         self.n_recorded += 1
+        if self._recorder is not None:
+            self.n_nonfinite = self._recorder.n_nonfinite
         if self.n_recorded == 1 and self._like_sigmoid:
             self._warn(
                 "the network's one output is recorded as a logit, as the loss takes it, but was in [0, 1] all through "
@@ -590,6 +592,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         from_the_start = self._resumes() and self.n_recorded == 0 and isinstance(error, CaptureError)
         if self._ranks is None:
             self._close_recorder()
+            if from_the_start:
+                raise error
         elif from_the_start:
             self._stopped, self._refusal = True, error
             return  # all ranks raise at the end of the epoch

@@ -240,7 +240,7 @@ class RankZeroSink(LocalSink):
             if refusal is not None:
                 raise refusal
         except BaseException:
-            self._forget_epoch()
+            self._drop_epoch()
             raise
         finally:
             self._last.fill(-1)

@@ -10,6 +10,11 @@ import numpy.typing as npt
 from ..errors import CaptureError
 from .batches import Rows
 
+_WAYS_OUT = (
+    "a recording holds one given label for each sample: where labels were corrected, record to another path or with "
+    "overwrite=True; where the loss gets other labels than the given ones, pass the given ones as labels="
+)
+
 
 class GivenLabels:
     """Keeps the first label of each sample; a row with another one costs that row.
@@ -19,7 +24,7 @@ class GivenLabels:
         name: of the recording, for warnings.
 
     Attributes:
-        n_changed: rows with another label than the sample's first, so far.
+        n_changed: rows with another label than the sample's first in the epochs that ended.
     """
 
     def __init__(self, labels: npt.NDArray[np.int32], name: str) -> None:
@@ -27,6 +32,7 @@ class GivenLabels:
         self.n_changed = 0
         self._name = name
         self._example = ""
+        self._has_warned = False
         self._n_kept_in_epoch = 0
         self._n_changed_in_epoch = 0
 
@@ -51,34 +57,36 @@ class GivenLabels:
         self._example = (
             f"the label of sample {rows.indices[row]} was {known[row]}, now it is {rows.labels[row]}"
         )
-        if self.n_changed == 0:
-            warnings.warn(
-                f"'{self._name}': {self._example}; a recording holds one given label for each sample, so such rows "
-                "are recorded as unseen and counted in skipped_rows, and this is said once; where the loss gets other "
-                "labels than the given ones, pass the given ones as labels=",
-                RuntimeWarning,
-                stacklevel=8,
-            )
-        n_changed = int(changed.sum())
-        self.n_changed += n_changed
-        self._n_changed_in_epoch += n_changed
+        self._n_changed_in_epoch += int(changed.sum())
 
-    def begin_epoch(self) -> None:
-        """Begin to count anew."""
-        self._n_kept_in_epoch = self._n_changed_in_epoch = 0
-
-    def check_epoch(self) -> None:
-        """Refuse an epoch whose rows are not the samples that they are taken for.
+    def end_epoch(self) -> None:
+        """Count what was left out, and begin to count anew.
 
         Raises:
-            CaptureError: more than half of its rows have another label than their sample had before.
+            CaptureError: more than half of its rows have another label than their sample had before: they are not
+                the samples that they are taken for. They are not counted.
         """
         n_changed, n_rows = self._n_changed_in_epoch, self._n_changed_in_epoch + self._n_kept_in_epoch
+        self.drop_epoch()
         if 2 * n_changed > n_rows:
             raise CaptureError(
                 f"{n_changed} of {n_rows} rows of this epoch have another label than their sample had before: "
-                f"{self._example}; a recording holds one given label for each sample: where labels were corrected, "
-                "record to another path or with overwrite=True; where the loss gets other labels, pass the given ones "
-                "as labels=; where the rows of a batch are not in the order of the sampler's indices, no epoch of "
-                "this recording is right"
+                f"{self._example}; {_WAYS_OUT}; where the rows of a batch are not in the order of the sampler's "
+                "indices, no epoch of this recording is right"
+            )
+        self.n_changed += n_changed
+
+    def drop_epoch(self) -> None:
+        """Begin to count anew."""
+        self._n_kept_in_epoch = self._n_changed_in_epoch = 0
+
+    def warn(self) -> None:
+        """Say once what was left out."""
+        if self.n_changed and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"'{self._name}': {self._example}; rows with another label than their sample had before are recorded "
+                f"as unseen ({self.n_changed} so far) and counted in skipped_rows, and this is said once; {_WAYS_OUT}",
+                RuntimeWarning,
+                stacklevel=6,
             )

@@ -114,23 +114,23 @@ class LocalSink:
             CaptureError: most labels are not those that their samples had before; nothing of the epoch is kept.
             OSError: with `on_error="raise"`, this or the epoch before cannot be written.
         """
-        try:
-            self._labels.check_epoch()
-        except CaptureError:
-            self._forget_epoch()
-            raise
         if failed:
-            self._forget_epoch()
+            self._drop_epoch()
             return
+        try:
+            self._labels.end_epoch()
+        except CaptureError:
+            self._drop_epoch()
+            raise
         if count_once:
             counts = self._committer.buffer["n_presentations"]
             np.minimum(counts, 1, out=counts)
-        self._labels.begin_epoch()
         self._committer.submit(self.labels)
+        self._labels.warn()  # after the commit: a filter may turn the warning into an error
 
-    def _forget_epoch(self) -> None:
+    def _drop_epoch(self) -> None:
         """Nothing of this epoch may come up in the next one."""
-        self._labels.begin_epoch()
+        self._labels.drop_epoch()
         self._committer.buffer["n_presentations"].fill(0)
 
     def flush(self) -> None:

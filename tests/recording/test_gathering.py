@@ -180,7 +180,9 @@ def test_a_label_on_which_ranks_disagree_costs_that_row(ranks: Callable[..., Sin
     together.put(0, [0, 1, 5], 1.0)
     together.put(1, [0, 6], 2.0, label=1)  # sample 0 has the label 0 on rank 0
     together.put(2, [6, 7], 3.0)  # sample 6 has the label 1 on rank 1, which comes in a later tile
-    with pytest.warns(RuntimeWarning, match="label of sample 0 was 0, now it is 1; .*skipped_rows"):
+    with pytest.warns(
+        RuntimeWarning, match=r"label of sample 6 was 0, now it is 1; .*2 so far.*skipped_rows"
+    ):
         assert together.end_epoch() == [None] * 3
     together.put(2, [0, 6], 4.0)
     assert together.end_epoch() == [None] * 3
@@ -200,8 +202,7 @@ def test_a_refused_epoch_is_refused_on_all_and_leaves_nothing(ranks: Callable[..
     assert together.end_epoch() == [None] * 3
     together.put(0, [1], 2.0)
     together.put(1, [0, 2], 2.0, label=1)  # which is 0 elsewhere
-    with pytest.warns(RuntimeWarning, match="label of sample 0 was 0, now it is 1"):
-        errors = together.end_epoch()
+    errors = together.end_epoch()
     assert all(isinstance(error, CaptureError) for error in errors)
     assert "2 of 3 rows of this epoch have another label" in str(errors[0])
     assert "rank 0 did not take the epoch" in str(errors[1])

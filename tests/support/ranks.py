@@ -236,45 +236,42 @@ def padded_with_an_index_field() -> None:
 
 
 class Corrected(Points):
-    """One sample's label may be another one: the last is of the last rank's share of the evaluation pass."""
+    """Some samples' labels may be others; the last ones are of the last rank's share of the evaluation pass."""
 
-    wrong = -1
+    wrong = range(0)
 
     def __getitem__(self, i: int) -> tuple[Any, ...]:
         x, label = super().__getitem__(i)
-        return x, (label + (i == self.wrong)) % N_CLASSES
+        return x, (label + (i in self.wrong)) % N_CLASSES
 
 
-def refused_on_resume() -> None:
-    """A label is not the one that the file to resume holds, which rank 0 alone can find out."""
+def corrected_on_resume() -> None:
+    """Labels are not those that the file to resume holds, which rank 0 alone can find out: most, or only the last."""
     for mode in ("train", "eval"):
-        for wrong in (0, 12):
-            data, name = Corrected(13), f"refused_{mode}_{wrong}"
+        for wrong in (range(13), range(12, 13)):
+            data, name = Corrected(13), f"corrected_{mode}_{len(wrong)}"
             fit(name, data=data, batch_size=4, epochs=1, options={"mode": mode})
             data.wrong = wrong
             try:
-                fit(name, data=data, batch_size=4, options={"mode": mode, "resume": True})
+                fit(name, data=data, batch_size=4, options={"mode": mode, "resume": True}, epochs=1)
             except CaptureError as error:
                 note(name, text=str(error))
 
 
-class Relabelled(Points):
-    """On one rank, a label changes in the third epoch."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__(n)
-        self.n_read = 0
-
-    def __getitem__(self, i: int) -> tuple[Any, ...]:
-        self.n_read += 1
-        x, label = super().__getitem__(i)
-        if dist.get_rank() == 1 and self.n_read > 2 * -(-len(self) // dist.get_world_size()):
-            label = (label + 1) % N_CLASSES
-        return x, label
-
-
 def error_on_one_rank() -> None:
-    fit("error", data=Relabelled(N_TRAIN), epochs=5)
+    update, n_updates = TrainingDynamicsRecorder.update, 0
+    steps_an_epoch = -(-N_TRAIN // dist.get_world_size() // 8)
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        nonlocal n_updates
+        n_updates += 1
+        if dist.get_rank() == 1 and n_updates == 2 * steps_an_epoch + 2:
+            raise LookupError("no more of this")
+        update(*arguments, **options)
+
+    TrainingDynamicsRecorder.update = fails  # type: ignore[method-assign]
+    fit("error", epochs=5)
+    TrainingDynamicsRecorder.update = update  # type: ignore[method-assign]
 
 
 def existing_file() -> None:
@@ -355,7 +352,7 @@ SCENARIOS: list[Callable[[], None]] = [
     one_rank_asks,
     two_recordings,
     padded_with_an_index_field,
-    refused_on_resume,
+    corrected_on_resume,
     error_on_one_rank,
     existing_file,
     stream,
