@@ -23,8 +23,9 @@ from ..errors import CaptureError
 from ..store.schema import Layout
 from ..store.store import StoreWriter
 from .batches import Indices, Rows
+from .memory_limit import default_memory_limit_bytes
 from .sinks import LocalSink, add_presentations
-from .spill import Spill, default_memory_limit_bytes
+from .spill import Spill
 
 TILE_BYTES = 8 << 20  # of all ranks together
 _LEAST_SPILLED = 4
