@@ -156,25 +156,21 @@ def stored_values(
     with np.errstate(over="ignore"):
         margin = np.clip(own - second, -_LARGEST, _LARGEST)
     soft = softmax(logits, largest) if probabilities is None else probabilities
+
+    def rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        return to_float16(values, in_unit=probabilities is None) if layout.dtype == "float16" else values
+
     values: dict[str, npt.NDArray[Any]] = {
         "given_probability": soft[rows, labels],
         "margin": margin,
         "predicted": predicted,
     }
     if layout.keep == "all":
-        values["probabilities"] = _rounded(soft, layout.dtype)
+        values["probabilities"] = rounded(soft)
     elif isinstance(layout.keep, int):
         values["top_classes"] = classes = top_classes(soft, layout.keep)
-        values["top_probabilities"] = _rounded(np.take_along_axis(soft, classes, axis=1), layout.dtype)
+        values["top_probabilities"] = rounded(np.take_along_axis(soft, classes, axis=1))
     return values
-
-
-def _rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
-    if dtype != "float16":
-        return values
-    out = np.empty(values.shape, np.float16)
-    to_float16(values, out)
-    return out
 
 
 def top_classes(probabilities: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
