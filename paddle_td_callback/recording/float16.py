@@ -14,6 +14,8 @@ _LEAST = 0x3F000000 - _RAISE  # 0.5 = 2**(-14 + 13), before it is raised
 # Where a float32 has the exponent E, the float16 begins at (E - 113) << 10. These 2048 make up for what the sums below
 # have too many, modulo 2**16; being even, they change no rounding of ties.
 _CORRECTION = 2048
+# All of a chunk is summed with 2**-1, as below 2**-14, where few numbers are larger; these take NumPy's way.
+_HALF, _SMALL, _FEW = np.float32(0.5), np.float32(2**-13), 32
 _CHUNK = 1 << 15  # numbers whose temporaries stay in cache
 
 
@@ -35,13 +37,19 @@ def to_float16(values: npt.NDArray[np.float32], *, in_unit: bool = False) -> npt
     halves = np.empty(flat.shape, np.uint16)
     power, rounded = np.empty(_CHUNK, np.int32), np.empty(_CHUNK, np.int32)
     for start in range(0, len(flat), _CHUNK):
-        chunk = flat[start : start + _CHUNK]
+        chunk, out = flat[start : start + _CHUNK], halves[start : start + _CHUNK]
         power, rounded = power[: len(chunk)], rounded[: len(chunk)]
+        large = np.flatnonzero(chunk >= _SMALL)
+        if len(large) * _FEW < len(chunk):
+            np.add(chunk, _HALF, out=rounded.view(np.float32))
+            out[...] = rounded  # their last 16 bits
+            out[large] = chunk[large].astype(np.float16).view(np.uint16)
+            continue
         np.bitwise_and(chunk.view(np.int32), _EXPONENT, out=power)
         np.maximum(power, _LEAST, out=power)
         power += _RAISE + _CORRECTION
         np.add(chunk, power.view(np.float32), out=rounded.view(np.float32))
         power >>= 13
         rounded += power
-        halves[start : start + _CHUNK] = rounded  # their last 16 bits
+        out[...] = rounded
     return halves.view(np.float16).reshape(values.shape)

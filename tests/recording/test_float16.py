@@ -39,6 +39,18 @@ def test_float32_s_own_subnormals_and_extremes() -> None:
     assert_same_bits(np.concatenate([bits, bits | 0x80000000]).view(np.float32))
 
 
+@pytest.mark.parametrize("n_large", [0, 3, 2000])
+def test_few_large_numbers_among_small_ones(n_large: int) -> None:
+    """Which take another way than many."""
+    rng = np.random.default_rng(0)
+    halves = np.arange(0x0800, dtype=np.uint16).view(np.float16).astype(np.float32)  # below 2**-13
+    middles = halves + np.float32(2**-25)
+    bits = np.concatenate([halves, middles]).view(np.uint32)
+    small = np.concatenate([(bits[1:] + np.uint32(step % 2**32)).view(np.float32) for step in (-1, 0, 1)])
+    large = rng.uniform(2**-13, 1, n_large).astype(np.float32)
+    assert_same_bits(rng.permutation(np.concatenate([small, small, small, large])))
+
+
 @settings(max_examples=200, deadline=None)
 @given(arrays(np.uint32, st.integers(0, 50), elements=st.integers(0, 2**32 - 1)))
 def test_any_bits(bits: np.ndarray) -> None:
