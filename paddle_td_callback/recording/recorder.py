@@ -21,7 +21,7 @@ from .blocks import Block, Softmax
 from .committer import spill_bytes
 from .gathering import Ranks, RankZeroSink, SendingSink, Session
 from .open_recorders import close_abandoned, register, unregister
-from .sinks import LocalSink, Sink
+from .sinks import LocalSink
 
 
 def no_ranks() -> Ranks | None:
@@ -129,7 +129,7 @@ class TrainingDynamicsRecorder:
         close_abandoned()
         ranks = _chosen_ranks(distributed)
 
-        def open_sink() -> Sink:
+        def open_sink() -> LocalSink | SendingSink:
             limit = memory_limit_bytes
             if ranks is not None and ranks.rank > 0:
                 folder = os.path.dirname(self.path)
@@ -382,7 +382,9 @@ def _shortened(names: Sequence[str]) -> str:
     return f"[{text}]" if len(names) <= 5 else f"[{text}, ...]"
 
 
-def _open_together(session: Session, open_sink: Callable[[], Sink]) -> Sink:
+def _open_together(
+    session: Session, open_sink: Callable[[], LocalSink | SendingSink]
+) -> LocalSink | SendingSink:
     """Open on all ranks or on none.
 
     Raises:

@@ -45,6 +45,7 @@ def test_names_need_not_be_strings() -> None:
         ({"a": 0, "b": 1}, TypeError, r"mapping from names, .*class_names=sorted\(names, key=names.get\)"),
         ({1: "a", 2: "b"}, ValueError, r"must be 0 to 1, got \[1, 2\]"),
         ({0: "a", 2: "b"}, ValueError, r"must be 0 to 1, got \[0, 2\]"),
+        (np.array([["a"], ["b"]]), ValueError, r"must have one axis, got an array \(2, 1\)"),
         (["a"], ValueError, "got 1 names, wanted 2"),
     ],
 )
