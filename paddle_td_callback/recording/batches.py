@@ -57,11 +57,13 @@ def as_integers(values: Any, name: str) -> npt.NDArray[np.int64]:
     """
     array = as_array(values)
     if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
+        raise TypeError(
+            f"{name} must be integers, got {array.dtype}; where labels are soft (mixup), give the data set's"
+        )
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise ValueError(f"{name} must have shape [row] or [row, 1], got {array.shape}")
+        raise ValueError(f"{name} must have shape [row] or [row, 1], one number a row, got {array.shape}")
     return array.astype(np.int64, copy=False)
 
 
@@ -103,9 +105,14 @@ def as_matrix(values: Any, name: str, shape: tuple[int, int], where: str) -> npt
     """
     array = as_array(values)
     if array.shape != shape:
-        raise ValueError(f"{where}: {name} must have shape {shape} [row, class], got {array.shape}")
+        raise ValueError(
+            f"{where}: {name} must have shape {shape} [row, class], got {array.shape}; give one row for "
+            "each index, and n_classes= the number of columns"
+        )
     if array.dtype.kind != "f":
-        raise TypeError(f"{where}: {name} must be floating point, got {array.dtype}")
+        raise TypeError(
+            f"{where}: {name} must be floating point, got {array.dtype}; give the network's outputs"
+        )
     return array
 
 

@@ -48,10 +48,10 @@ class Session(Protocol):
 
         Args:
             error: what is wrong on this rank; every rank raises then.
-            hint: what may be wrong where a rank does not come.
+            hint: what may be wrong if a rank does not arrive.
 
         Raises:
-            CaptureError: something is wrong on another rank, or one will not come.
+            CaptureError: something is wrong on another rank, or one will not arrive.
         """
 
     def leave(self, reason: str) -> None:
