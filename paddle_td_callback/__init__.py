@@ -11,7 +11,7 @@ _zlib_guard.heal()  # before anything imports h5py
 
 from ._version import __version__  # noqa: E402
 from .detection import scores  # noqa: E402
-from .detection.find_issues import detector_evidence, detector_input, find_label_issues  # noqa: E402
+from .detection.find_issues import detector_features, detector_input, find_label_issues  # noqa: E402
 from .detection.label_issues import LabelIssues  # noqa: E402
 from .errors import (  # noqa: E402
     CaptureError,
@@ -43,7 +43,7 @@ __all__ = [
     "TrainingDynamicsRecorder",
     "TrainingDynamicsStore",
     "__version__",
-    "detector_evidence",
+    "detector_features",
     "detector_input",
     "find_label_issues",
     "scores",

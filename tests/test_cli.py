@@ -55,7 +55,7 @@ def test_detect_ranks_and_writes_csv(recording, tmp_path, capsys):
     assert main(["detect", str(recording), "--method", "aum", "--csv", str(table)]) == 0
     out = capsys.readouterr().out
     assert "1 of 6 labels look wrong; 1 samples were never seen" in out
-    assert out.splitlines()[2].split()[:4] == ["1", "4", "bee", "cow"]
+    assert out.splitlines()[4].split()[:4] == ["1", "4", "bee", "cow"]
     assert str(table) in out
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))

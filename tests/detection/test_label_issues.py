@@ -19,7 +19,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     find_label_issues,
 )
-from paddle_td_callback.detection.find_issues import _stability
+from paddle_td_callback.detection.several_runs import stability
 
 
 class Lookalike:
@@ -96,12 +96,12 @@ def test_stability_is_spearmans_correlation():
     rng = np.random.default_rng(0)
     runs = np.round(rng.random((3, 50)), 1)  # rounded: ties
     pairs = [stats.spearmanr(runs[a], runs[b]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
-    assert _stability(runs) == pytest.approx(np.mean(pairs))
+    assert stability(runs) == pytest.approx(np.mean(pairs))
     runs[1, 7] = np.nan
-    assert _stability(runs[:2]) == pytest.approx(
+    assert stability(runs[:2]) == pytest.approx(
         stats.spearmanr(np.delete(runs[0], 7), np.delete(runs[1], 7)).statistic
     )
-    assert _stability(np.ones((2, 5))) is None
+    assert stability(np.ones((2, 5))) is None
 
 
 def test_several_runs_report_their_agreement(tmp_path):
