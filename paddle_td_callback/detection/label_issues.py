@@ -280,8 +280,9 @@ class LabelIssues:
     def to_json(self, n: int | None = None) -> dict[str, Any]:
         """The same facts as JSON types, with the `n` most suspicious samples; None = all of them."""
         samples = self.ranking[:n]
+        columns = self._columns()
         rows = [
-            {name: _json(values[sample]) for name, values in self._columns().items()} | {"rank": rank}
+            {name: _json(values[sample]) for name, values in columns.items()} | {"rank": rank}
             for rank, sample in enumerate(samples, start=1)
         ]
         interval = None if self.noise_rate_interval is None else list(self.noise_rate_interval)

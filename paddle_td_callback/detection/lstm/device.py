@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import paddle
+
+from ...messages import escape
+
+
+def check_device(device: str | None) -> None:
+    """Refuse, before any work, a device on which this Paddle cannot compute.
+
+    Raises:
+        ValueError: it cannot; the message names the devices there are.
+    """
+    if device is None:
+        return
+    try:
+        with paddle_on(device):
+            paddle.zeros([1]).numpy()
+    except (ValueError, TypeError, RuntimeError, OSError) as error:
+        raise ValueError(_unusable(device)) from error
 
 
 @contextlib.contextmanager
@@ -15,7 +33,7 @@ def paddle_on(device: str | None) -> Iterator[None]:
     try:
         place = None if device is None else paddle.device._convert_to_place(device)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"device {device!r} cannot be used by this Paddle: {error}") from error
+        raise ValueError(_unusable(device)) from error
     # The guard leaves static mode and brings a table of names of its own: later layers of the caller get the
     # names, and checkpoints the keys, that they would have had. Gradient mode and AMP reach through it.
     with paddle.base.dygraph.guard(place), paddle.amp.auto_cast(enable=False), paddle.enable_grad():
@@ -28,3 +46,11 @@ def paddle_on(device: str | None) -> Iterator[None]:
         finally:
             paddle.set_default_dtype(dtype)
             paddle.set_rng_state(random_state)
+
+
+def _unusable(device: Any) -> str:
+    there = ", ".join(sorted({"cpu", *map(str, paddle.device.get_available_device() or [])}))
+    return (
+        f"device '{escape(device, limit=40)}' cannot be used: this Paddle computes on {there}; choose one of these, or "
+        "install Paddle for your device as its install page says"
+    )

@@ -1,8 +1,8 @@
 """A reader of the few pickle operations that Paddle's weights need. It runs no code and takes no more than it reads.
 
 Python's own unpickler is not used: a file of 273 bytes can make it hash 2^60 nested tuples, or copy one string a
-million times. Here every operation costs what it takes off the stack, copies are charged against the size of the file, and the
-keys of dictionaries are strings.
+million times. Here every operation costs what it takes off the stack, copies are charged against the size of the
+file, and the keys of dictionaries are strings.
 """
 
 from __future__ import annotations

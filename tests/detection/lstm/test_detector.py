@@ -352,7 +352,7 @@ def test_the_device_is_passed_on_and_not_set():
     np.testing.assert_array_equal(made.predict_proba(raw, device="cpu"), made.predict_proba(raw))
     made.fit(raw, wrong, epochs=1, device="cpu", progress=False).calibrate(raw, wrong, device="cpu")
     for call in (made.predict_proba, lambda x, device: made.fit(x, wrong, device=device)):
-        with pytest.raises(ValueError, match="device 'no-such:0' cannot be used by this Paddle"):
+        with pytest.raises(ValueError, match="device 'no-such:0' cannot be used: this Paddle computes on"):
             call(raw, device="no-such:0")
     assert paddle.get_device() == before
 
