@@ -14,7 +14,8 @@ by stage, member by member, as listed.
 
 What is refused, because a file is a stranger: any byte that does not fit the checksum; a header longer than the file
 or than 4 MiB; arrays whose sizes do not add up to exactly the bytes that are there; values that are not
-finite. The file is read with plain reads, so it needs no lock, and no library parses it but `json`. It holds no code and no references.
+finite. The file is read with plain reads, so it needs no lock, and no library parses it but `json`. It holds no code
+and no references.
 """
 
 from __future__ import annotations
