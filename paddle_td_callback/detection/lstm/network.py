@@ -12,6 +12,7 @@ from .architecture import Architecture, Weights
 from .channels import Tensor
 
 FEATURE_LIMIT = 6.0  # standard deviations
+CPU_ROWS = 256  # of one call of Paddle's LSTM: twice as fast as 4,096, whose gates do not fit in the cache
 
 
 class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
@@ -49,12 +50,23 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
             mean = paddle.to_tensor(self.measured["features_mean"])
             scale = paddle.to_tensor(self.measured["features_scale"])
             features = ((features - mean) / scale).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
-        state = paddle.concat([self.lstm(channels)[0][:, -1], features], axis=1)
+        state = paddle.concat([self._last_state(channels), features], axis=1)
         if kept is not None:
             state = state * kept
         for layer in self.mix:
             state = paddle.nn.functional.relu(layer(state))
         return self.head(state)[:, 0]
+
+    def _last_state(self, channels: Tensor) -> Tensor:
+        """`[sample, unit]`; on a CPU in blocks that stay in its cache, where that gives the same numbers to the last bit.
+
+        Other numbers of rows than multiples of `CPU_ROWS`, such as those of a last batch, round differently in blocks.
+        """
+        n_samples = len(channels)
+        if n_samples % CPU_ROWS or not channels.place.is_cpu_place():
+            return self.lstm(channels)[0][:, -1]
+        starts = range(0, n_samples, CPU_ROWS)
+        return paddle.concat([self.lstm(channels[start : start + CPU_ROWS])[0][:, -1] for start in starts])
 
     def measure(self, features: Sequence[NDArray[np.float32]]) -> None:
         """Take mean and scale of the features from arrays `[sample, feature]`, if the network reads features."""
