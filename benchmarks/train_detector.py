@@ -35,6 +35,7 @@ from benchmarks.recordings import reading, reliability, training
 from benchmarks.recordings.record import cache_folder
 from paddle_td_callback.detection.lstm.calibration import uncertainty
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
+from paddle_td_callback.detection.lstm.detector_stages import average_members
 
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
 SHIPPED = "shipped"
@@ -122,7 +123,7 @@ class Work:
         own = self.own(name)
         rows = self.seen(own, name == SHIPPED)
         firsts = [first_for(name, fold) for fold in FOLDS if fold not in own]
-        first = NoiseDetector.averaged([NoiseDetector.load(self.folder / f"{f}.weights") for f in firsts])
+        first = average_members([NoiseDetector.load(self.folder / f"{f}.weights") for f in firsts])
         parts, first_passes = self._load("parts"), self._load("first_passes")
         tables = [
             part.table.with_more(found.of_sample, found.of_recording)

@@ -233,7 +233,7 @@ def test_detector_reads_features_and_keeps_their_names_in_its_file(
         made.predict_proba(raw, dataset_features=table[:5])
     with pytest.raises(ValueError, match="got 'pear'"):
         NoiseDetector(dataset_features=("pear",))
-    made._members[0]["features_scale"][0] = 0
+    made.members[0]["features_scale"][0] = 0
     made.save(tmp_path / "made.weights")
     with pytest.raises(DetectorError, match="scale"):
         NoiseDetector.load(tmp_path / "made.weights")

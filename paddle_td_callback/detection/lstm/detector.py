@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import paddle
 from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
-from ..._version import __version__
 from ...errors import DetectorError
 from ...messages import escape
 from ..arguments import whole
-from ..dataset_features import feature_table_of_trajectories
 from ..feature_table import FeatureTable
 from ..trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
 from . import weights_file
 from .architecture import Weights
 from .calibration import platt
+from .complete_features import Tables, complete_table, each_table, warn_without_features
 from .config import MAX_STAGES, DetectorConfig
+from .detector_stages import detector_of, stages_of
 from .first_pass_features import with_first_pass
 from .inference import mean_log_odds, network_features
 from .interpretdl_weights import read_lstm
@@ -33,7 +30,6 @@ from .training import FitOptions, train_members
 from .training_batches import Labelled
 
 PRETRAINED = Path(__file__).parents[2] / "data" / "noise_detector.weights"
-Tables = FeatureTable | Sequence[FeatureTable]
 
 
 class NoiseDetector:
@@ -62,6 +58,7 @@ class NoiseDetector:
         temperature: divides the log-odds; set by `calibrate`.
         bias: added to the log-odds then; set by `calibrate`.
         provenance: how the weights were made, as JSON types.
+        members: the weights of each LSTM by name, empty before `fit`.
     """
 
     def __init__(
@@ -94,7 +91,7 @@ class NoiseDetector:
 
     def _set(self, config: DetectorConfig, first_stage: NoiseDetector | None) -> None:
         if first_stage is not None:
-            first_stage._need_weights()
+            first_stage.need_weights()
             if first_stage.n_stages >= MAX_STAGES:
                 raise ValueError(
                     f"first_stage has {first_stage.n_stages} stages already; a detector may have at most {MAX_STAGES}"
@@ -102,10 +99,11 @@ class NoiseDetector:
         self.config, self.first_stage = config, first_stage
         self.temperature, self.bias = 1.0, 0.0
         self.provenance: dict[str, Any] = {}
-        self._members: list[Weights] = []
+        self.members: list[Weights] = []
 
     @classmethod
-    def _of(cls, config: DetectorConfig, first_stage: NoiseDetector | None = None) -> NoiseDetector:
+    def of_config(cls, config: DetectorConfig, first_stage: NoiseDetector | None = None) -> NoiseDetector:
+        """A detector without weights, of a configuration that is checked already."""
         made = cls.__new__(cls)
         made._set(config, first_stage)
         return made
@@ -123,7 +121,7 @@ class NoiseDetector:
     @property
     def is_trained(self) -> bool:
         """Whether there are weights to predict with."""
-        return bool(self._members)
+        return bool(self.members)
 
     @property
     def n_stages(self) -> int:
@@ -207,7 +205,7 @@ class NoiseDetector:
         )
         recordings: list[Labelled] = []
         pairs = list(labelled(trajectories, is_mislabeled))
-        tables = self._each_table(trajectories, dataset_features, device)
+        tables = each_table(self, trajectories, dataset_features, device)
         weights = each_weight(sample_weight, [len(raw) for raw, _ in pairs])
         for (raw, wrong), table, weight in zip(pairs, tables, weights, strict=True):
             scored = self.config.inputs.scored(raw)
@@ -222,7 +220,7 @@ class NoiseDetector:
         n_samples = sum(len(one.wrong) for one in recordings)
         n_wrong = sum(int(one.wrong.sum()) for one in recordings)
         need_both(n_wrong, n_samples - n_wrong, "training")
-        start = [] if reset else self._members
+        start = [] if reset else self.members
         members, losses = train_members(
             self.config,
             recordings,
@@ -235,7 +233,7 @@ class NoiseDetector:
         self.provenance = {"fit": dataclasses.asdict(options) | counts | {"losses": losses}} | (
             {"before": self.provenance} if start else {}
         )
-        self._members, self.temperature, self.bias = members, 1.0, 0.0
+        self.members, self.temperature, self.bias = members, 1.0, 0.0
         return self
 
     def calibrate(
@@ -257,8 +255,8 @@ class NoiseDetector:
         Raises:
             DetectorError: no weights, or the detector is no better than chance on these recordings.
         """
-        self._need_weights()
-        tables = self._each_table(trajectories, dataset_features, device)
+        self.need_weights()
+        tables = each_table(self, trajectories, dataset_features, device)
         odds, wrongs = [], []
         for (raw, wrong), table in zip(labelled(trajectories, is_mislabeled), tables, strict=True):
             scored = self.config.inputs.scored(raw)
@@ -300,7 +298,7 @@ class NoiseDetector:
             device: any Paddle device string; None = where Paddle is now.
             progress: show a bar.
         """
-        self._warn_without_features(dataset_features)
+        warn_without_features(self, dataset_features)
         odds = self._log_odds(trajectories, dataset_features, batch_size, device, progress)
         return self.probabilities(odds)
 
@@ -327,7 +325,7 @@ class NoiseDetector:
             device: see there.
             progress: see there.
         """
-        self._warn_without_features(dataset_features)
+        warn_without_features(self, dataset_features)
         return self._log_odds(trajectories, dataset_features, batch_size, device, progress)
 
     def run_first_stage(
@@ -387,9 +385,9 @@ class NoiseDetector:
         progress: bool,
         on_batch: Callable[[int], object] = lambda n_samples: None,
     ) -> NDArray[np.float64]:
-        self._need_weights()
+        self.need_weights()
         raw, batch_size = checked(trajectories), whole(batch_size, "batch_size")
-        table = self._complete(raw, table, batch_size, device)
+        table = complete_table(self, raw, table, batch_size, device)
         return self._mean_log_odds(raw, table, batch_size, device, progress=progress, on_batch=on_batch)
 
     def _mean_log_odds(
@@ -410,56 +408,8 @@ class NoiseDetector:
 
         with bar:
             return mean_log_odds(
-                self.config, self._members, raw, table, batch_size=batch_size, device=device, on_batch=done
+                self.config, self.members, raw, table, batch_size=batch_size, device=device, on_batch=done
             )
-
-    def _warn_without_features(self, features: Tables | None, stacklevel: int = 3) -> None:
-        if self.config.dataset_features and features is None:
-            warnings.warn(
-                "this detector reads features of the whole recording, and none are given: they are made of the "
-                "trajectories, as if all labels were one class, which ranks worse and is badly calibrated where a "
-                "detector was trained on the whole; pass dataset_features=detector_features(store)",
-                UserWarning,
-                stacklevel=stacklevel,
-            )
-
-    def _each_table(
-        self, trajectories: Arrays, features: Tables | None, device: str | None
-    ) -> list[FeatureTable]:
-        """The features of each recording, of one or of a list, with all that the network reads."""
-        self._warn_without_features(features, stacklevel=4)
-        raws = list(trajectories) if isinstance(trajectories, (list, tuple)) else [trajectories]
-        tables: list[FeatureTable | None] = [None] * len(raws)
-        if features is not None:
-            tables = [features] if isinstance(features, FeatureTable) else list(features)
-        if len(tables) != len(raws):
-            raise ValueError(f"got {len(raws)} recordings and {len(tables)} tables in dataset_features")
-        return [
-            self._complete(checked(raw), table, 4096, device) for raw, table in zip(raws, tables, strict=True)
-        ]
-
-    def _complete(
-        self, raw: Array, table: FeatureTable | None, batch_size: int, device: str | None
-    ) -> FeatureTable:
-        """The features of these samples, with all that the network reads."""
-        if not self.config.dataset_features:
-            return FeatureTable({}, {}, np.zeros(len(raw), np.int64), np.zeros(len(raw), np.int64))
-        if table is None:
-            table = feature_table_of_trajectories(raw)
-        if not isinstance(table, FeatureTable) or len(table) != len(raw):
-            got = f"one of {len(table)} samples" if isinstance(table, FeatureTable) else type(table).__name__
-            raise ValueError(
-                f"dataset_features must be a FeatureTable of the {len(raw)} samples of the trajectories, got {got}; "
-                "detector_features(store) makes that of a recording"
-            )
-        if self.first_stage is not None and not set(self.config.dataset_features) <= set(table.names):
-            if table.is_slice:
-                raise ValueError(
-                    "dataset_features of a part of a recording lack what the first stage says of all of it; "
-                    "make them with run_first_stage"
-                )
-            table = self.run_first_stage([(raw, table)], table, device=device, batch_size=batch_size)
-        return table
 
     # Files
 
@@ -471,23 +421,8 @@ class NoiseDetector:
         Raises:
             DetectorError: there are no weights, the file cannot be written, or a file of another kind stands there.
         """
-        self._need_weights()
-        weights_file.write(path, self._stages())
-
-    def _stages(self) -> list[weights_file.Stage]:
-        """What goes into the file: this stage, and then those before it."""
-        about = {
-            "config": self.config.as_json(),
-            "temperature": self.temperature,
-            "bias": self.bias,
-            "provenance": self.provenance,
-            "package_version": __version__,
-            "paddle_version": paddle.__version__,
-        }
-        shapes = self.config.architecture.shapes()
-        members = [{name: weights[name] for name in shapes} for weights in self._members]
-        before = [] if self.first_stage is None else self.first_stage._stages()
-        return [weights_file.Stage(about, members), *before]
+        self.need_weights()
+        weights_file.write(path, stages_of(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> NoiseDetector:
@@ -497,38 +432,14 @@ class NoiseDetector:
             FileNotFoundError: there is no such file.
             DetectorError: it is no detector, damaged, or written by a newer version.
         """
-        made: NoiseDetector | None = None
         stages = weights_file.read(path)
         try:
-            for stage in reversed(stages):
-                made = cls._from_stage(stage, made)
+            return detector_of(cls, stages)
         except (KeyError, TypeError, ValueError, DetectorError) as error:
             problem = f"{type(error).__name__}: {escape(error, limit=400)}"
             raise DetectorError(
                 f"'{escape(os.fspath(path))}': holds no detector of this version ({problem}); train it again"
             ) from None
-        assert made is not None
-        return made
-
-    @classmethod
-    def _from_stage(cls, stage: weights_file.Stage, first_stage: NoiseDetector | None) -> NoiseDetector:
-        config = DetectorConfig.from_json(stage.about["config"], is_first=first_stage is None)
-        made = cls._of(config, first_stage)
-        shapes = config.architecture.shapes()
-        if config.n_members != len(stage.members):
-            raise DetectorError(f"{len(stage.members)} members, its configuration says {config.n_members}")
-        for member in stage.members:
-            got = {name: array.shape for name, array in member.items()}
-            if got != shapes:
-                raise DetectorError(f"arrays {got}, its configuration says {shapes}")
-            if (member.get("features_scale", np.ones(1)) <= 0).any():
-                raise DetectorError("a scale of features that is not above 0")
-        made._members = stage.members
-        made.temperature, made.bias = float(stage.about["temperature"]), float(stage.about["bias"])
-        if not (0 < made.temperature < math.inf and math.isfinite(made.bias)):
-            raise DetectorError(f"calibration {made.temperature}, {made.bias}")
-        made.provenance = dict(stage.about["provenance"])
-        return made
 
     @classmethod
     def pretrained(cls) -> NoiseDetector:
@@ -563,50 +474,13 @@ class NoiseDetector:
             detector = cls(channels, None, architecture.hidden_size, architecture.n_layers)
         except ValueError as error:
             raise DetectorError(f"'{escape(os.fspath(path))}': {error}") from None
-        detector._members = [weights]
+        detector.members = [weights]
         detector.provenance = {"source": f"InterpretDL, {escape(Path(path).name)}"}
         return detector
 
-    @classmethod
-    def averaged(cls, detectors: Sequence[NoiseDetector]) -> NoiseDetector:
-        """One detector whose members are those of several with the same inputs and sizes, uncalibrated.
-
-        Raises:
-            ValueError: none is given, or they differ.
-            TypeError: one is no detector.
-            DetectorError: one has no weights.
-        """
-        for detector in detectors:
-            if not isinstance(detector, NoiseDetector):
-                raise TypeError(f"detectors must be NoiseDetectors, got {detector!r}")
-            detector._need_weights()
-        configs = {dataclasses.replace(detector.config, n_members=1) for detector in detectors}
-        if len(configs) != 1 or not all(_same(d.first_stage, detectors[0].first_stage) for d in detectors):
-            raise ValueError(f"detectors must be at least one, all alike, got {list(detectors)!r}")
-        members = [weights for detector in detectors for weights in detector._members]
-        config = dataclasses.replace(detectors[0].config, n_members=len(members))
-        made = cls._of(config, detectors[0].first_stage)
-        made._members = members
-        made.provenance = {"averaged": [detector.provenance for detector in detectors]}
-        return made
-
-    def _need_weights(self) -> None:
+    def need_weights(self) -> None:
+        """Refuse to go on without weights."""
         if not self.is_trained:
             raise DetectorError(
                 "this detector has no weights yet; call fit, or start from NoiseDetector.pretrained()"
             )
-
-
-def _same(one: NoiseDetector | None, other: NoiseDetector | None) -> bool:
-    """Whether two detectors give the same scores, wherever they came from."""
-    if one is None or other is None or one is other:
-        return one is other
-    return (
-        (one.config, one.temperature, one.bias) == (other.config, other.temperature, other.bias)
-        and all(
-            np.array_equal(weights[name], others[name])
-            for weights, others in zip(one._members, other._members, strict=True)
-            for name in weights
-        )
-        and _same(one.first_stage, other.first_stage)
-    )

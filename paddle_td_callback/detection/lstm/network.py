@@ -58,7 +58,7 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
         return self.head(state)[:, 0]
 
     def _last_state(self, channels: Tensor) -> Tensor:
-        """`[sample, unit]`; on a CPU in blocks that stay in its cache, where that gives the same numbers to the last bit.
+        """`[sample, unit]`; on a CPU in blocks that stay in its cache, where this is equal to the last bit.
 
         Other numbers of rows than multiples of `CPU_ROWS`, such as those of a last batch, round differently in blocks.
         """

@@ -149,7 +149,7 @@ def test_the_papers_form_reads_nothing_but_the_given_probability():
 def test_the_network_is_paddles_own_lstm_and_the_last_step_decides():
     made, raw, _ = small(channels=("given",), n_layers=2, n_steps=None)
     raw = raw[~np.isnan(raw).any(axis=(1, 2))]
-    weights = made._members[0]
+    weights = made.members[0]
     lstm = paddle.nn.LSTM(1, 8, 2)
     for name, parameter in lstm.named_parameters():
         if name in weights:
@@ -163,8 +163,8 @@ def test_members_are_averaged_in_log_odds():
     made, raw, _ = small(n_members=3)
     together = made.predict_proba(raw)
     odds = []
-    for weights in list(made._members):
-        made._members = [weights]
+    for weights in list(made.members):
+        made.members = [weights]
         p = made.predict_proba(raw).astype(float)
         odds.append(np.log(p / (1 - p)))
     np.testing.assert_allclose(together, 1 / (1 + np.exp(-np.mean(odds, axis=0))), atol=1e-5)
@@ -181,7 +181,7 @@ def test_a_recording_in_a_list_is_its_own_data_set():
         made = NoiseDetector(("time",), 8, 8, 1, dataset_features=("confidence_rank",))
         tables = [feature_table_of_trajectories(one) for one in raws]
         made.fit(list(raws), [wrong, wrong], dataset_features=tables, epochs=1, progress=False)
-        return made._members[0]
+        return made.members[0]
 
     alone, mixed = trained(raw, raw), trained(raw, dim)
     for name, array in alone.items():
@@ -196,7 +196,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
         made = NoiseDetector(THREE, 8, 8, 1).fit(
             raw, wrong, epochs=2, augment=augment, seed=seed, progress=False
         )
-        return made._members[0]
+        return made.members[0]
 
     first, second, other = trained(1), trained(1), trained(2)
     for name in first:
@@ -206,19 +206,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 def test_fit_goes_on_from_the_weights_there_are_unless_reset():
     made, raw, wrong = small()
-    before = made._members[0]["weight_hh_l0"]
+    before = made.members[0]["weight_hh_l0"]
     made.fit(raw, wrong, epochs=1, learning_rate=1e-6, progress=False)
-    assert np.abs(made._members[0]["weight_hh_l0"] - before).max() < 1e-3
+    assert np.abs(made.members[0]["weight_hh_l0"] - before).max() < 1e-3
     assert made.provenance["before"]["fit"]["recordings"] == 2
     made.fit(raw, wrong, epochs=1, learning_rate=1e-6, progress=False, reset=True)
-    assert np.abs(made._members[0]["weight_hh_l0"] - before).max() > 1e-2
+    assert np.abs(made.members[0]["weight_hh_l0"] - before).max() > 1e-2
     assert "before" not in made.provenance
 
 
 def test_fit_undoes_the_calibration_and_keeps_the_weights_it_was_given():
     made, raw, wrong = small()
-    weights = {name: array.copy() for name, array in made._members[0].items()}
-    kept = made._members[0]
+    weights = {name: array.copy() for name, array in made.members[0].items()}
+    kept = made.members[0]
     made.calibrate(raw, wrong).fit(raw, wrong, epochs=1, progress=False)
     assert (made.temperature, made.bias) == (1.0, 0.0)
     for name, array in weights.items():
@@ -251,17 +251,17 @@ def test_a_training_that_explodes_says_so():
 
 def test_weights_that_only_the_last_step_spoils_are_not_taken():
     made, raw, wrong = small()
-    weights, score = made._members, made.predict_proba(raw)
+    weights, score = made.members, made.predict_proba(raw)
     with pytest.raises(DetectorError, match="weights are not finite after the last step"):
         made.fit(raw, wrong, learning_rate=1e38, weight_decay=10, epochs=1, batch_size=4096, progress=False)
-    assert made._members is weights
+    assert made.members is weights
     np.testing.assert_array_equal(made.predict_proba(raw), score)
 
 
 def test_odds_that_are_not_finite_are_no_verdict():
     made, raw, _ = small()
     seen = int((~np.isnan(raw[:, :, 0]).all(axis=1)).sum())
-    made._members[0]["head_bias"][:] = np.inf
+    made.members[0]["head_bias"][:] = np.inf
     with pytest.raises(DetectorError, match=f"log-odds of {seen} of {seen} samples are not finite"):
         made.predict_proba(raw)
 
@@ -417,7 +417,7 @@ def test_later_layers_of_the_user_get_the_names_they_would_have_had():
 
 def test_it_works_under_the_callers_gradient_mode_and_dtype_and_leaves_them():
     made, raw, _ = small()
-    score, weights = made.predict_proba(raw), made._members[0]
+    score, weights = made.predict_proba(raw), made.members[0]
     paddle.set_default_dtype("float64")
     try:
         with paddle.no_grad():
@@ -430,7 +430,7 @@ def test_it_works_under_the_callers_gradient_mode_and_dtype_and_leaves_them():
     finally:
         paddle.set_default_dtype("float32")
     for name, array in weights.items():
-        np.testing.assert_array_equal(again._members[0][name], array)
+        np.testing.assert_array_equal(again.members[0][name], array)
     made.predict_proba(raw)
     assert not (parameter * 2).stop_gradient
 

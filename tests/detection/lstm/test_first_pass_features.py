@@ -10,6 +10,7 @@ import pytest
 from paddle_td_callback.detection.dataset_features import feature_table
 from paddle_td_callback.detection.feature_table import FeatureTable
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
+from paddle_td_callback.detection.lstm.detector_stages import average_members
 from paddle_td_callback.detection.lstm.first_pass_features import feature_names, with_first_pass
 from paddle_td_callback.detection.sample_features import LOG_UNIT
 from paddle_td_callback.errors import DetectorError
@@ -120,7 +121,7 @@ def test_two_stages_find_more_than_one_and_go_through_a_file(
     raw, wrong, table = recording
     options = {"epochs": 15, "learning_rate": 1e-2, "progress": False}
     one = detector().fit(raw, wrong, dataset_features=table, ranking=0.3, **options)
-    first = NoiseDetector.averaged([one, one])
+    first = average_members([one, one])
     assert first.config.n_members == 2
     np.testing.assert_array_equal(
         first.predict_proba(raw, dataset_features=table), one.predict_proba(raw, dataset_features=table)
@@ -176,11 +177,11 @@ def test_what_does_not_fit_together_is_refused(
     with pytest.raises(DetectorError, match="no weights"):
         detector(detector())
     with pytest.raises(DetectorError, match="no weights"):
-        NoiseDetector.averaged([detector()])
+        average_members([detector()])
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged([])
+        average_members([])
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged(
+        average_members(
             [one, detector(None, ("aum",)).fit(raw, wrong, dataset_features=table, progress=False)]
         )
     with pytest.raises(ValueError, match=r"ranking must be a number in \[0, inf\), got -1.0"):
@@ -200,16 +201,14 @@ def test_detectors_from_files_are_averaged_where_their_first_ones_say_the_same(
         second = detector(first, ("margin_rank", "first_odds")).fit(raw, wrong, **options)
         second.save(tmp_path / f"{seed}.weights")
         made += [NoiseDetector.load(tmp_path / f"{seed}.weights") for _ in range(2)]
-    both = NoiseDetector.averaged(made[:2])
+    both = average_members(made[:2])
     np.testing.assert_allclose(
         both.log_odds(raw, dataset_features=table), made[0].log_odds(raw, dataset_features=table), atol=1e-5
     )
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged(made[1:3])
+        average_members(made[1:3])
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged([made[0], detector(None, ("margin_rank", "aum")).fit(raw, wrong, **options)])
-    with pytest.raises(TypeError, match="detectors must be NoiseDetectors, got 'a'"):
-        NoiseDetector.averaged(["a"])  # type: ignore[list-item]
+        average_members([made[0], detector(None, ("margin_rank", "aum")).fit(raw, wrong, **options)])
 
 
 def test_no_more_stages_than_a_file_may_hold(
