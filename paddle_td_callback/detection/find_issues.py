@@ -19,6 +19,7 @@ from ..store.store import TrainingDynamicsStore
 from .dataset_features import FeatureCollector
 from .feature_table import FeatureTable
 from .label_issues import LabelIssues
+from .learning_clock import epochs_to_read
 from .lstm.calibration import uncertainty
 from .progress import Progress
 from .scores import NOISE_SCORES
@@ -118,7 +119,7 @@ def find_label_issues(
 
 
 def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDArray[np.float32]:
-    """The trajectories that `NoiseDetector` reads of a recording.
+    """The trajectories that `NoiseDetector` reads of a recording, up to the epoch that memorised the labels.
 
     Args:
         store: a recording.
@@ -128,7 +129,13 @@ def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDA
         `[sample, epoch, 3]` float32, NaN = unseen: the given label's probability, the largest other one, and
         whether the prediction was right (1 or 0; 1/2 = the given label tied with another class).
     """
-    return trajectories_of(store.given_probabilities(samples), store.margins(samples))
+    return _trajectories(store, samples, epochs_to_read(store))
+
+
+def _trajectories(store: TrainingDynamicsStore, samples: Any, n_epochs: int) -> npt.NDArray[np.float32]:
+    return trajectories_of(
+        store.given_probabilities(samples)[:, :n_epochs], store.margins(samples)[:, :n_epochs]
+    )
 
 
 def detector_features(store: TrainingDynamicsStore) -> FeatureTable:
@@ -137,14 +144,19 @@ def detector_features(store: TrainingDynamicsStore) -> FeatureTable:
     Args:
         store: a recording; it is read tile by tile.
     """
-    collector = FeatureCollector(store.n_classes)
+    collector, n_epochs = FeatureCollector(store.n_classes), epochs_to_read(store)
     for samples in store.tiles():
-        _add_features(collector, TileReader(store, samples))
+        _add_features(collector, TileReader(store, samples), n_epochs)
     return collector.table()
 
 
-def _add_features(collector: FeatureCollector, tile: TileReader) -> None:
-    collector.add(tile.given_probabilities, tile.margins, tile.predictions, tile.labels)
+def _add_features(collector: FeatureCollector, tile: TileReader, n_epochs: int) -> None:
+    collector.add(
+        tile.given_probabilities[:, :n_epochs],
+        tile.margins[:, :n_epochs],
+        tile.predictions[:, :n_epochs],
+        tile.labels,
+    )
 
 
 class _Run:
@@ -162,6 +174,7 @@ class _Run:
         self._class_names = _names(names["class_names"], store.class_names, "class_names", store.n_classes)
         self._sample_ids = _names(names["sample_ids"], store.sample_ids, "sample_ids", store.n_samples)
         self._is_recording = is_being_written(store.path)
+        self._n_epochs_read = store.n_epochs
         n_samples = store.n_samples
         self.noise_score = np.full(n_samples, np.nan)
         self.suggested = np.full(n_samples, -1, np.int32)
@@ -211,10 +224,11 @@ class _Run:
         stages = ["features", *names, *(["suggestions"] if self._suggests_apart else [])]
         with self._progress(stages, progress) as bar:
             bar.start("features")
+            n_epochs = self._n_epochs_read = epochs_to_read(self.store)
             collector = FeatureCollector(self.store.n_classes) if detector.needs_features else None
             for tile in self._tiles():
                 if collector is not None:
-                    _add_features(collector, tile)
+                    _add_features(collector, tile, n_epochs)
                 self._take(tile)
                 bar.done(len(tile.labels))
             table = None if collector is None else collector.table()
@@ -222,11 +236,12 @@ class _Run:
                 if table is None:
                     break  # no stage reads features
                 bar.start(name)
-                tiles = ((detector_input(self.store, s), table[s]) for s in self.store.tiles())
+                tiles = ((_trajectories(self.store, s, n_epochs), table[s]) for s in self.store.tiles())
                 table = one.run_first_stage(tiles, table, **options, on_batch=bar.done)
             bar.start(names[-1])
             for samples in self.store.tiles():
-                raw, features = detector_input(self.store, samples), None if table is None else table[samples]
+                raw = _trajectories(self.store, samples, n_epochs)
+                features = None if table is None else table[samples]
                 self.noise_score[samples] = detector.predict_proba(raw, dataset_features=features, **options)
                 bar.done(samples.stop - samples.start)
             self._suggest(bar)
@@ -264,6 +279,8 @@ class _Run:
             suggested_confidence=self.confidence,
             n_epochs_seen=self.n_seen,
             n_epochs=self.store.n_epochs - len(self.store.dropped_epochs),
+            n_epochs_read=self._n_epochs_read
+            - sum(e < self._n_epochs_read for e in self.store.dropped_epochs),
             is_recording=self._is_recording,
             class_names=self._class_names,
             sample_ids=self._sample_ids,

@@ -52,7 +52,9 @@ class LabelIssues:
         stability: with several runs, the mean rank correlation of their noise scores: 1 = the same ranking;
             None with one run.
         n_runs: how many recordings were averaged.
-        n_epochs: on how many epochs (of all runs) the result rests; None = not known.
+        n_epochs: how many epochs (of all runs) were recorded; None = not known.
+        n_epochs_read: on how many of them the result rests: by `method="lstm"`, those up to the one that predicted
+            99.9 percent of the given labels, since later ones tell nothing more; None = not known.
         is_recording: whether a training was still recording when the file was read, so that epochs may follow.
     """
 
@@ -69,6 +71,7 @@ class LabelIssues:
     stability: float | None = field(default=None)
     n_runs: int = field(default=1)
     n_epochs: int | None = field(default=None)
+    n_epochs_read: int | None = field(default=None)
     is_recording: bool = field(default=False)
 
     def __len__(self) -> int:
@@ -297,6 +300,7 @@ class LabelIssues:
             "stability": self.stability,
             "n_runs": self.n_runs,
             "n_epochs": self.n_epochs,
+            "n_epochs_read": self.n_epochs_read,
             "is_recording": self.is_recording,
             "samples": rows,
         }

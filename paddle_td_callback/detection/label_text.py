@@ -35,7 +35,10 @@ def summary(issues: LabelIssues) -> list[str]:
     if issues.n_epochs is not None:
         runs = f" of {issues.n_runs} runs" if issues.n_runs > 1 else ""
         goes_on = "; the training is not over, so more may come" if issues.is_recording else ""
-        lines.append(f"rests on {issues.n_epochs} epoch{'s' if issues.n_epochs != 1 else ''}{runs}{goes_on}")
+        epochs = f"{issues.n_epochs} epoch{'s' if issues.n_epochs != 1 else ''}{runs}"
+        if issues.n_epochs_read is not None and issues.n_epochs_read < issues.n_epochs:
+            epochs = f"{issues.n_epochs_read} of {epochs}: by then nearly all given labels were predicted"
+        lines.append(f"rests on {epochs}{goes_on}")
     return lines
 
 

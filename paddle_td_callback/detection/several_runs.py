@@ -76,6 +76,7 @@ def average_runs(runs: Sequence[LabelIssues], sources: Sequence[Source]) -> Labe
         stability=stability(scores),
         n_runs=len(runs),
         n_epochs=sum(run.n_epochs or 0 for run in runs),
+        n_epochs_read=sum(run.n_epochs_read or 0 for run in runs),
         is_recording=any(run.is_recording for run in runs),
     )
 
