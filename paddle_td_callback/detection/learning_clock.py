@@ -1,9 +1,9 @@
 """How many epochs of a recording the detector reads: those in which something was still learned.
 
-The detector resamples a trajectory to a fixed number of steps of equal length. Epochs after everything is memorised look
-the same for every sample, and where they are many, what tells wrong labels from right ones lies within the first step. So
-reading ends at the first epoch in which nearly all given labels were predicted: a recording that is cut there and one
-that is ten times as long give the same ranking. A training that never memorises is read whole.
+The detector resamples a trajectory to a fixed number of steps of equal length. Epochs after everything is memorised
+look the same for every sample, and where they are many, what tells wrong labels from right ones lies within the first
+step. So reading ends at the first epoch in which nearly all given labels were predicted: a recording that is cut there
+and one that is ten times as long give the same ranking. A training that never memorises is read whole.
 """
 
 from __future__ import annotations
