@@ -249,7 +249,8 @@ def _detect(options: argparse.Namespace) -> None:
 
 
 def _lines_of(path: str | None) -> list[str] | None:
-    return None if path is None else Path(path).read_text(encoding="utf-8").splitlines()
+    # Only line feeds end a name, and the one at the end of the file starts none.
+    return None if path is None else Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def _need_paddle(why: str) -> None:

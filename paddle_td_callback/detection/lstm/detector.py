@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from tqdm import tqdm
 
 from ...errors import DetectorError
-from ...messages import escape
+from ...messages import Forgiving, escape
 from ..arguments import whole
 from ..feature_table import FeatureTable
 from ..trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
@@ -400,7 +401,14 @@ class NoiseDetector:
         progress: bool,
         on_batch: Callable[[int], object] = lambda n_samples: None,
     ) -> NDArray[np.float64]:
-        bar = tqdm(total=len(raw), desc="detect", unit="sample", unit_scale=True, disable=not progress)
+        bar = tqdm(
+            total=len(raw),
+            desc="detect",
+            unit="sample",
+            unit_scale=True,
+            disable=not progress,
+            file=Forgiving(sys.stderr),
+        )
 
         def done(n_samples: int) -> None:
             bar.update(n_samples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ...errors import DetectorError
+from ...messages import Forgiving
 from ..arguments import real, whole
 from ..trajectories import Augmentation
 from .architecture import Weights
@@ -89,7 +91,14 @@ def train_members(
     inputs, architecture, n_members = config.inputs, config.architecture, config.n_members
     members, losses = [], []
     total = options.epochs * n_members * n_samples
-    bar = tqdm(total=total, desc="fit", unit="trajectory", unit_scale=True, disable=not progress)
+    bar = tqdm(
+        total=total,
+        desc="fit",
+        unit="trajectory",
+        unit_scale=True,
+        disable=not progress,
+        file=Forgiving(sys.stderr),
+    )
     with bar, paddle_on(device):
         fixed = None if options.augment else groups_of(inputs, recordings, options.balance)
         for member in range(n_members):
