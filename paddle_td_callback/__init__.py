@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .paddle_fit.issues_callback import LabelIssuesCallback
     from .paddle_fit.recording_callback import TrainingDynamicsCallback
     from .recording.recorder import TrainingDynamicsRecorder
-    from .store.store import TrainingDynamicsStore
+    from .store import TrainingDynamicsStore
 
 # Public names and where they are defined. They are imported when first asked for: neither the package nor
 # `paddle-td --help` waits for NumPy and HDF5, and a recording can be read without Paddle.
@@ -42,7 +42,7 @@ _HOMES = {
     "TrainingDynamicsCallback": "paddle_fit.recording_callback",
     "TrainingDynamicsError": "errors",
     "TrainingDynamicsRecorder": "recording.recorder",
-    "TrainingDynamicsStore": "store.store",
+    "TrainingDynamicsStore": "store",
     "detector_features": "detection.find_issues",
     "detector_input": "detection.find_issues",
     "find_label_issues": "detection.find_issues",

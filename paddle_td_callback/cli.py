@@ -22,7 +22,7 @@ from .errors import StoreError, StoreExistsError, TrainingDynamicsError
 from .messages import escape
 
 if TYPE_CHECKING:
-    from .store.store import TrainingDynamicsStore
+    from .store import TrainingDynamicsStore
 
 HEAD = 10  # samples that `detect` prints
 STDOUT = "-"
@@ -204,7 +204,7 @@ def _demo(options: argparse.Namespace) -> None:
 def _detect(options: argparse.Namespace) -> None:
     from .detection.find_issues import find_label_issues
     from .detection.label_issues import STANDARD_STREAMS, check_csv_path
-    from .store.store import TrainingDynamicsStore
+    from .store import TrainingDynamicsStore
 
     # Everything that can be refused is refused before Paddle is imported, which takes seconds.
     prints_csv = options.csv in (STDOUT, *STANDARD_STREAMS)
@@ -283,7 +283,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from .store.store import TrainingDynamicsStore
+    from .store import TrainingDynamicsStore
 
     all_facts = []
     for path in options.recordings:

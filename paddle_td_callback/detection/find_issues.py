@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..errors import StoreError
 from ..messages import escape
 from ..names import in_order
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from .dataset_features import FeatureCollector
 from .feature_table import FeatureTable
 from .label_issues import LabelIssues

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -14,12 +15,12 @@ import numpy.typing as npt
 
 from ..errors import StoreError
 from ..messages import escape
-from ..store.paths import check_path
+from ..store.paths import replace_file, resolve_output
 from .label_text import as_html, as_text
 from .scores import rule_of
 
 if TYPE_CHECKING:
-    from ..store.store import TrainingDynamicsStore
+    from ..store import TrainingDynamicsStore
 
 Indices = npt.NDArray[np.int64]
 
@@ -185,14 +186,11 @@ class LabelIssues:
             with open(name, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
                 self.write_csv(file, raw=raw)  # behind what is there: `>>` keeps it
             return
-        fresh = f"{name}.{os.getpid()}.new"
-        try:
-            with open(fresh, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-                self.write_csv(file, raw=raw)
-            os.replace(fresh, name)
-        finally:
-            if os.path.exists(fresh):
-                os.unlink(fresh)
+        with replace_file(name) as file:
+            text = io.TextIOWrapper(file, newline="", encoding="utf-8", errors="backslashreplace")
+            self.write_csv(text, raw=raw)
+            text.flush()
+            text.detach()  # the file is closed by who opened it
 
     def write_csv(self, file: TextIO, *, raw: bool = False) -> None:
         """Write the CSV of `to_csv` into a text stream that was opened with `newline=""`.
@@ -361,7 +359,7 @@ def check_csv_path(path: str | os.PathLike[str]) -> str:
         raise ValueError("the path of the CSV is empty; give a file name")
     if _is_stream(path):  # links of /dev/stdout end in names like pipe:[123], which are no paths
         return os.fspath(path)
-    name = os.path.realpath(check_path(path, overwrite=True))
+    name = resolve_output(path)
     if os.path.isfile(name) and _is_hdf5(name):
         raise StoreError(f"'{escape(path)}' is an HDF5 file, perhaps a recording; give the CSV another path")
     return name

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 
 MEMORISED = (
     0.999  # share of the given labels; at 0.99, half a percent of wrong labels would not be learned yet

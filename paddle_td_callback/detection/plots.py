@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..messages import escape
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from . import scores
 
 if TYPE_CHECKING:

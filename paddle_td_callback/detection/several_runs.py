@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..messages import escape
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from .dataset_features import rank
 from .label_issues import LabelIssues
 

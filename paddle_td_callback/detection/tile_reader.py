@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 
 
 class TileReader:

@@ -14,8 +14,8 @@ from paddle_td_callback import (
     find_label_issues,
 )
 from paddle_td_callback.detection.learning_clock import epochs_to_read
+from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter
 
 N_SAMPLES, N_CLASSES = 1_000, 4
 

@@ -31,8 +31,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import DetectorError
+from ...errors import DetectorError, StoreError
 from ...messages import escape
+from ...store.paths import replace_file
 from .architecture import Weights
 
 MAGIC = b"\x89TDNET\r\n"
@@ -51,7 +52,7 @@ class Stage(NamedTuple):
 def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
     """Write a detector, its last stage first.
 
-    It is written beside `path` first, so that an interrupted write leaves what was there before.
+    An interrupted write leaves what was there before.
 
     Raises:
         DetectorError: it cannot be written, or something else than a detector stands there.
@@ -68,14 +69,11 @@ def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
     text = json.dumps(header).encode()
     body = len(text).to_bytes(4, "little") + text + data
     _refuse_other_kinds(path)
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
-        partial.replace(path)
-    except OSError as error:
-        raise DetectorError(f"'{name}': cannot be written: {error}; give another path") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        with replace_file(path) as file:
+            file.write(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
+    except (OSError, StoreError) as error:
+        raise DetectorError(f"'{name}': cannot be written: {escape(error)}; give another path") from error
 
 
 def _refuse_other_kinds(path: Path) -> None:
