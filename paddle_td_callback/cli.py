@@ -18,6 +18,7 @@ from ._version import __version__
 from .detection.find_issues import METHODS, find_label_issues
 from .detection.label_issues import check_csv_path
 from .errors import StoreError, TrainingDynamicsError
+from .export.commands import add_commands
 from .store.store import TrainingDynamicsStore
 from .store.verify import salvage, verify
 
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("recording", metavar="FILE")
     verify.add_argument("--salvage", metavar="OUT", help="write the good epochs to this new file")
     verify.set_defaults(run=_verify)
+    add_commands(commands)
     return parser
 
 

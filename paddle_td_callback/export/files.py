@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and text that a spreadsheet shows instead of running it."""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import h5py
 
 from ..errors import StoreError
 from ..store.paths import check_path
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 def check_out(path: str | os.PathLike[str]) -> str:
@@ -59,13 +57,3 @@ def new_text_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
         yield text
         text.flush()
         text.detach()
-
-
-def to_cell(text: str) -> str:
-    """Text for a CSV cell: an apostrophe before what a spreadsheet would take for a formula; see `from_cell`."""
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA_STARTS) else text
-
-
-def from_cell(cell: str) -> str:
-    """The text that `to_cell` was given."""
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA_STARTS) else cell

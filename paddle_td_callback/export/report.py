@@ -66,7 +66,9 @@ def write_report(
     first = source if isinstance(source, (str, os.PathLike, TrainingDynamicsStore)) else source[0]
     if not isinstance(first, TrainingDynamicsStore):
         with TrainingDynamicsStore(first) as store:
-            return _write(issues, store, out, dataset, thumbnail, images, title, n_suspects, max_content_bytes)
+            return _write(
+                issues, store, out, dataset, thumbnail, images, title, n_suspects, max_content_bytes
+            )
     return _write(issues, first, out, dataset, thumbnail, images, title, n_suspects, max_content_bytes)
 
 
@@ -160,7 +162,9 @@ def embedded_json(data: Any) -> str:
 
 def visible(text: str) -> str:
     """Control characters as the pictures that Unicode has for them, halves of pairs replaced."""
-    shown = "".join(chr(0x2400 + ord(char)) if char < " " else "\u2421" if char == "\x7f" else char for char in text)
+    shown = "".join(
+        chr(0x2400 + ord(char)) if char < " " else "\u2421" if char == "\x7f" else char for char in text
+    )
     return shown.encode("utf-8", "replace").decode()
 
 

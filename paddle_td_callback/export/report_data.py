@@ -68,7 +68,9 @@ def report_data(
         "pairs": _pairs(issues, labels),
         "methods": _agreement(issues, recorded),
     }
-    failed = f"{pictures.n_failed} samples could not be shown, first {pictures.failed}" if pictures.failed else ""
+    failed = (
+        f"{pictures.n_failed} samples could not be shown, first {pictures.failed}" if pictures.failed else ""
+    )
     data["content_note"] = failed
     if failed:
         warnings.warn(f"report: {failed}", RuntimeWarning, stacklevel=4)
@@ -165,7 +167,9 @@ def _summary(issues: LabelIssues, store: TrainingDynamicsStore, recorded: _Recor
         "flagged": n_flagged,
         "fitted": round(recorded.fitted, 4),
         "rate": None if issues.noise_rate is None else round(issues.noise_rate, 4),
-        "interval": None if issues.noise_rate_interval is None else [round(x, 4) for x in issues.noise_rate_interval],
+        "interval": None
+        if issues.noise_rate_interval is None
+        else [round(x, 4) for x in issues.noise_rate_interval],
         "stability": None if issues.stability is None else round(issues.stability, 4),
         "trust": _trust(issues, store, recorded.fitted),
     }
@@ -197,8 +201,8 @@ def _trust(issues: LabelIssues, store: TrainingDynamicsStore, fitted: float) -> 
         cautions.append("This detector was not measured on data it had not seen, so no interval is known.")
     text = (
         "The interval is wide enough for four in five of the recordings that the detector was tested on. "
-        "Data and mistakes unlike those can be further off. Mark some suspects below: "
-        "the share of them that is really wrong is better evidence than any estimate."
+        "Data and mistakes unlike those can be further off. Mark suspects below to see how many of the labels that "
+        "look wrong really are."
     )
     return {"level": "low" if cautions else "fair", "text": text, "cautions": cautions}
 
@@ -234,7 +238,9 @@ def _suspects(
     if len(epochs) > MAX_EPOCHS:
         epochs = np.linspace(0, len(epochs) - 1, MAX_EPOCHS).astype(np.int64)
         trajectories = trajectories[:, epochs]
-    steps = np.where(np.isnan(trajectories), _UNSEEN, np.round(np.nan_to_num(trajectories) * 254)).astype(np.uint8)
+    steps = np.where(np.isnan(trajectories), _UNSEEN, np.round(np.nan_to_num(trajectories) * 254)).astype(
+        np.uint8
+    )
     ids = None if issues.sample_ids is None else [str(issues.sample_ids[sample]) for sample in suspects]
     return {
         "sample": suspects.tolist(),
@@ -247,8 +253,8 @@ def _suspects(
         "confidence": _numbers(recorded.confidence[suspects], 4),
         "variability": _numbers(recorded.variability[suspects], 4),
         "epochs": epochs.tolist(),
-        "given_curve": base64.b64encode(np.ascontiguousarray(steps[:, :, 0])).decode(),
-        "rival_curve": base64.b64encode(np.ascontiguousarray(steps[:, :, 1])).decode(),
+        "given_curve": base64.b64encode(steps[:, :, 0].tobytes()).decode(),
+        "rival_curve": base64.b64encode(steps[:, :, 1].tobytes()).decode(),
     }
 
 
@@ -324,7 +330,10 @@ def _pairs(issues: LabelIssues, labels: _Names) -> Json:
 def _pair_counts(issues: LabelIssues) -> tuple[Any, Any, Any]:
     """Given label, suggested label and how many flagged samples have both."""
     chosen = issues.is_label_issue & (issues.suggested_label >= 0)
-    given, suggested = issues.given_label[chosen].astype(np.int64), issues.suggested_label[chosen].astype(np.int64)
+    given, suggested = (
+        issues.given_label[chosen].astype(np.int64),
+        issues.suggested_label[chosen].astype(np.int64),
+    )
     n_classes = int(max(given.max(initial=0), suggested.max(initial=0))) + 1
     keys, counts = np.unique(given * n_classes + suggested, return_counts=True)
     return keys // n_classes, keys % n_classes, counts
@@ -336,11 +345,8 @@ def _agreement(issues: LabelIssues, recorded: _Recorded) -> Json:
     by_method[issues.method] = issues.noise_score
     scored = np.flatnonzero(~np.any([np.isnan(values) for values in by_method.values()], axis=0))
     ranks = np.stack([_ranks(values[scored]) for values in by_method.values()])
-    deviation = ranks.std(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        correlations = np.corrcoef(ranks) if len(scored) > 1 else np.full((len(ranks), len(ranks)), np.nan)
-    correlations[deviation == 0] = np.nan
-    correlations[:, deviation == 0] = np.nan
+        correlations = np.array(np.corrcoef(ranks))  # NaN where a method gives all samples the same score
     head = max(1, min(int(issues.is_label_issue.sum()) or 100, len(scored)))
     heads = np.argpartition(-ranks, head - 1, axis=1)[:, :head]
     overlap = [float(np.isin(heads[0], other).mean()) for other in heads]

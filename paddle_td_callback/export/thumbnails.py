@@ -205,7 +205,11 @@ def _of_array(array: npt.NDArray[Any]) -> Content | None:
     if array.ndim == 1:
         return {"row": [["", _value(value)] for value in array[:MAX_CELLS]]}
     pixels = _as_pixels(array)
-    return None if pixels is None else {"image": "data:image/png;base64," + base64.b64encode(png(pixels)).decode()}
+    return (
+        None
+        if pixels is None
+        else {"image": "data:image/png;base64," + base64.b64encode(png(pixels)).decode()}
+    )
 
 
 def _as_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
@@ -246,7 +250,12 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(lines, 9))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _of_pillow(image: Any) -> Content:

@@ -66,6 +66,7 @@
     $("trust").append(el("p", {}, el("strong", { text: words[s.trust.level] }), s.trust.text));
     if (s.trust.cautions.length)
       $("trust").append(el("ul", {}, ...s.trust.cautions.map((text) => el("li", { text }))));
+    $("review").textContent = visible(`paddle-td review marks.csv ${s.file}`);
     $("foot").textContent = visible(`Made by paddle_td_callback ${s.version}. Recording: keep=${s.keep}, labels' CRC-32 ${s.checksum}.`);
   }
 
@@ -83,10 +84,10 @@
   function swatch(cls, text) {
     const line = svg("svg", { class: "swatch", viewBox: "0 0 26 10", "aria-hidden": "true" },
       svg("path", { class: `line ${cls}`, d: "M0 5H26" }));
-    return el("span", { class: "legend" }, line, text);
+    return el("span", { class: "key" }, line, text);
   }
   function drawCurves() {
-    const c = data.curves, n = c.all.length, W = 460, H = 300, L = 40, R = 8, T = 10, B = 34;
+    const c = data.curves, n = c.all.length, W = 460, H = 370, L = 40, R = 8, T = 10, B = 34;
     const x = (i) => L + (n > 1 ? (i / (n - 1)) * (W - L - R) : (W - L - R) / 2);
     const y = (v) => T + (1 - v) * (H - T - B);
     const last = (values) => percent(values.filter((v) => v !== null).at(-1) ?? null);
@@ -131,7 +132,7 @@
   const placeOfSuspect = new Map(suspects.sample.map((sample, i) => [sample, i]));
   const order = points.n <= DOTS ? Array.from({ length: points.n }, (_, i) => i).sort((a, b) => points.score[a] - points.score[b]) : null;
   const map = $("map"), pen = map.getContext("2d");
-  const MARGIN = { left: 46, right: 10, top: 10, bottom: 38 };
+  const MARGIN = { left: 56, right: 10, top: 10, bottom: 38 };
   const select = { c0: 0, c1: 1, v0: 0, v1: 0.5 };
   let frame = { w: 0, h: 0 }, cursor = null, dragFrom = null, dragTo = null, ramp = null;
   const filter = { given: "", suggested: "", mark: "", id: "", page: 0 };
@@ -445,7 +446,7 @@
     const W = 210, H = 54, n = curves.n, given = curveOf("given", i), rival = curveOf("rival", i);
     const x = (at) => 2 + (n > 1 ? (at / (n - 1)) * (W - 4) : W / 2), y = (v) => 3 + (1 - v) * (H - 6);
     const ends = (values) => { const seen = values.filter((v) => v !== null); return seen.length ? `${percent(seen[0], 0)} to ${percent(seen.at(-1), 0)}` : "unseen"; };
-    return svg("svg", { class: "spark", viewBox: `0 0 ${W} ${H}`, width: W, height: H, role: "img",
+    return svg("svg", { class: "spark", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", width: W, height: H, role: "img",
       "aria-label": `Probability over ${whole(n)} epochs: given label ${ends(given)}, strongest rival ${ends(rival)}` },
       svg("path", { class: "grid", d: `M0 ${y(0)}H${W}M0 ${y(0.5)}H${W}M0 ${y(1)}H${W}`, fill: "none" }),
       svg("path", { class: "line rival", d: path(rival, x, y) }),
