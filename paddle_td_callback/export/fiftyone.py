@@ -20,7 +20,7 @@ def write_fiftyone(
 
         fiftyone.Dataset.from_dir(
             dataset_type=fiftyone.types.FiftyOneImageClassificationDataset,
-            data_path="FOLDER OF THE PICTURES", labels_path="labels.json", include_attributes=True,
+            data_path="FOLDER OF THE PICTURES", labels_path="labels.json",
         )
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,9 +89,8 @@ def _add(
     parts: Iterator[npt.NDArray[Any]],
 ) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-    member: BinaryIO
     with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-        np.lib.format.write_array_header_1_0(member, header)  # type: ignore[arg-type]
+        np.lib.format.write_array_header_1_0(member, header)
         for part in parts:
             member.write(part.tobytes())
 
