@@ -170,7 +170,7 @@
       pen.fill();
     }
   }
-  function drawDensity(ratio) {
+  function drawDensity() {
     const w = Math.floor((frame.w - MARGIN.left - MARGIN.right) / 2), h = Math.floor((frame.h - MARGIN.top - MARGIN.bottom) / 2);
     const count = new Uint32Array(w * h), score = new Float64Array(w * h);
     let most = 1;
@@ -226,12 +226,19 @@
       }
       pen.save(); pen.translate(11, frame.h / 2 - 12); pen.rotate(-Math.PI / 2); pen.textAlign = "center";
       pen.fillText("confidence", 0, 0); pen.restore();
-      if (order) drawDots(); else drawDensity(ratio);
+      if (order) drawDots(); else drawDensity();
       pen.fillStyle = colour.muted; pen.font = "italic 12px system-ui, 'DejaVu Sans', sans-serif"; pen.textAlign = "right";
       for (const [text, y] of [["easy to learn", toY(0.97)], ["ambiguous", toY(0.5) - 6], ["hard to learn", toY(0.02)]])
         pen.fillText(text, toX(0.495), y);
-      base = { key, image: pen.getImageData(0, 0, map.width, map.height) };
-    } else pen.putImageData(base.image, 0, 0);
+      const image = document.createElement("canvas");
+      image.width = map.width; image.height = map.height;
+      image.getContext("2d").drawImage(map, 0, 0);
+      base = { key, image };
+    } else {
+      pen.setTransform(1, 0, 0, 1, 0, 0);
+      pen.clearRect(0, 0, map.width, map.height);
+      pen.drawImage(base.image, 0, 0);
+    }
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.strokeStyle = colour.accent; pen.lineWidth = 1.5;
     const chosen = dragTo ? dragRange() : isSelecting() ? select : null;
