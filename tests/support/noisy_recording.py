@@ -20,6 +20,7 @@ def record(
     n_classes: int = N_CLASSES,
     n_epochs: int = 6,
     noise: float = 0.15,
+    hard: float = 0.0,
     missing: float = 0.05,
     never_seen: int = 2,
     seed: int = 0,
@@ -35,6 +36,7 @@ def record(
     wrong = rng.random(n_samples) < noise
     given = np.where(wrong, (true + rng.integers(1, n_classes, n_samples)) % n_classes, true)
     ease = rng.uniform(0.5, 2, n_samples)
+    ease[np.random.default_rng([seed, 1]).random(n_samples) < hard] = 0.05  # never learned, whatever their label
     with TrainingDynamicsRecorder(
         Path(path), n_samples=n_samples, n_classes=n_classes, **options
     ) as recorder:
