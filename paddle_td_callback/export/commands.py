@@ -15,7 +15,7 @@ from ..store.store import TrainingDynamicsStore
 from .cartography import import_cartography, write_cartography
 from .cleanlab import pred_probs
 from .fiftyone import write_fiftyone
-from .files import check_out, new_file
+from .files import check_out, new_file, new_text_file
 from .import_arrays import import_npz
 from .interpretdl_npz import write_interpretdl
 from .label_studio import labeling_config, write_label_studio
@@ -196,8 +196,11 @@ def _export(options: argparse.Namespace) -> None:
             write_fiftyone(issues, options.out)
         else:
             write_label_studio(issues, options.out, prefix=options.prefix)
+            interface = os.path.splitext(options.out)[0] + ".xml"
+            with new_text_file(interface) as file:
+                file.write(labeling_config(issues))
             if not options.quiet:
-                print(f"labeling interface: {labeling_config(issues)}")
+                print(f"labeling interface: {interface}")
     else:
         if len(options.recordings) > 1:
             raise ValueError(f"--to {kind} takes one recording, got {len(options.recordings)}")

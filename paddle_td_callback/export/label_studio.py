@@ -10,6 +10,7 @@ from html import escape
 from ..detection.label_issues import LabelIssues
 from .fiftyone import check_paths
 from .files import new_text_file
+from .text import visible
 
 
 def write_label_studio(
@@ -53,7 +54,7 @@ def write_label_studio(
             data["sample_id"] = issues.sample_ids[sample]
         task: dict[str, object] = {"data": data}
         if issues.suggested_label[sample] >= 0:
-            suggested = issues.label_name(int(issues.suggested_label[sample]))
+            suggested = visible(issues.label_name(int(issues.suggested_label[sample])))
             result = {
                 "from_name": "label",
                 "to_name": kind,
@@ -81,7 +82,7 @@ def labeling_config(issues: LabelIssues, *, kind: str = "image") -> str:
     shown = {"image": '<Image name="image" value="$image"/>', "text": '<Text name="text" value="$text"/>'}[
         kind
     ]
-    choices = "".join(f'<Choice value="{escape(name)}"/>' for name in names)
+    choices = "".join(f'<Choice value="{escape(visible(name))}"/>' for name in names)
     return (
         f'<View>{shown}<Header value="given: $given_label"/>'
         f'<Choices name="label" toName="{kind}" choice="single">{choices}</Choices></View>'

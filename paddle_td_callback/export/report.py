@@ -17,6 +17,7 @@ from ..detection.label_issues import LabelIssues
 from ..store.store import TrainingDynamicsStore
 from .files import check_out, new_file
 from .report_data import report_data
+from .text import visible
 from .thumbnails import Pictures, Thumbnail
 
 Source = str | os.PathLike[str] | TrainingDynamicsStore
@@ -158,14 +159,6 @@ def embedded_json(data: Any) -> str:
     """JSON in ASCII that no HTML parser ends early, whatever the texts in it are."""
     text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def visible(text: str) -> str:
-    """Control characters as the pictures that Unicode has for them, halves of pairs replaced."""
-    shown = "".join(
-        chr(0x2400 + ord(char)) if char < " " else "\u2421" if char == "\x7f" else char for char in text
-    )
-    return shown.encode("utf-8", "replace").decode()
 
 
 def _part(name: str) -> str:

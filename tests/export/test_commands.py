@@ -78,6 +78,7 @@ def test_export(recording, tmp_path, capsys, name, options):
     assert run("export", recording, "-o", tmp_path / name, "--method", "aum", *options) == 0
     assert str(tmp_path / name) in capsys.readouterr().out
     assert (tmp_path / name).exists()
+    assert (tmp_path / "tasks.xml").exists() == ("label-studio" in options)
 
 
 def test_export_needs_a_format_and_one_recording(recording, tmp_path, capsys):

@@ -485,7 +485,7 @@
       el("div", { class: "who" }, el("b", { text: `${whole(rank)}. ` }), el("span", { class: "muted", text: `sample ${sample}` }),
         suspects.id ? bdi(idOf(i), "id") : null),
       el("div", { class: "labels" }, ...label("given", suspects.given[i]), ...label("suggested", suspects.suggested[i])),
-      el("div", { class: "score", title: "noise score" }, el("span", { class: "hidden", text: "noise score " }), score.toFixed(3), el("div", { class: "bar", "aria-hidden": "true" }, fill)),
+      el("div", { class: "score" }, el("span", { class: "muted", text: "score " }), score.toFixed(3), el("div", { class: "bar", "aria-hidden": "true" }, fill)),
       spark(i),
       el("div", { class: "buttons", role: "group", "aria-label": `Label of sample ${sample}` },
         ...MARKS.map((mark) => el("button", { type: "button", class: mark, "data-mark": mark, text: mark, onclick: () => setMark(i, marks.get(sample) === mark ? null : mark, node) }))),
