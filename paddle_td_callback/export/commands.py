@@ -1,27 +1,16 @@
-"""paddle-td report, review, export and import."""
+"""paddle-td report, review, export and import. Nothing heavy is imported before a command needs it."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from ..detection.find_issues import METHODS, find_label_issues
-from ..detection.label_issues import LabelIssues
-from ..store.store import TrainingDynamicsStore
-from .cartography import import_cartography, write_cartography
-from .cleanlab import pred_probs
-from .fiftyone import write_fiftyone
-from .files import check_out, new_file, new_text_file
-from .import_arrays import import_npz
-from .interpretdl_npz import write_interpretdl
-from .label_studio import labeling_config, write_label_studio
-from .marks import Review, read_marks, review_marks, write_labels
-from .report import write_report
-from .tables import write_parquet
+if TYPE_CHECKING:
+    from ..detection.label_issues import LabelIssues
+    from ..store.store import TrainingDynamicsStore
+    from .marks import Review
 
 FORMATS = ("csv", "parquet", "interpretdl", "cartography", "pred-probs", "fiftyone", "label-studio")
 _OF_RANKING = ("csv", "parquet", "fiftyone", "label-studio")  # the others are of the recording alone
@@ -96,7 +85,9 @@ def add_commands(commands: Any) -> None:
 
 
 def _add_ranking_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--method", choices=METHODS, default="lstm", help="default: lstm")
+    parser.add_argument(
+        "--method", type=_method, default="lstm", help="default: lstm; the others need no Paddle"
+    )
     parser.add_argument(
         "--detector", metavar="FILE", help="weights saved by NoiseDetector.save (default: shipped)"
     )
@@ -114,7 +105,18 @@ def _keep(text: str) -> Any:
     return text if text in ("all", "given") else _whole(text)
 
 
+def _method(name: str) -> str:
+    from ..detection.find_issues import METHODS
+
+    if name not in METHODS:
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(METHODS)}, got {name!r}")
+    return name
+
+
 def _report(options: argparse.Namespace) -> None:
+    from .files import check_out
+    from .report import write_report
+
     check_out(options.out)
     issues = _ranked(options, options.recordings)
     write_report(
@@ -130,6 +132,9 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _review(options: argparse.Namespace) -> None:
+    from .files import check_out
+    from .marks import read_marks, review_marks, write_labels
+
     for path in (options.corrected, options.csv, options.save_detector):
         if path is not None:
             check_out(path)
@@ -181,46 +186,69 @@ def _facts(review: Review) -> dict[str, Any]:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from .files import check_out
+
     kind = options.to or _BY_SUFFIX.get(os.path.splitext(options.out)[1].lower())
     if kind is None:
         raise ValueError(f"the ending of '{options.out}' names no format; pass --to {', '.join(FORMATS)}")
     if kind != "cartography":
         check_out(options.out)
     if kind in _OF_RANKING:
-        issues = _ranked(options, options.recordings)
-        if kind == "csv":
-            issues.to_csv(options.out)
-        elif kind == "parquet":
-            write_parquet(issues, options.out)
-        elif kind == "fiftyone":
-            write_fiftyone(issues, options.out)
-        else:
-            write_label_studio(issues, options.out, prefix=options.prefix)
-            interface = os.path.splitext(options.out)[0] + ".xml"
-            with new_text_file(interface) as file:
-                file.write(labeling_config(issues))
-            if not options.quiet:
-                print(f"labeling interface: {interface}")
+        _export_ranking(_ranked(options, options.recordings), kind, options)
     else:
+        from ..store.store import TrainingDynamicsStore
+
         if len(options.recordings) > 1:
             raise ValueError(f"--to {kind} takes one recording, got {len(options.recordings)}")
         with TrainingDynamicsStore(options.recordings[0]) as store:
-            if kind == "interpretdl":
-                write_interpretdl(store, options.out)
-            elif kind == "cartography":
-                write_cartography(store, options.out)
-            else:
-                _write_npy(store, options.out)
+            _export_recording(store, kind, options.out)
     if not options.quiet:
         print(f"{kind}: {options.out}")
 
 
-def _write_npy(store: TrainingDynamicsStore, out: str) -> None:
-    with new_file(out) as file:
-        np.save(file, pred_probs(store))
+def _export_ranking(issues: LabelIssues, kind: str, options: argparse.Namespace) -> None:
+    from .fiftyone import write_fiftyone
+    from .files import new_text_file
+    from .label_studio import labeling_config, write_label_studio
+    from .tables import write_parquet
+
+    if kind == "csv":
+        issues.to_csv(options.out)
+    elif kind == "parquet":
+        write_parquet(issues, options.out)
+    elif kind == "fiftyone":
+        write_fiftyone(issues, options.out)
+    else:
+        write_label_studio(issues, options.out, prefix=options.prefix)
+        interface = os.path.splitext(options.out)[0] + ".xml"
+        with new_text_file(interface) as file:
+            file.write(labeling_config(issues))
+        if not options.quiet:
+            print(f"labeling interface: {interface}")
+
+
+def _export_recording(store: TrainingDynamicsStore, kind: str, out: str) -> None:
+    import numpy as np
+
+    from .cartography import write_cartography
+    from .cleanlab import pred_probs
+    from .files import new_file
+    from .interpretdl_npz import write_interpretdl
+
+    if kind == "interpretdl":
+        write_interpretdl(store, out)
+    elif kind == "cartography":
+        write_cartography(store, out)
+    else:
+        probabilities = pred_probs(store)
+        with new_file(out) as file:
+            np.save(file, probabilities)
 
 
 def _import(options: argparse.Namespace) -> None:
+    from .cartography import import_cartography
+    from .import_arrays import import_npz
+
     if os.path.isdir(options.source):
         import_cartography(options.source, options.out, keep=options.keep, overwrite=options.overwrite)
     else:
@@ -231,6 +259,9 @@ def _import(options: argparse.Namespace) -> None:
 
 
 def _ranked(options: argparse.Namespace, recordings: list[str]) -> LabelIssues:
+    from ..detection.find_issues import find_label_issues
+    from ..store.store import TrainingDynamicsStore
+
     for recording in recordings:  # before Paddle is imported, which takes seconds
         TrainingDynamicsStore(recording).close()
     return find_label_issues(

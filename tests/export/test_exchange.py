@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -278,12 +279,13 @@ def test_parquet_reads_back(recording, tmp_path):
     assert set(table["given_name"]) == {"=cat", "dög", "<b>", "d\u202e", ""}
 
 
-@given(st.text())
+@given(st.text() | st.text("'=+-@12.\t", max_size=6))
 @settings(deadline=None)
 def test_cells_read_back_and_are_no_formulas(text):
     cell = to_cell(text)
     assert from_cell(cell) == text
-    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert not cell.startswith(("=", "@", "\t", "\r", "\n"))
+    assert not cell.startswith(("+", "-")) or re.fullmatch(r"[+-]\d+(\.\d+)?", cell)
 
 
 # ---- FiftyOne and Label Studio

@@ -409,7 +409,7 @@
   }
   function cell(value) {
     let text = String(value);
-    if (/^'*[=+\-@\t\r\n]/.test(text)) text = "'" + text; // no spreadsheet runs it; read back by paddle-td review
+    if (/^'*(?:[=@\t\r\n\uff1d\uff0b\uff0d\uff20]|[+-](?!\d+(?:\.\d+)?$))/.test(text)) text = "'" + text; // no spreadsheet runs it; read back by paddle-td review
     return /[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text;
   }
   function marksAsCsv() {
