@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from .. import __version__
 from ..detection import scores
-from ..detection.find_issues import detector_input
 from ..detection.label_issues import LabelIssues
+from ..detection.trajectories import trajectories_of
 from ..store.store import TrainingDynamicsStore
 from .thumbnails import Pictures, same_random_streams
 
@@ -233,7 +233,8 @@ def _suspects(
     recorded: _Recorded,
     labels: _Names,
 ) -> Json:
-    trajectories = detector_input(store, suspects)[:, :, :2]  # of the given label and its strongest rival
+    # Of the given label and its strongest rival.
+    trajectories = trajectories_of(store.given_probabilities(suspects), store.margins(suspects))[:, :, :2]
     epochs = np.arange(store.n_epochs)
     if len(epochs) > MAX_EPOCHS:
         epochs = np.linspace(0, len(epochs) - 1, MAX_EPOCHS).astype(np.int64)
