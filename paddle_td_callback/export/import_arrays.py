@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -144,6 +145,13 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             folder = stack.enter_context(tempfile.TemporaryDirectory())
+            needed = sum(member.file_size for member in archive.infolist())
+            free = shutil.disk_usage(folder).free
+            if needed > free:
+                raise OSError(
+                    f"'{name}' unpacks to {needed / 1e9:.1f} GB, and the disk of '{folder}' has {free / 1e9:.1f} GB free; "
+                    "set TMPDIR to a folder on a larger disk"
+                )
             for number, member in enumerate(archive.infolist()):
                 if not member.filename.endswith(".npy"):
                     continue

@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -141,6 +142,14 @@ def test_npz_that_claims_more_than_it_holds_is_refused(tmp_path):
             (tmp_path / name).write_bytes(data)
         with pytest.raises(ValueError, match="no npz of plain arrays"):
             import_npz(tmp_path / name, tmp_path / "back.h5")
+
+
+def test_npz_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "x.npz", labels=np.zeros(2, int), probabilities=np.ones((1, 2, 2)) / 2)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="set TMPDIR"):
+        import_npz(tmp_path / "x.npz", tmp_path / "back.h5")
 
 
 # ---- arrays
