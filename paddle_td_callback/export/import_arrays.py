@@ -149,8 +149,8 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise OSError(
-                    f"'{name}' unpacks to {needed / 1e9:.1f} GB, and the disk of '{folder}' has {free / 1e9:.1f} GB free; "
-                    "set TMPDIR to a folder on a larger disk"
+                    f"'{name}' unpacks to {needed / 1e9:.1f} GB, and the disk of '{folder}' has "
+                    f"{free / 1e9:.1f} GB free; set TMPDIR to a folder on a larger disk"
                 )
             for number, member in enumerate(archive.infolist()):
                 if not member.filename.endswith(".npy"):
