@@ -19,7 +19,7 @@ from .detection.find_issues import METHODS, find_label_issues
 from .detection.label_issues import check_csv_path
 from .errors import StoreError, TrainingDynamicsError
 from .export.commands import add_commands
-from .store.store import TrainingDynamicsStore
+from .store import TrainingDynamicsStore
 from .store.verify import salvage, verify
 
 

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from ..detection.interpolate import fill_missed_epochs
 from ..errors import StoreNotFoundError
+from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
-from ..store.store import TrainingDynamicsStore
 from .files import new_text_file
 from .import_arrays import import_arrays
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.label_issues import LabelIssues
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 
 
 def to_cleanlab(issues: LabelIssues) -> dict[str, npt.NDArray[Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..detection.label_issues import LabelIssues
-    from ..store.store import TrainingDynamicsStore
+    from ..store import TrainingDynamicsStore
     from .marks import Review
 
 FORMATS = ("csv", "parquet", "interpretdl", "cartography", "pred-probs", "fiftyone", "label-studio")
@@ -196,7 +196,7 @@ def _export(options: argparse.Namespace) -> None:
     if kind in _OF_RANKING:
         _export_ranking(_ranked(options, options.recordings), kind, options)
     else:
-        from ..store.store import TrainingDynamicsStore
+        from ..store import TrainingDynamicsStore
 
         if len(options.recordings) > 1:
             raise ValueError(f"--to {kind} takes one recording, got {len(options.recordings)}")
@@ -260,7 +260,7 @@ def _import(options: argparse.Namespace) -> None:
 
 def _ranked(options: argparse.Namespace, recordings: list[str]) -> LabelIssues:
     from ..detection.find_issues import find_label_issues
-    from ..store.store import TrainingDynamicsStore
+    from ..store import TrainingDynamicsStore
 
     for recording in recordings:  # before Paddle is imported, which takes seconds
         TrainingDynamicsStore(recording).close()

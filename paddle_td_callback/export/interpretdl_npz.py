@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.interpolate import fill_missed_epochs
+from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
-from ..store.store import TrainingDynamicsStore
 from .files import new_file
 from .import_arrays import import_arrays, open_npz
 

@@ -16,7 +16,7 @@ from ..csv_cells import from_cell, to_cell
 from ..detection.find_issues import detector_evidence, detector_input, find_label_issues
 from ..detection.label_issues import LabelIssues
 from ..errors import DetectorError
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from .files import new_text_file
 from .report import Source, check_same_recording
 

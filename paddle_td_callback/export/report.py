@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..detection.label_issues import LabelIssues
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from .files import check_out, new_file
 from .report_data import report_data
 from .text import visible

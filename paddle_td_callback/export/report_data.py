@@ -14,7 +14,7 @@ from .. import __version__
 from ..detection import scores
 from ..detection.label_issues import LabelIssues
 from ..detection.trajectories import trajectories_of
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from .thumbnails import Pictures, same_random_streams
 
 Json = dict[str, Any]

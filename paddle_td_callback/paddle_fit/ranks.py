@@ -35,8 +35,8 @@ from ..recording.sinks import (
     row_dtype,
     tile_rows,
 )
+from ..store import StoreWriter
 from ..store.schema import Layout
-from ..store.store import StoreWriter
 from .rendezvous import Lookout, Session, connect, first_line
 
 _PROTOCOL = 2

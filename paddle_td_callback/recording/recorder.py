@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
+from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
-from ..store.store import StoreWriter, TrainingDynamicsStore
 from .committer import spill_bytes
 from .sinks import LocalSink, Sink
 

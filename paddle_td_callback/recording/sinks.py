@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
+from ..store import StoreWriter
 from ..store.schema import Layout
-from ..store.store import StoreWriter
 from .committer import Committer
 from .spill import Spill, default_memory_limit_bytes
 

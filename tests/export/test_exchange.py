@@ -270,7 +270,7 @@ def test_all_classes_are_needed(path, tmp_path):
             with pytest.raises(StoreError, match="keep='all'"):
                 write()
     assert not (tmp_path / "x").exists()
-    assert not [one for one in tmp_path.iterdir() if one.name.endswith(".new")]
+    assert not [one for one in tmp_path.iterdir() if one.name.endswith(".part")]
 
 
 # ---- tables

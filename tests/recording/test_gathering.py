@@ -17,8 +17,8 @@ import pytest
 from paddle_td_callback import CaptureError, TrainingDynamicsStore
 from paddle_td_callback.paddle_fit.ranks import RankZeroSink, SendingSink
 from paddle_td_callback.recording import sinks
+from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter
 
 N_SAMPLES = 12
 LAYOUT = Layout(N_SAMPLES, 2, keep="given")

@@ -279,14 +279,14 @@ def test_a_changed_label_is_named_and_changes_nothing(path: str) -> None:
         ({"mode": "test"}, "mode must be 'train' or 'eval', got 'test'"),
         ({"compression": "lzf"}, "compression must be 'gzip' or None, got 'lzf'"),
         ({"on_error": "ignore"}, "on_error must be 'warn' or 'raise', got 'ignore'"),
-        ({"class_names": ["a", "b"]}, "got 2 class names for 3 classes"),
+        ({"class_names": ["a", "b"]}, "class_names must have 3 names, got 2"),
         ({"resume": True, "overwrite": True}, "resume=True and overwrite=True contradict"),
         ({"distributed": True}, "distributed=True, but Paddle is in no parallel environment"),
     ],
 )
 def test_arguments_out_of_range_make_no_file(options: dict[str, Any], match: str, path: str) -> None:
     if options.get("resume"):
-        record(path, [], n_samples=5, n_classes=3)
+        record(path, [[([0], ROW, [1])]], n_samples=5, n_classes=3)
         before = Path(path).read_bytes()
     with pytest.raises(ValueError, match=match):
         TrainingDynamicsRecorder(path, **{"n_samples": 5, "n_classes": 3, **options})
@@ -298,7 +298,7 @@ def test_arguments_out_of_range_make_no_file(options: dict[str, Any], match: str
 
 def test_paths_that_are_refused(path: str, tmp_path: Path) -> None:
     options: dict[str, Any] = {"n_samples": 5, "n_classes": 3}
-    record(path, [], **options)
+    record(path, [[([0], ROW, [1])]], **options)
     with pytest.raises(StoreExistsError, match="exists already; resume=True continues"):
         TrainingDynamicsRecorder(path, **options)
     with pytest.raises(StoreNotFoundError, match=r"there is no folder '.*no'; create it first"):
@@ -309,7 +309,7 @@ def test_paths_that_are_refused(path: str, tmp_path: Path) -> None:
         TrainingDynamicsRecorder(tmp_path, **options)
     text = tmp_path / "notes.txt"
     text.write_text("precious")
-    with pytest.raises(StoreError, match=r"notes\.txt' cannot be opened as HDF5"):
+    with pytest.raises(StoreError, match=r"notes\.txt' is no HDF5 file"):
         TrainingDynamicsRecorder(text, resume=True, **options)
     assert text.read_text() == "precious"
 
