@@ -5,6 +5,7 @@ before, the loader ties the calls inside libz.so.1 to libpaddle's functions, whi
 otherwise: inflating fails and deflating crashes, in Python's zlib as in HDF5. Paddle 3 is well in any order.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -37,7 +38,11 @@ def heal() -> None:
     Raises:
         ImportError: zlib is spoilt and cannot be mended in this process.
     """
-    if "paddle" not in sys.modules or not sys.platform.startswith("linux") or sys.maxsize < 2**32:
+    if not sys.platform.startswith("linux") or sys.maxsize < 2**32:
+        return
+    if "paddle" not in sys.modules:
+        with contextlib.suppress(OSError):  # loaded, and bound to itself, before Paddle can spoil it
+            ctypes.CDLL("libz.so.1")
         return
     try:  # as the loader will look for HDF5: what is global first, then libz.so.1
         libz = ctypes.CDLL(None)
