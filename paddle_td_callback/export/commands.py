@@ -7,6 +7,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from ..messages import escape
+
 if TYPE_CHECKING:
     from ..detection.label_issues import LabelIssues
     from ..store import TrainingDynamicsStore
@@ -95,9 +97,13 @@ def _add_ranking_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bar, nothing printed")
 
 
+def _say(text: object) -> None:
+    print(escape(text, lines=True))
+
+
 def _whole(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {escape(repr(text))}")
     return int(text)
 
 
@@ -109,7 +115,7 @@ def _method(name: str) -> str:
     from ..detection.find_issues import METHODS
 
     if name not in METHODS:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(METHODS)}, got {name!r}")
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(METHODS)}, got {escape(repr(name))}")
     return name
 
 
@@ -128,7 +134,7 @@ def _report(options: argparse.Namespace) -> None:
         n_suspects=options.top,
     )
     if not options.quiet:
-        print(f"report: {options.out}")
+        _say(f"report: {options.out}")
 
 
 def _review(options: argparse.Namespace) -> None:
@@ -158,16 +164,16 @@ def _review(options: argparse.Namespace) -> None:
             raise ValueError(f"no detector was saved: {reason}")
         review.detector.save(options.save_detector)
     if options.json:
-        print(json.dumps(_facts(review), indent=2))
+        _say(json.dumps(_facts(review), indent=2))
     elif not options.quiet:
-        print(review)
+        _say(review)
         for name, path in (
             ("corrected labels", options.corrected),
             ("new ranking", options.csv),
             ("detector", options.save_detector),
         ):
             if path is not None:
-                print(f"{name}: {path}")
+                _say(f"{name}: {path}")
 
 
 def _facts(review: Review) -> dict[str, Any]:
@@ -203,7 +209,7 @@ def _export(options: argparse.Namespace) -> None:
         with TrainingDynamicsStore(options.recordings[0]) as store:
             _export_recording(store, kind, options.out)
     if not options.quiet:
-        print(f"{kind}: {options.out}")
+        _say(f"{kind}: {options.out}")
 
 
 def _export_ranking(issues: LabelIssues, kind: str, options: argparse.Namespace) -> None:
@@ -224,7 +230,7 @@ def _export_ranking(issues: LabelIssues, kind: str, options: argparse.Namespace)
         with new_text_file(interface) as file:
             file.write(labeling_config(issues))
         if not options.quiet:
-            print(f"labeling interface: {interface}")
+            _say(f"labeling interface: {interface}")
 
 
 def _export_recording(store: TrainingDynamicsStore, kind: str, out: str) -> None:
@@ -255,7 +261,7 @@ def _import(options: argparse.Namespace) -> None:
         import_npz(
             options.source, options.out, logits=options.logits, keep=options.keep, overwrite=options.overwrite
         )
-    print(f"recording: {options.out}")
+    _say(f"recording: {options.out}")
 
 
 def _ranked(options: argparse.Namespace, recordings: list[str]) -> LabelIssues:

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..csv_cells import from_cell, to_cell
-from ..detection.find_issues import detector_evidence, detector_input, find_label_issues
+from ..detection.find_issues import detector_features, find_label_issues
 from ..detection.label_issues import LabelIssues
+from ..detection.learning_clock import epochs_to_read
+from ..detection.trajectories import trajectories_of
 from ..errors import DetectorError
 from ..store import TrainingDynamicsStore
 from .files import new_text_file
@@ -282,19 +284,25 @@ def _fine_tuned(
     base = NoiseDetector.pretrained() if detector is None else detector
     judged = marks.verdicts != UNSURE
     samples, wrong = marks.samples[judged], marks.verdicts[judged] == WRONG
-    trajectories = detector_input(store, samples)
-    whole = detector_evidence(store) if base.needs_evidence else None
-    if whole is not None and base.first is not None:
-        tiles = ((detector_input(store, tile), whole[tile]) for tile in store.tiles())
-        whole = base.look_first(tiles, whole, device=device)
-    evidence = None if whole is None else whole[samples]
+    n_epochs = epochs_to_read(store)  # once: it is a pass over the recording
+
+    def read(rows: Any) -> Any:
+        given, margins = store.given_probabilities(rows), store.margins(rows)
+        return trajectories_of(given[:, :n_epochs], margins[:, :n_epochs])
+
+    trajectories = read(samples)
+    whole = detector_features(store) if base.needs_features else None
+    if whole is not None and base.first_stage is not None:
+        tiles = ((read(tile), whole[tile]) for tile in store.tiles())
+        whole = base.run_first_stage(tiles, whole, device=device)
+    features = None if whole is None else whole[samples]
 
     def tuned_on(chosen: npt.NDArray[np.bool_]) -> Any:
         rows = np.flatnonzero(chosen)
         return copy.deepcopy(base).fit(
             trajectories[rows],
             wrong[rows],
-            evidence=None if evidence is None else evidence[rows],
+            dataset_features=None if features is None else features[rows],
             epochs=20,
             learning_rate=1e-3,
             device=device,
@@ -302,14 +310,14 @@ def _fine_tuned(
         )
 
     folds = _folds(wrong)
-    before = base.log_odds(trajectories, evidence=evidence, device=device)
+    before = base.log_odds(trajectories, dataset_features=features, device=device)
     after = np.zeros(len(samples))
     try:
         for fold in range(_FOLDS):
             rows = np.flatnonzero(folds == fold)
-            held_out = None if evidence is None else evidence[rows]
+            held_out = None if features is None else features[rows]
             after[rows] = tuned_on(folds != fold).log_odds(
-                trajectories[rows], evidence=held_out, device=device
+                trajectories[rows], dataset_features=held_out, device=device
             )
         found = average_precision(before, wrong), average_precision(after, wrong)
         kept = found[1] > found[0]

@@ -161,6 +161,8 @@ def _summary(issues: LabelIssues, store: TrainingDynamicsStore, recorded: _Recor
         "never_seen": len(issues.unscored),
         "classes": store.n_classes,
         "epochs": store.n_epochs,
+        "epochs_read": issues.n_epochs_read,
+        "is_recording": issues.is_recording,
         "dropped": len(store.dropped_epochs),
         "mode": store.mode,
         "keep": str(store.keep),
@@ -185,7 +187,8 @@ def _trust(issues: LabelIssues, store: TrainingDynamicsStore, fitted: float) -> 
             "cautions": [],
         }
     cautions = []
-    if fitted >= 0.98:
+    read_early = issues.n_epochs_read is not None and issues.n_epochs_read < store.n_epochs
+    if fitted >= 0.98 and not read_early:
         cautions.append(
             f"In its last epoch the network predicts {fitted:.1%} of the given labels, wrong ones included. "
             "After that much was memorised, the estimate tends to be too low."

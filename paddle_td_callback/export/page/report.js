@@ -58,7 +58,9 @@
       s.interval ? `${percent(s.interval[0])} to ${percent(s.interval[1])}` : "no interval known");
     fact("samples", whole(s.samples), s.never_seen ? `${whole(s.never_seen)} never seen` : "all seen");
     fact("classes", whole(s.classes));
-    fact("epochs", whole(s.epochs), s.dropped ? `${whole(s.dropped)} not written` : null);
+    const notes = [s.is_recording ? "training not over" : null, s.dropped ? `${whole(s.dropped)} not written` : null,
+      s.epochs_read && s.epochs_read < s.epochs ? `ranked by the first ${whole(s.epochs_read)}` : null];
+    fact("epochs", whole(s.epochs), notes.filter((note) => note).join(", "));
     fact("outputs of", s.mode === "train" ? "training" : "evaluation", s.mode === "train" ? "steps, before their update" : "mode, after each epoch");
     fact("labels fitted", percent(s.fitted), "predicted in the last epoch");
     if (s.stability !== null) fact("agreement of runs", s.stability.toFixed(3), "rank correlation");
