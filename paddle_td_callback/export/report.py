@@ -37,7 +37,7 @@ def write_report(
     """Write a page with summary, data map, suspects to mark, classes, pairs and the agreement of the methods.
 
     The page holds all it needs, asks no network, and runs nothing that comes from the data. Time and memory are
-    those of one pass over the recording; the page stays below 25 MB.
+    those of one pass over the recording; with the default arguments the page stays below 25 MB.
 
     Args:
         issues: what `find_label_issues` found.
