@@ -1,6 +1,7 @@
 """The examples run, in short, in a folder of their own, and leave what they say."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -43,6 +44,20 @@ def test_example_runs_twice(tmp_path, name, options, modules):
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stdout.endswith("report: report.html\n")
         assert (tmp_path / "report.html").stat().st_size > 50_000
+
+
+def test_notebook_from_training_to_retraining(tmp_path, monkeypatch):
+    pytest.importorskip("paddle")
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "from_training_to_retraining.ipynb").read_text(encoding="utf-8"))
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec(compile("".join(cell["source"]), "notebook", "exec"), names)  # the notebook is ours
+    accuracy = names["accuracy"]
+    assert accuracy["reviewed"] > accuracy["as given"]
+    assert (tmp_path / "report.html").exists()
 
 
 def test_every_example_is_tried():

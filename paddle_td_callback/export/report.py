@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
-import json
 import os
 from collections.abc import Sequence
 from importlib import resources
@@ -17,7 +16,7 @@ from ..detection.label_issues import LabelIssues
 from ..store import TrainingDynamicsStore
 from .files import check_out, new_file
 from .report_data import report_data
-from .text import visible
+from .text import embedded_json, visible
 from .thumbnails import Pictures, Thumbnail
 
 Source = str | os.PathLike[str] | TrainingDynamicsStore
@@ -38,7 +37,7 @@ def write_report(
     """Write a page with summary, data map, suspects to mark, classes, pairs and the agreement of the methods.
 
     The page holds all it needs, asks no network, and runs nothing that comes from the data. Time and memory are
-    those of one pass over the recording; the page stays below 25 MB.
+    those of one pass over the recording; with the default arguments the page stays below 25 MB.
 
     Args:
         issues: what `find_label_issues` found.
@@ -153,12 +152,6 @@ def page(data: dict[str, Any], points: bytes) -> bytes:
         name, rest = piece.split("}}", 1)
         whole += [parts[name], rest]
     return "".join(whole).encode()
-
-
-def embedded_json(data: Any) -> str:
-    """JSON in ASCII that no HTML parser ends early, whatever the texts in it are."""
-    text = json.dumps(data, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _part(name: str) -> str:

@@ -15,6 +15,7 @@ from ..detection import scores
 from ..detection.label_issues import LabelIssues
 from ..detection.trajectories import trajectories_of
 from ..store import TrainingDynamicsStore
+from .text import embedded_json
 from .thumbnails import Pictures, same_random_streams
 
 Json = dict[str, Any]
@@ -25,7 +26,7 @@ MAX_NAMED_POINTS = 50_000  # of the map, so few that it says which sample a poin
 MAX_CLASSES = 30  # rows of the matrix
 MAX_ROWS = 200  # of the tables of classes and pairs
 MAX_EPOCHS = 240  # of a drawn trajectory
-_ID_CHARACTERS, _NAME_CHARACTERS = 2_000_000, 1_000_000  # of all ids and names in the page together
+_ID_BYTES, _NAME_BYTES = 2_000_000, 1_000_000  # of all ids and names in the page together
 _UNSEEN = 255  # of a trajectory, whose probabilities are 0 to 254
 _METHODS = [name for name in scores.NOISE_SCORES if "probabilities" not in scores.NOISE_SCORES[name].needs]
 
@@ -145,7 +146,7 @@ class _Names:
     def used(self) -> dict[str, str]:
         """Label to name."""
         used = sorted(label for label in self._used if label >= 0)
-        names = _fitted([self._issues.label_name(label) for label in used], _NAME_CHARACTERS)
+        names = _fitted([self._issues.label_name(label) for label in used], _NAME_BYTES)
         return {str(label): name for label, name in zip(used, names, strict=True)}
 
 
@@ -248,7 +249,7 @@ def _suspects(
     ids = None if issues.sample_ids is None else [str(issues.sample_ids[sample]) for sample in suspects]
     return {
         "sample": suspects.tolist(),
-        "id": None if ids is None else _fitted(ids, _ID_CHARACTERS),
+        "id": None if ids is None else _fitted(ids, _ID_BYTES),
         "given": labels.use(issues.given_label[suspects]),
         "suggested": labels.use(issues.suggested_label[suspects]),
         "sure": _numbers(issues.suggested_confidence[suspects], 3),
@@ -272,7 +273,7 @@ def _contents(pictures: Pictures, suspects: npt.NDArray[np.int64], max_bytes: in
         for sample in suspects:
             content = pictures.of(int(sample))
             if content is not None:
-                used += len(str(content))
+                used += len(embedded_json(content))
                 if used > max_bytes:
                     break
             contents.append(content)
@@ -378,9 +379,9 @@ def _numbers(values: npt.ArrayLike, digits: int) -> list[float | None]:
     ]
 
 
-def _fitted(texts: Sequence[str], max_characters: int) -> list[str]:
-    """The texts, whole where they fit; else all cut to the length at which they do."""
-    if sum(map(len, texts)) <= max_characters:
+def _fitted(texts: Sequence[str], max_bytes: int) -> list[str]:
+    """The texts, whole where they fit into the page; else all cut to the length at which they do."""
+    if sum(len(embedded_json(text)) for text in texts) <= max_bytes:
         return list(texts)
-    longest = max_characters // len(texts)
+    longest = max_bytes // len(texts) // 12  # a character takes twelve bytes at most
     return [text if len(text) <= longest else text[: longest - 1] + "…" for text in texts]

@@ -13,7 +13,8 @@ from support.noisy_recording import record
 
 from paddle_td_callback import StoreError, TrainingDynamicsStore, find_label_issues, scores
 from paddle_td_callback.export import report_data
-from paddle_td_callback.export.report import embedded_json, write_report
+from paddle_td_callback.export.report import write_report
+from paddle_td_callback.export.text import embedded_json
 from paddle_td_callback.export.thumbnails import describe, png
 
 HOSTILE = [
@@ -189,7 +190,8 @@ def test_long_trajectories_are_thinned(path, tmp_path, monkeypatch):
 
 def test_long_ids_are_cut_where_all_would_not_fit(monkeypatch):
     assert report_data._fitted(["a" * 10, "b"], 100) == ["a" * 10, "b"]
-    assert report_data._fitted(["a" * 10, "b"], 8) == ["aaa…", "b"]
+    assert len(embedded_json(report_data._fitted(["\U0001f431" * 900, "<" * 900], 1000))) < 1000
+    assert report_data._fitted(["a" * 99, "b"], 96) == ["aaa…", "b"]
 
 
 # ---- what is refused
