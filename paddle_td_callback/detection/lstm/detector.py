@@ -443,7 +443,7 @@ class NoiseDetector:
         stages = weights_file.read(path)
         try:
             return detector_of(cls, stages)
-        except (KeyError, TypeError, ValueError, DetectorError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, DetectorError) as error:
             problem = f"{type(error).__name__}: {escape(error, limit=400)}"
             raise DetectorError(
                 f"'{escape(os.fspath(path))}': holds no detector of this version ({problem}); train it again"

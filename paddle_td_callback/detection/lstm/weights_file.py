@@ -136,7 +136,7 @@ def _parse(data: bytes) -> list[Stage]:
                 "paddle_td_callback"
             )
         claims = [_Claim.of(stage) for stage in header["stages"]]
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         problem = f"{type(error).__name__}: {escape(error, limit=200)}"
         raise DetectorError(f"its header cannot be understood ({problem}); damaged") from None
     claimed = 4 * sum(claim.n_members * sum(map(math.prod, claim.shapes.values())) for claim in claims)

@@ -68,7 +68,15 @@ def read_arrays(data: bytes) -> dict[str, NDArray[np.float32]]:
     """
     try:
         state = _Machine(data).run()
-    except (IndexError, KeyError, ValueError, TypeError, AttributeError, struct.error) as error:
+    except (
+        IndexError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        struct.error,
+    ) as error:
         raise DetectorError(
             f"not a .pdparams file that can be read ({type(error).__name__}: {escape(error, limit=200)})"
         ) from None

@@ -599,6 +599,7 @@ def in_stage(*keys, value):
         (in_stage("about", "config", "n_members", value=2), "1 members, its configuration says 2"),
         (in_stage("about", "config", value={}), "KeyError: 'channels'"),
         (in_stage("about", "temperature", value=-1.0), "calibration -1.0, 0.0"),
+        (in_stage("about", "bias", value=10**400), "holds no detector of this version"),
         (in_stage("about", "bias", value=NAN), "calibration 1.0, nan"),
         (in_stage("about", "provenance", value="3"), "holds no detector of this version"),
         (in_stage("about", value=[]), "header cannot be understood"),
@@ -645,6 +646,28 @@ def test_headers_that_are_no_json_and_weights_that_are_no_numbers(tmp_path):
     body = (2**32 - 1).to_bytes(4, "little") + data[16:]
     path.write_bytes(data[:8] + zlib.crc32(body).to_bytes(4, "little") + body)
     with pytest.raises(DetectorError, match="header claims 4294967295 bytes"):
+        NoiseDetector.load(path)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A detector's file, its header and its arrays."""
+    path = tmp_path_factory.mktemp("detector") / "detector.weights"
+    small()[0].save(path)
+    data = path.read_bytes()
+    n_header = int.from_bytes(data[12:16], "little")
+    return path, data[16 : 16 + n_header], data[16 + n_header :]
+
+
+@settings(max_examples=300, deadline=2000)
+@given(st.lists(st.tuples(st.integers(0, 5000), st.binary(max_size=6), st.integers(0, 6)), max_size=4))
+def test_mutated_headers_with_a_right_checksum_raise_our_own_error_or_none(saved, changes):
+    path, header, arrays = saved
+    for place, fresh, n_lost in changes:
+        place %= len(header)
+        header = header[:place] + fresh + header[place + n_lost :]
+    write_header(path, header, arrays)
+    with contextlib.suppress(DetectorError):
         NoiseDetector.load(path)
 
 
