@@ -148,7 +148,9 @@ def assert_quiet(browser):
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
-            assert message["params"]["request"]["url"].startswith(("file:", "data:", "blob:"))
+            assert message["params"]["request"]["url"].startswith(
+                ("file:", "data:", "blob:", "chrome:")  # the last: of the page that Chromium starts with
+            )
 
 
 def test_the_map_and_the_curves_are_drawn(browser, made):
