@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
+from ..store import StoreWriter
 from ..store.schema import Layout
-from ..store.store import StoreWriter
 from ..threads import one_thread, run_beside
 from .memory_limit import default_memory_limit_bytes
 from .spill import Spill

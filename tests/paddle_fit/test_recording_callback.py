@@ -803,7 +803,7 @@ def test_a_refused_first_step_does_not_cost_the_file_to_replace(path: str) -> No
         ({"labels": [0] * 49}, CaptureError, "labels= has 49 entries for a data set of 50 samples"),
         ({"labels": [0] * 49 + [4]}, ValueError, r"labels=: labels must be in \[0, 4\), got 4 for sample 49"),
         ({"n_samples": 4}, ValueError, r"indices must be in \[0, 4\), got index 4 in row 4"),
-        ({"class_names": ["a", "b"]}, ValueError, "class_names: got 2 names, wanted 4"),
+        ({"class_names": ["a", "b"]}, ValueError, "class_names must have 4 names, got 2"),
         ({"keep": 5}, ValueError, "keep=5 is more than the 4 classes; say keep='all'"),
     ],
 )

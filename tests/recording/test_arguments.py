@@ -46,7 +46,7 @@ def test_names_need_not_be_strings() -> None:
         ({1: "a", 2: "b"}, ValueError, r"must be 0 to 1, got \[1, 2\]"),
         ({0: "a", 2: "b"}, ValueError, r"must be 0 to 1, got \[0, 2\]"),
         (np.array([["a"], ["b"]]), ValueError, r"must have one axis, got an array \(2, 1\)"),
-        (["a"], ValueError, "got 1 names, wanted 2"),
+        (["a"], ValueError, "must have 2 names, got 1"),
     ],
 )
 def test_what_has_none(names: Any, error: Any, match: str) -> None:

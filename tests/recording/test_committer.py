@@ -18,8 +18,8 @@ from paddle_td_callback.recording import committer as committer_module
 from paddle_td_callback.recording.committer import Committer, spill_bytes
 from paddle_td_callback.recording.memory_limit import default_memory_limit_bytes
 from paddle_td_callback.recording.spill import Spill
+from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter
 
 LAYOUT = Layout(60, 4)
 LABELS = make_labels(LAYOUT)
