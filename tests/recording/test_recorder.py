@@ -410,7 +410,8 @@ def test_a_training_that_goes_on_from_an_older_checkpoint(n_kept: Any, path: str
         recorder.end_epoch()
     with TrainingDynamicsStore(path) as store:
         seen = [np.flatnonzero(column).tolist() for column in store.n_presentations().T]
-    assert seen == [[0], [1], [2]][: 3 if n_kept is True else n_kept] + [[4]]
+    n_first = 3 if n_kept is True else n_kept
+    assert seen == [*[[0], [1], [2]][:n_first], [4]]
 
 
 def test_more_epochs_to_keep_than_there_are(path: str) -> None:
