@@ -28,6 +28,7 @@ def test_what_has_an_order(names: Any) -> None:
 def test_names_need_not_be_strings() -> None:
     assert ordered_names(range(2, 5), "sample_ids", 3) == ["2", "3", "4"]
     assert ordered_names(np.array([7, 8]), "sample_ids") == ["7", "8"]
+    assert ordered_names([b"a", b"\xff"], "sample_ids") == ["a", "\ufffd"]
     assert ordered_names(None, "sample_ids", 3) is None
     assert ordered_names([], "sample_ids") == []
 
