@@ -44,6 +44,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
+from paddle_td_callback.recording.open_recorders import wait_for_commits
 
 BATCH = 8
 
@@ -868,7 +869,7 @@ def test_one_changing_label_costs_that_sample(path: str) -> None:
     callbacks = [Bell(), TrainingDynamicsCallback(path, dtype="float32")]
     with pytest.warns(RuntimeWarning, match=match) as said:
         fit(model_of(network), Relabels(range(17, 18)), epochs=4, callbacks=callbacks)
-    assert len(said) == 1
+    assert len([one for one in said if one.category is RuntimeWarning]) == 1
     want, recorded = expected(network.epochs, Points().classes), read(path)
     assert np.isnan(recorded.margins[17, 2:]).all()
     for ours, theirs in zip(recorded, want, strict=True):
@@ -885,7 +886,7 @@ def test_changing_labels_end_the_recording_but_not_the_training(path: str) -> No
     callbacks = [Bell(), TrainingDynamicsCallback(path, dtype="float32")]
     with pytest.warns(RuntimeWarning, match=match) as said:
         fit(model, Relabels(range(N_SAMPLES)), epochs=4, shuffle=False, callbacks=callbacks)
-    assert len(said) == 1
+    assert len([one for one in said if one.category is RuntimeWarning]) == 1
     assert len(network.epochs) == 4
     assert_untapped(model)
     assert_same(read(path), expected(network.epochs[:2], Points().classes))
@@ -899,6 +900,7 @@ def test_changing_labels_raise_where_that_is_wanted(path: str) -> None:
         fit(model, Relabels(range(N_SAMPLES)), epochs=4, callbacks=[Bell(), recorder])
     assert len(network.epochs) == 3
     assert_untapped(model)
+    wait_for_commits(path)
     assert_same(read(path), expected(network.epochs[:2], Points().classes))
 
 
