@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
 import warnings
-from typing import TextIO
+from typing import Any, TextIO
 
 # What moves the cursor, ends a line, turns the direction of writing, or cannot be encoded at all.
 _UNSAFE = re.compile(
@@ -77,3 +78,29 @@ def warn(message: object, category: type[Warning] = RuntimeWarning, *, stackleve
     except Exception:
         if sys.stderr is not None:
             show(f"{category.__name__}: {text}", sys.stderr)
+
+
+class Forgiving:
+    """A stream for progress bars: what cannot be written is dropped.
+
+    Args:
+        stream: where to; None = nowhere.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what the stream can take."""
+        with contextlib.suppress(Exception):
+            encoding = getattr(self._stream, "encoding", None) or "utf-8"
+            self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))  # type: ignore[union-attr]
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush if possible."""
+        with contextlib.suppress(Exception):
+            self._stream.flush()  # type: ignore[union-attr]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -9,9 +9,10 @@ import warnings
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from paddle_td_callback import messages
-from paddle_td_callback.messages import escape, show, warn
+from paddle_td_callback.messages import Forgiving, escape, show, warn
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,19 @@ def test_a_full_output_does_not_spoil_the_exit_status(encoding: str) -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (0, b"end\n")
+
+
+@pytest.mark.parametrize("stream", [Broken(), closed(), None], ids=["broken", "closed", "none"])
+def test_a_progress_bar_without_a_terminal(stream: Any) -> None:
+    assert list(tqdm(range(3), file=Forgiving(stream), mininterval=0)) == [0, 1, 2]
+
+
+def test_a_progress_bar_in_ascii() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with tqdm(total=2, file=Forgiving(stream), desc="猫", ascii=False) as bar:
+        bar.update()
+    stream.seek(0)
+    assert "\\u732b" in stream.read()
 
 
 def test_nothing_but_python_is_needed() -> None:
