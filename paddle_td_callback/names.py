@@ -36,8 +36,8 @@ def _by_index(values: Mapping[Any, Any], argument: str) -> list[Any]:
     except TypeError:
         odd = next(key for key in values if not hasattr(key, "__index__"))
         raise TypeError(
-            f"{argument} as a mapping must go from index to name, such as {{0: 'cat'}}, but has the key {odd!r}; from a "
-            f"mapping of names to indices, pass {argument}=sorted(mapping, key=mapping.get)"
+            f"{argument} as a mapping must go from index to name, such as {{0: 'cat'}}, but has the key {odd!r}; from "
+            f"a mapping of names to indices, pass {argument}=sorted(mapping, key=mapping.get)"
         ) from None
     missing = next((i for i in range(len(named)) if i not in named), None)
     if missing is not None:
