@@ -11,6 +11,7 @@ import gc
 import random
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,7 @@ from .internals import (
     statistics_of,
     training_precision,
 )
-from .outputs import OutputReader
-from .taps import Batch
+from .outputs import Batch, OutputReader
 
 _DEFAULT_BATCH_SIZE = 64
 
@@ -168,14 +168,15 @@ class EvaluationPass:
         listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         with paddle.no_grad():
             seen = self._reader.read(getattr(model, LOSS), listed, labels, len(indices))
-        logits, probabilities, given = seen.to_host()
-        if len(logits) != len(indices):
+        batch = seen.to_host()
+        if len(batch.outputs) != len(indices):
             raise CaptureError(
-                f"the evaluation pass asked for {len(indices)} samples and the network returned {len(logits)} rows; "
+                f"the evaluation pass asked for {len(indices)} samples and the network returned "
+                f"{len(batch.outputs)} rows; "
                 "a collate function that adds, drops or repeats samples hides which row is which: keep one row a "
                 "sample, or say mode='train' and index_field="
             )
-        return Batch(indices, logits, probabilities, given)
+        return replace(batch, indices=indices)
 
 
 class _Shard:

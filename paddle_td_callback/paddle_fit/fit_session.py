@@ -14,7 +14,10 @@ import paddle
 
 from ..errors import CaptureError
 from ..messages import warn
-from ..recording.recorder import TrainingDynamicsRecorder, check_rows, is_open
+from ..recording.batches import check_rows
+from ..recording.gathering import Ranks, RanksEndedError, RanksLostError
+from ..recording.open_recorders import is_open
+from ..recording.recorder import TrainingDynamicsRecorder
 from ..store.paths import check_path
 from .evaluation_pass import EvaluationPass
 from .index_field import FIELD_WAY
@@ -22,14 +25,14 @@ from .internals import LOSS, RUN_ONE_EPOCH, check_model
 from .issues_callback import LabelIssuesCallback
 from .losses import ignored_labels
 from .options import RecordingOptions
+from .outputs import Batch, sigmoids, softmax
 from .plausibility import Plausibility
-from .ranks import RankGroup, RanksEndedError, RanksLostError, current_ranks
+from .ranks import current_ranks
 from .rendezvous import MISSING_CALLBACK, Session, SharedResult, first_line
+from .replacement import Replacement
 from .taps import (
-    Batch,
     BatchError,
     LastCallback,
-    Replacement,
     StepTap,
     TappedLoader,
     find_n_samples,
@@ -61,7 +64,6 @@ class FitSession:
 
     Attributes:
         n_recorded: epochs that were recorded.
-        n_skipped: rows that were left out because they could not be recorded.
         n_nonfinite: rows with NaN or infinite outputs.
     """
 
@@ -69,7 +71,7 @@ class FitSession:
         self, options: RecordingOptions, model: Any, params: dict[str, Any], history: History
     ) -> None:
         self.options = options
-        self.n_recorded = self.n_skipped = self.n_nonfinite = 0
+        self.n_recorded = self.n_nonfinite = 0
         self._model, self._params, self._history = model, params, history
         self._reader = options.reader
         self._plausibility: Plausibility | None = Plausibility(options.outputs)
@@ -79,7 +81,7 @@ class FitSession:
         self._is_stopped = self._is_over = False
         self._raised: Exception | None = None
         self._said: set[type[Exception]] = set()
-        self._n_skipped_batches = 0
+        self._n_skipped_batches = self._n_lost_rows = self._n_skipped_by_recorder = 0
         self._has_last_callback = False
         self._ignored: tuple[Any, list[int]] | None = None  # by which loss, and which labels
         self._size: int | None = None  # of the data set when the last epoch began
@@ -96,6 +98,11 @@ class FitSession:
         self._refusal: Exception | None = None  # all ranks raise it at the end of the first epoch
         self._have_classes_agreed = self._have_ranks_ended = self._do_ranks_resume = False
         self._is_padded = False
+
+    @property
+    def n_skipped(self) -> int:
+        """Rows that were left out because they could not be recorded."""
+        return self._n_lost_rows + self._n_skipped_by_recorder
 
     # What an error costs: decided here and nowhere else.
 
@@ -172,10 +179,10 @@ class FitSession:
             self._refuse_early()
         except Exception as error:
             if meeting is not None:
-                meeting.meet(error)
+                meeting.barrier(error)
             raise
         if meeting is not None:
-            meeting.meet(hint=MISSING_CALLBACK)
+            meeting.barrier(hint=MISSING_CALLBACK)
         self._meeting = meeting
 
     def _refuse_early(self) -> None:
@@ -214,7 +221,7 @@ class FitSession:
                 "no training step was seen, so nothing is recorded; is the loader empty? A callback made of others "
                 "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
             )
-        left_out = [(self._n_skipped_batches, "batches"), (self.n_skipped, "rows")]
+        left_out = [(self._n_skipped_batches, "batches"), (self._n_lost_rows, "rows")]
         said = [f"{n} {what}" for n, what in left_out if n]
         if said:
             self._warn(f"{' and '.join(said)} in all could not be recorded")
@@ -228,7 +235,7 @@ class FitSession:
         meeting = self._end_meeting()
         if meeting is not None:
             try:
-                meeting.meet()
+                meeting.barrier()
             except CaptureError as error:
                 self._warn(f"{error}; committed epochs stay")
             if fit is not None:  # where it dies now, a finder of the others would wait for ours
@@ -301,7 +308,7 @@ class FitSession:
             return  # the data say which samples they are
         try:
             size, before = len(self._loader.dataset), self._size
-        except (AttributeError, TypeError):
+        except Exception:  # a stream has none
             return
         self._size = size
         if before in (None, size):
@@ -339,11 +346,14 @@ class FitSession:
             if self._tap is not None and not self._is_stopped:
                 self._tap.arm()
 
-    def end_step(self) -> None:
+    def end_step(self, step: int) -> None:
         """Take the step's outputs to the host, after Paddle took the loss there, and record them."""
         if self._tap is None or self._is_stopped:
             return
-        batch = self._tap.take()
+        try:
+            batch = self._tap.take()
+        except BatchError as error:
+            raise BatchError(f"step {step}: {error}") from error
         if batch is None:  # this callback hears of the step a second time, from another one
             return
         self._n_steps += 1
@@ -352,7 +362,7 @@ class FitSession:
         else:
             # See before the first epoch is spent whether the pass after it can be recorded.
             batch = self._recordable(batch)
-            self._open_recorder(batch.logits.shape[1])
+            self._open_recorder(batch.outputs.shape[1], batch)
             self._is_settled = True
             self._tap = None
 
@@ -386,6 +396,9 @@ class FitSession:
 
     def _count_epoch(self) -> None:
         self.n_recorded += 1
+        if self._recorder is not None:
+            self.n_nonfinite = self._recorder.n_nonfinite
+            self._n_skipped_by_recorder = self._recorder.skipped_rows
         plausibility, self._plausibility = self._plausibility, None
         if plausibility is not None and self._recorder is not None:
             for doubt in plausibility.doubts(self._recorder.labels, self._recorder.layout.n_classes):
@@ -426,21 +439,15 @@ class FitSession:
             Exception: no more can be.
         """
         batch = self._recordable(batch)
-        is_first_epoch = self._resumes and self.n_recorded == 0
-        recorder = self._recorder or self._open_recorder(batch.logits.shape[1])
+        recorder = self._recorder or self._open_recorder(batch.outputs.shape[1], batch)
         if self._plausibility is not None:
-            doubt = self._plausibility.see(batch.logits, batch.labels)
+            doubt = self._plausibility.see(batch)
             if doubt is not None:
                 self._warn(doubt)
-        try:
-            recorder.update(batch.indices, batch.logits, batch.labels, probabilities=batch.probabilities)
-        except CaptureError as error:
-            if is_first_epoch:
-                raise
-            raise BatchError(str(error)) from error
+        kind = "probabilities" if batch.are_probabilities else "logits"
+        recorder.update(batch.indices, labels=batch.labels, **{kind: batch.outputs})
         self._is_settled = True
         self._n_rows += len(batch.labels)
-        self.n_nonfinite = recorder.n_nonfinite
 
     def _recordable(self, batch: Batch) -> Batch:
         """The rows that have a sample and a class.
@@ -463,7 +470,7 @@ class FitSession:
             if self.options.labels is not None:
                 self._check_number_of_labels(n_samples)
                 batch = replace(batch, labels=self.options.labels[batch.indices])
-        labels, n_classes = batch.labels, batch.logits.shape[1]
+        labels, n_classes = batch.labels, batch.outputs.shape[1]
         if labels is None:
             return batch
         kept = np.ones(len(labels), bool)
@@ -490,7 +497,7 @@ class FitSession:
         """
         if is_fatal:
             raise ValueError(f"first step: {why}")
-        self.n_skipped += n_rows
+        self._n_lost_rows += n_rows
         self.judge(RowsError(why))
 
     def _ignored_labels(self, n_classes: int) -> list[int]:
@@ -510,7 +517,7 @@ class FitSession:
 
     # The recorder.
 
-    def _open_recorder(self, n_classes: int) -> TrainingDynamicsRecorder:
+    def _open_recorder(self, n_classes: int, batch: Batch | None = None) -> TrainingDynamicsRecorder:
         options, n_samples = self.options, self._n_samples
         if options.labels is not None:
             self._check_labels(options.labels, n_samples, n_classes)
@@ -527,6 +534,7 @@ class FitSession:
             overwrite=self._overwrite,
             expected_epochs=self._params.get("epochs"),
             distributed=self._ranks or False,
+            softmax=sigmoids if batch is not None and batch.has_one_column else softmax,
             **options.of_recorder,
         )
         self._history.has_begun = True
@@ -588,7 +596,7 @@ class FitSession:
             self._have_ranks_ended = True
             raise
 
-    def _end_epoch_of_ranks(self, ranks: RankGroup) -> None:
+    def _end_epoch_of_ranks(self, ranks: Ranks) -> None:
         """All ranks come here at the end of every epoch, until they have agreed to record no more."""
         if not self._have_classes_agreed:
             known = 0 if self._recorder is None else self._recorder.layout.n_classes

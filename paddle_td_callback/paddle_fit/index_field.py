@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
-from ..names import in_order
-from ..recording.recorder import as_array
+from ..recording.arguments import name_of, ordered_names
+from ..recording.batches import as_array
 
 FIELD_WAY = "let the data carry the sample index as their last field and pass index_field=-1"
 
@@ -27,7 +27,7 @@ class SampleIds:
     """
 
     def __init__(self, ids: Any) -> None:
-        self.names = [id_name(one) for one in in_order(ids, "sample_ids")]
+        self.names = ordered_names(ids, "sample_ids") or []
         self._indices = {name: index for index, name in enumerate(self.names)}
         if not self.names:
             raise ValueError("sample_ids is empty; give one id for each sample")
@@ -45,19 +45,12 @@ class SampleIds:
             CaptureError: an id is not among those given.
         """
         try:
-            return np.asarray([self._indices[id_name(one)] for one in ids], np.int64)
+            return np.asarray([self._indices[name_of(one)] for one in ids], np.int64)
         except KeyError as error:
             raise CaptureError(
                 f"the data's index field holds {error.args[0]!r}, which is not among the {len(self)} sample_ids; "
                 "pass all ids as sample_ids="
             ) from None
-
-
-def id_name(one: Any) -> str:
-    """An id as text."""
-    if isinstance(one, bytes):
-        return one.decode(errors="replace")
-    return str(one.item() if isinstance(one, np.generic) else one)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 
 from ..errors import CaptureError
+from .replacement import original_of
 
 __all__ = ["default_collate_fn"]
 
@@ -51,7 +52,7 @@ def check_model(model: Any) -> None:
             "Paddle is in static-graph mode, where a callback cannot see the network's outputs; call "
             f"paddle.disable_static() before building the model, or {EXPLICIT_WAY}"
         )
-    method = getattr(model, RUN_ONE_EPOCH, None)
+    method = original_of(getattr(model, RUN_ONE_EPOCH, None))
     parameters = list(inspect.signature(method).parameters) if callable(method) else None
     if parameters != _EPOCH_PARAMETERS:
         raise CaptureError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..recording.recorder import check_on_error, gzip_level_of
+from ..recording.arguments import check_on_error, check_resume, gzip_level_of
 from ..store.schema import Keep, Layout, is_whole
 from .index_field import IndexField, SampleIds
 from .outputs import OUTPUTS, OutputReader
@@ -46,15 +46,12 @@ class RecordingOptions:
 
     def __post_init__(self) -> None:
         check_on_error(self.on_error)
+        check_resume(self.resume)
         for name, least in (("n_samples", 1), ("ignore_label", None)):
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or (least is not None and value < least)):
                 wanted = "a whole number" + ("" if least is None else f" of at least {least}")
                 raise ValueError(f"{name} must be {wanted}, got {value!r}")
-        if not isinstance(self.resume, bool) and (not is_whole(self.resume) or self.resume < 1):
-            raise ValueError(
-                f"resume must be True, False or the number of epochs to keep, at least 1, got {self.resume!r}"
-            )
         if self.outputs not in OUTPUTS:
             raise ValueError(f"outputs must be one of {OUTPUTS}, got {self.outputs!r}")
         Layout(  # checks what is known; the sizes may not be so far

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ..errors import CaptureError
-from ..recording.recorder import as_array
+from ..recording.batches import as_array
 from .losses import takes_probabilities
 
 OUTPUTS = ("auto", "logits", "probabilities")
@@ -62,14 +62,9 @@ class OutputReader:
                 label = label.clone()
         is_said = self.outputs != "auto"
         are_probabilities = self.outputs == "probabilities" if is_said else takes_probabilities(loss)
-        # Copies, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
+        # A copy, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
         values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
-        values = values.detach()
-        if are_probabilities:
-            soft = values
-        else:
-            soft = F.sigmoid(values) if values.shape[1] == 1 else F.softmax(values, axis=-1)
-        return Seen(values, soft, label, are_probabilities)
+        return Seen(values.detach(), label, are_probabilities)
 
     def _chosen(self, outputs: tuple[Any, ...]) -> Any:
         choose = self.logits
@@ -108,31 +103,67 @@ class OutputReader:
         return chosen
 
 
-@dataclass
+@dataclass(frozen=True)
+class Batch:
+    """One training step on the host.
+
+    Attributes:
+        outputs: `[row, class]` float32: logits or probabilities. One logit z stands as (0, z), one probability p as
+            (1 - p, p).
+        labels: `[row]`, the classes that the loss was given; None where they are not read.
+        are_probabilities: which of the two `outputs` are.
+        has_one_column: whether the network gave one column.
+        indices: `[row]`, the samples; None in a step that is only looked at.
+    """
+
+    outputs: npt.NDArray[np.float32]
+    labels: Any
+    are_probabilities: bool
+    has_one_column: bool
+    indices: Any = None
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Batch:
+        """The rows that are kept `[row]`."""
+        if kept.all():
+            return self
+        indices, labels = (None if part is None else part[kept] for part in (self.indices, self.labels))
+        return replace(self, outputs=self.outputs[kept], labels=labels, indices=indices)
+
+
+@dataclass(frozen=True)
 class Seen:
-    """Outputs and labels of one batch on the device: `values` are logits or probabilities."""
+    """Outputs and labels of one batch on the device."""
 
     values: Any
-    soft: Any
     labels: Any
     are_probabilities: bool
 
-    def to_host(self) -> tuple[npt.NDArray[Any], ...]:
-        """Logits and probabilities `[row, class]`, labels `[row]` or None.
+    def to_host(self) -> Batch:
+        """What is to be recorded, without indices.
 
         Raises:
             CaptureError: the labels are not one class for each row.
         """
-        values, soft = self.values.numpy(), self.soft.numpy()
-        binary = values.shape[1] == 1
-        if binary:
-            soft = np.concatenate([1 - soft, soft], axis=1)
-        if self.are_probabilities:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values = np.log(np.maximum(soft, np.finfo(np.float32).tiny))
-        elif binary:
-            values = np.concatenate([np.zeros_like(values), values], axis=1)
-        return values, soft, None if self.labels is None else _classes(self.labels, binary)  # type: ignore[return-value]
+        values = self.values.numpy()
+        has_one_column = values.shape[1] == 1
+        if has_one_column:
+            other = 1 - values if self.are_probabilities else np.zeros_like(values)
+            values = np.concatenate([other, values], axis=1)
+        labels = None if self.labels is None else _classes(self.labels, has_one_column)
+        return Batch(values, labels, self.are_probabilities, has_one_column)
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Paddle's own softmax of `[row, class]`."""
+    with paddle.no_grad():
+        return np.asarray(F.softmax(paddle.to_tensor(logits), axis=-1).numpy())
+
+
+def sigmoids(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Probabilities `[row, 2]` of a network of one column, by Paddle's own sigmoid; `logits` are (0, z)."""
+    with paddle.no_grad():
+        p = F.sigmoid(paddle.to_tensor(logits[:, 1:])).numpy()
+    return np.concatenate([1 - p, p], axis=1)
 
 
 def _classes(given: Any, binary: bool) -> npt.NDArray[np.int64]:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .outputs import Batch
+
 _SUM_TOLERANCE = 1e-2  # bfloat16 keeps no more
 _N_ROWS = 10_000  # the last of the epoch are judged
 _LEAST_ROWS = 30
@@ -23,23 +25,23 @@ class Plausibility:
 
     def __init__(self, outputs: str) -> None:
         self._is_said = outputs != "auto"
-        self._may_be_sigmoid = not self._is_said
+        self._may_be_sigmoid = not self._is_said  # so far
         self._rows: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()
         self._n_rows = 0
 
-    def see(self, logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> str | None:
-        """Take a batch, `[row, class]` and `[row]`; returns what is odd about the first one."""
-        is_first = not self._n_rows
-        self._n_rows += len(labels)
-        self._rows.append((logits.argmax(axis=1), labels))
+    def see(self, batch: Batch) -> str | None:
+        """Take a batch; returns what is odd about the first one."""
+        outputs, is_first = batch.outputs, not self._n_rows
+        self._n_rows += len(outputs)
+        self._rows.append((outputs.argmax(axis=1), batch.labels))
         while sum(len(labels) for _, labels in self._rows) - len(self._rows[0][1]) >= _N_ROWS:
             self._rows.popleft()
-        if self._may_be_sigmoid and len(logits):  # one column is recorded as two, the first of them 0
-            in_unit_interval = (logits[:, 1] >= 0) & (logits[:, 1] <= 1) & (logits[:, 0] == 0)
-            self._may_be_sigmoid = logits.shape[1] == 2 and bool(in_unit_interval.all())
-        if self._is_said or not is_first or not len(logits) or logits.min() < 0:
+        z = outputs[:, 1]
+        is_like_sigmoid = batch.has_one_column and not batch.are_probabilities and ((z >= 0) & (z <= 1)).all()
+        self._may_be_sigmoid &= bool(is_like_sigmoid)
+        if self._is_said or batch.are_probabilities or not len(outputs):
             return None
-        if np.abs(logits.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
+        if not is_first or outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
             return None
         return (
             "the network's outputs are recorded as logits, as the loss takes them, but each row sums to 1 like "

@@ -9,8 +9,9 @@ from typing import Any
 import numpy.typing as npt
 import paddle
 
-from ..names import in_order
-from ..recording.recorder import as_integers, close_abandoned
+from ..recording.arguments import ordered_names
+from ..recording.batches import as_integers
+from ..recording.open_recorders import close_abandoned
 from ..store.schema import Keep
 from .fit_session import FitSession, History
 from .guard import guarded
@@ -107,7 +108,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             mode=mode,
             labels=None if labels is None else as_integers(labels, "labels"),
             n_samples=n_samples,
-            class_names=None if class_names is None else in_order(class_names, "class_names"),
+            class_names=ordered_names(class_names, "class_names"),
             index_field=index_field,
             sample_ids=None if sample_ids is None else SampleIds(sample_ids),
             resume=resume,
@@ -166,7 +167,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, step: int, logs: dict[str, Any] | None = None) -> None:
         """Record the step that has ended."""
         if self.session is not None:
-            self.session.end_step()
+            self.session.end_step(step)
 
     @guarded
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

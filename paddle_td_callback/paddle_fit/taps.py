@@ -13,7 +13,7 @@ import operator
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,102 +23,10 @@ import paddle
 from ..errors import CaptureError
 from .index_field import FIELD_WAY, IndexField
 from .internals import EXPLICIT_WAY, LOSS, RUN_ONE_EPOCH, n_inputs, sampler_places
-from .outputs import OutputReader, Seen
+from .outputs import Batch, OutputReader, Seen
+from .replacement import Replacement, original_of
 
 _swapping = threading.RLock()  # two fits may read one loader in two threads
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One training step: `indices` and `labels` `[row]`, `logits` and `probabilities` `[row, class]`.
-
-    `indices` is None in a step that is only looked at; `labels` where they are not to be read.
-    """
-
-    indices: Any
-    logits: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
-    labels: Any
-
-    def only(self, kept: npt.NDArray[np.bool_]) -> Batch:
-        """The rows that are kept `[row]`."""
-        if kept.all():
-            return self
-        parts = (self.indices, self.logits, self.probabilities, self.labels)
-        return Batch(*(None if part is None else part[kept] for part in parts))  # type: ignore[arg-type]
-
-
-class Replacement:
-    """Stands at an attribute of a model until `remove`; to everybody it is what it replaced.
-
-    Another callback may keep it and put it back later: it then calls what it replaced, and goes with the next
-    `remove` of any replacement there. A copy of it is a copy of what it replaced.
-
-    Args:
-        holder: whose attribute.
-        name: of the attribute.
-        call: is called with the replaced object and the arguments.
-    """
-
-    def __init__(self, holder: Any, name: str, call: Callable[..., Any]) -> None:
-        own = vars(holder)
-        vars(self)["_replaced"] = _Replaced(own, name, name in own, getattr(holder, name), call)
-        own[name] = self
-
-    def __call__(self, *args: Any, **named: Any) -> Any:
-        """Do what it is there for; when that is over, what it replaced does."""
-        replaced = self._replaced
-        if replaced.is_over:
-            return replaced.original(*args, **named)
-        return replaced.call(replaced.original, *args, **named)
-
-    def remove(self) -> None:
-        """Take it off, now or with what is above it; twice is fine."""
-        self._replaced.is_over = True
-        self.clear(self._replaced.own, self._replaced.name)
-
-    @classmethod
-    def clear(cls, own: dict[str, Any], name: str, *, all_of_them: bool = False) -> None:
-        """Take off the replacements at an attribute that are over."""
-        while type(top := own.get(name)) is cls and (all_of_them or top._replaced.is_over):
-            if top._replaced.was_own:
-                own[name] = top._replaced.original
-            else:
-                del own[name]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._replaced.original, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._replaced.original, name, value)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _itself, (self._replaced.original,)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return type(self._replaced.original)
-
-
-@dataclass
-class _Replaced:
-    own: dict[str, Any]
-    name: str
-    was_own: bool
-    original: Any
-    call: Callable[..., Any]
-    is_over: bool = False
-
-
-def _itself(one: Any) -> Any:
-    return one
-
-
-def original_of(one: Any) -> Any:
-    """What replacements stand for."""
-    while type(one) is Replacement:
-        one = one._replaced.original
-    return one
 
 
 def intercept_next_epoch(
@@ -450,31 +358,33 @@ class StepTap:
                     "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
                     f"computes its loss otherwise, {EXPLICIT_WAY}"
                 )
-            logits, probabilities, labels = step.seen.to_host()
-            indices = _integers(step.indices) if self.needs_indices else None
-            self._check_lengths(indices, logits, labels)
+            batch = step.seen.to_host()
+            if self.needs_indices:
+                batch = replace(batch, indices=_integers(step.indices))
+            _check_lengths(batch)
         except CaptureError as error:
             raise BatchError(str(error)) from error
-        return Batch(indices, logits, probabilities, labels)
-
-    @staticmethod
-    def _check_lengths(indices: Any, logits: Any, labels: Any) -> None:
-        if indices is not None and len(indices) != len(logits):
-            seen = f"{len(logits)} rows" + ("" if labels is None else f" and {len(labels)} labels")
-            raise CaptureError(
-                f"the loss saw {seen}, but the batch sampler dealt {len(indices)} indices; a "
-                "collate function that adds, drops or repeats samples hides which row is which: keep one "
-                f"row a sample, or {FIELD_WAY}, or {EXPLICIT_WAY}"
-            )
-        if labels is not None and len(labels) != len(logits):
-            raise CaptureError(
-                f"the loss saw {len(logits)} rows and {len(labels)} labels; pass logits= and label= (the places of "
-                "those that belong together), or labels="
-            )
+        return batch
 
 
 class BatchError(CaptureError):
     """One batch cannot be recorded."""
+
+
+def _check_lengths(batch: Batch) -> None:
+    n_rows, indices, labels = len(batch.outputs), batch.indices, batch.labels
+    if indices is not None and len(indices) != n_rows:
+        seen = f"{n_rows} rows" + ("" if labels is None else f" and {len(labels)} labels")
+        raise CaptureError(
+            f"the loss saw {seen}, but the batch sampler dealt {len(indices)} indices; a "
+            "collate function that adds, drops or repeats samples hides which row is which: keep one "
+            f"row a sample, or {FIELD_WAY}, or {EXPLICIT_WAY}"
+        )
+    if labels is not None and len(labels) != n_rows:
+        raise CaptureError(
+            f"the loss saw {n_rows} rows and {len(labels)} labels; pass logits= and label= (the places of those that "
+            "belong together), or labels="
+        )
 
 
 def _unreadable(error: Exception) -> CaptureError:

@@ -144,19 +144,27 @@ class StoreWriter:
 
     @classmethod
     def resume(
-        cls, path: str | os.PathLike[str], layout: Layout | None = None, *, durable: bool = True
+        cls,
+        path: str | os.PathLike[str],
+        layout: Layout | None = None,
+        *,
+        n_epochs: int | None = None,
+        durable: bool = True,
     ) -> StoreWriter:
         """Open a recording to go on after its last committed epoch.
 
         Args:
             path: an existing recording.
             layout: what the caller is about to record; compression is the file's own. None takes the file's.
+            n_epochs: keep only so many epochs; None keeps all.
             durable: whether commits wait for the disk.
 
         Raises:
             StoreError: not such a file, another recording than `layout`, damaged labels, or another process
                 is recording into it.
         """
+        if n_epochs is not None:
+            raise NotImplementedError("a number of epochs to keep")
         TrainingDynamicsStore(path).close()  # says best what is wrong with a file
         journal = _open_journal(path, durable=durable)
         try:
