@@ -24,7 +24,6 @@ import paddle
 from paddle.io.dataloader.collate import default_collate_fn
 
 from ..errors import CaptureError
-from .replacement import original_of
 
 __all__ = ["default_collate_fn"]
 
@@ -52,8 +51,9 @@ def check_model(model: Any) -> None:
             "Paddle is in static-graph mode, where a callback cannot see the network's outputs; call "
             f"paddle.disable_static() before building the model, or {EXPLICIT_WAY}"
         )
-    method = original_of(getattr(model, RUN_ONE_EPOCH, None))
-    parameters = list(inspect.signature(method).parameters) if callable(method) else None
+    # Of the class: on the model itself, another callback may have its own.
+    method = getattr(type(model), RUN_ONE_EPOCH, None)
+    parameters = list(inspect.signature(method).parameters)[1:] if callable(method) else None
     if parameters != _EPOCH_PARAMETERS:
         raise CaptureError(
             f"paddle.Model.{RUN_ONE_EPOCH} of Paddle {paddle.__version__} takes {parameters}, wanted "
