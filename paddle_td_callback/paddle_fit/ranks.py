@@ -106,7 +106,7 @@ class RankGroup:
 
 
 def _patience_seconds() -> float:
-    """How long a collective of Paddle's waits for a rank that does not come."""
+    """How long a collective of Paddle's waits for a rank that does not arrive."""
     if "gloo" in str(dist.get_backend()).lower():
         return _GLOO_SECONDS
     return int(os.getenv("PADDLE_PG_TIMEOUT", "1800000")) / 1000

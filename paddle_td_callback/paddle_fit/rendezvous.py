@@ -38,7 +38,7 @@ _WARN_SECONDS = 20.0  # before gloo's 30 seconds, which a rank without the callb
 _READ_SECONDS = 60.0
 _EXIT_SECONDS = 2.0
 _PART_BYTES = 8 << 20
-_ALIVE_SECONDS = 1800.0  # for a rank that lives and does not come: Paddle's own default for a process group
+_ALIVE_SECONDS = 1800.0  # for a rank that lives and does not arrive: Paddle's own default for a process group
 _SILENT = "no sign of life for"
 MISSING_CALLBACK = "TrainingDynamicsCallback must be among the callbacks of every rank"
 
@@ -118,7 +118,7 @@ class RankMonitor:
         store: a client of the TCP store that nobody else uses.
         rank: of this process.
         size: how many there are.
-        patience_seconds: how long Paddle's own process group waits for a rank that does not come.
+        patience_seconds: how long Paddle's own process group waits for a rank that does not arrive.
     """
 
     def __init__(self, store: Any, rank: int, size: int, patience_seconds: float) -> None:
@@ -256,7 +256,9 @@ class Session:
             return
         name, rank = f"{self.name}/barrier{self._n_barriers}", monitor.rank
         try:
-            self._set(f"{name}/error{rank}", b"" if error is None else str(error).encode())
+            self._set(
+                f"{name}/error{rank}", b"" if error is None else str(error).encode(errors="backslashreplace")
+            )
             self.arrive(name)
             self.wait(name, range(monitor.size), seconds=_ALIVE_SECONDS, hint=hint)
             errors = [self._get(f"{name}/error{r}").decode() for r in range(monitor.size)]
@@ -319,7 +321,7 @@ class Session:
                         reason = "still there" if is_alive else "no sign of life ever"
                         reason = f"{reason} after {waited:.0f} s; {hint}".removesuffix("; ")
                     if reason:
-                        raise CaptureError(f"rank {rank} of {monitor.size} does not come: {reason}")
+                        raise CaptureError(f"rank {rank} of {monitor.size} did not arrive: {reason}")
                 if waited > _WARN_SECONDS and not said:
                     said = True
                     warnings.warn(

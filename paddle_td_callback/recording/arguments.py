@@ -59,6 +59,10 @@ def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list
         )
     else:
         listed = list(np.asarray(names)) if hasattr(names, "__array__") else list(names)
+        if any(isinstance(name, np.ndarray) for name in listed[:1]):
+            raise ValueError(
+                f"{argument} must have one axis, got an array {np.shape(names)}; pass {argument}[:, 0]"
+            )
     if n_names is not None and len(listed) != n_names:
         raise ValueError(f"{argument}: got {len(listed)} names, wanted {n_names}; give one for each index")
     return [name_of(name) for name in listed]

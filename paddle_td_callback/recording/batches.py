@@ -57,11 +57,13 @@ def as_integers(values: Any, name: str) -> npt.NDArray[np.int64]:
     """
     array = as_array(values)
     if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
+        raise TypeError(
+            f"{name} must be integers, got {array.dtype}; where labels are soft (mixup), give the data set's"
+        )
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise ValueError(f"{name} must have shape [row] or [row, 1], got {array.shape}")
+        raise ValueError(f"{name} must have shape [row] or [row, 1], one number a row, got {array.shape}")
     return array.astype(np.int64, copy=False)
 
 
@@ -103,9 +105,14 @@ def as_matrix(values: Any, name: str, shape: tuple[int, int], where: str) -> npt
     """
     array = as_array(values)
     if array.shape != shape:
-        raise ValueError(f"{where}: {name} must have shape {shape} [row, class], got {array.shape}")
+        raise ValueError(
+            f"{where}: {name} must have shape {shape} [row, class], got {array.shape}; give one row for "
+            "each index, and n_classes= the number of columns"
+        )
     if array.dtype.kind != "f":
-        raise TypeError(f"{where}: {name} must be floating point, got {array.dtype}")
+        raise TypeError(
+            f"{where}: {name} must be floating point, got {array.dtype}; give the network's outputs"
+        )
     return array
 
 
@@ -156,25 +163,21 @@ def stored_values(
     with np.errstate(over="ignore"):
         margin = np.clip(own - second, -_LARGEST, _LARGEST)
     soft = softmax(logits, largest) if probabilities is None else probabilities
+
+    def rounded(values: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        return to_float16(values, in_unit=probabilities is None) if layout.dtype == "float16" else values
+
     values: dict[str, npt.NDArray[Any]] = {
         "given_probability": soft[rows, labels],
         "margin": margin,
         "predicted": predicted,
     }
     if layout.keep == "all":
-        values["probabilities"] = _rounded(soft, layout.dtype)
+        values["probabilities"] = rounded(soft)
     elif isinstance(layout.keep, int):
         values["top_classes"] = classes = top_classes(soft, layout.keep)
-        values["top_probabilities"] = _rounded(np.take_along_axis(soft, classes, axis=1), layout.dtype)
+        values["top_probabilities"] = rounded(np.take_along_axis(soft, classes, axis=1))
     return values
-
-
-def _rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
-    if dtype != "float16":
-        return values
-    out = np.empty(values.shape, np.float16)
-    to_float16(values, out)
-    return out
 
 
 def top_classes(probabilities: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:

@@ -21,7 +21,7 @@ _Matrix = npt.NDArray[np.float32]
 class Block:
     """Collects the rows of steps, and hands on what is stored of them whenever it is full.
 
-    A step costs one copy of its rows. What the rows are worked into is the same, whatever the size of the block.
+    A step costs one copy of its rows. What is stored of the rows is the same, whatever the size of the block.
 
     Args:
         layout: of the recording.
@@ -45,8 +45,8 @@ class Block:
         self._indices = np.empty(self._capacity, np.int64)
         self._labels = np.empty(self._capacity, np.int64)
         self._steps = np.empty(self._capacity, np.int64)
-        self._logits: _Matrix | None = None  # made when first needed, and kept
-        self._probabilities: _Matrix | None = None
+        shape = (self._capacity, layout.n_classes)
+        self._logits, self._probabilities = np.empty(shape, np.float32), np.empty(shape, np.float32)
         self._has = (False, False)  # logits, probabilities
         self._n_rows = 0
         self.n_nonfinite = 0
@@ -65,11 +65,6 @@ class Block:
         if has != self._has:
             self.flush()
             self._has = has
-            shape = (self._capacity, self._layout.n_classes)
-            if self._logits is None:
-                self._logits = np.empty(shape, np.float32)
-            if self._probabilities is None and has[1]:
-                self._probabilities = np.empty(shape, np.float32)
         start, n_rows = 0, len(indices)
         while start < n_rows:
             n_taken = min(n_rows - start, self._capacity - self._n_rows)
@@ -78,9 +73,10 @@ class Block:
             self._indices[here] = indices[there]
             self._labels[here] = labels[there]
             self._steps[here] = step
-            for values, copies in ((logits, self._logits), (probabilities, self._probabilities)):
-                if values is not None and copies is not None:
-                    _copy(values[there], copies[here])
+            if logits is not None:
+                _copy(logits[there], self._logits[here])
+            if probabilities is not None:
+                _copy(probabilities[there], self._probabilities[here])
             self._n_rows += n_taken
             start += n_taken
             if self._n_rows == self._capacity:
@@ -88,59 +84,56 @@ class Block:
 
     def flush(self) -> None:
         """Hand on what is here."""
-        n_rows, self._n_rows = (
-            self._n_rows,
-            0,
-        )  # before the work: where Ctrl-C meets it, nothing is counted twice
-        if n_rows == 0:
+        # Emptied before the work, so that nothing is counted twice if Ctrl-C interrupts it.
+        here, self._n_rows = slice(self._n_rows), 0
+        if here.stop == 0:
             return
-        indices, labels, steps = self._indices[:n_rows], self._labels[:n_rows], self._steps[:n_rows]
-        assert self._logits is not None
-        logits = self._logits[:n_rows]
+        indices, labels, steps = self._indices[here], self._labels[here], self._steps[here]
+        logits = self._logits[here]
         has_logits, has_probabilities = self._has
-        probabilities = None
-        if has_probabilities:
-            assert self._probabilities is not None
-            probabilities = self._probabilities[:n_rows]
-            if not has_logits:
-                log_of(probabilities, logits)  # NaN stays NaN, and infinity infinity
-        kept = self._finite(indices, logits, probabilities) & self._in_range(indices, labels)
+        probabilities = self._probabilities[here] if has_probabilities else None
+        if probabilities is not None and not has_logits:
+            log_of(probabilities, logits)
+        finite = finite_rows(logits)
+        if probabilities is not None:
+            finite &= finite_rows(probabilities)
+        inside = labels.view(np.uint64) < self._layout.n_classes  # a negative label is a large number there
+        messages = self._count(indices, labels, finite, inside)
+        kept = finite & inside
         if not kept.all():
             indices, labels, steps, logits = indices[kept], labels[kept], steps[kept], logits[kept]
             probabilities = None if probabilities is None else probabilities[kept]
         if probabilities is None and self._softmax is not None:
             probabilities = np.ascontiguousarray(self._softmax(logits), np.float32)
         self._put(Rows(indices, labels, steps, stored_values(self._layout, labels, logits, probabilities)))
+        for message in messages:  # last, as a filter may turn warnings into errors
+            warnings.warn(f"'{self._name}': {message}", RuntimeWarning, stacklevel=4)
 
-    def _finite(
-        self, indices: Indices, logits: _Matrix, probabilities: _Matrix | None
-    ) -> npt.NDArray[np.bool_]:
-        finite = finite_rows(logits)
-        if probabilities is not None:
-            finite &= finite_rows(probabilities)
-        bad = np.flatnonzero(~finite)
-        if len(bad) and self.n_nonfinite == 0:
-            self._warn(
-                f"the network's output for sample {indices[bad[0]]} is NaN or infinite; such rows are recorded as "
-                "unseen and counted in n_nonfinite, and this is said once"
+    def _count(
+        self,
+        indices: Indices,
+        labels: npt.NDArray[np.int64],
+        finite: npt.NDArray[np.bool_],
+        inside: npt.NDArray[np.bool_],
+    ) -> list[str]:
+        """Count rows that are left out; returns what there is to say about the first of each kind."""
+        messages = []
+        infinite, outside = np.flatnonzero(~finite), np.flatnonzero(~inside)
+        if len(infinite) and self.n_nonfinite == 0:
+            messages.append(
+                f"the network's output for sample {indices[infinite[0]]} is NaN or infinite; such rows are recorded "
+                "as unseen and counted in n_nonfinite, and this is said once"
             )
-        self.n_nonfinite += len(bad)
-        return finite
-
-    def _in_range(self, indices: Indices, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        inside = labels.view(np.uint64) < self._layout.n_classes  # a negative label is a large number there
-        bad = np.flatnonzero(~inside)
-        if len(bad) and self.n_outside == 0:
-            self._warn(
-                f"labels must be in [0, {self._layout.n_classes}), got {labels[bad[0]]} for sample {indices[bad[0]]}; "
-                "such rows are recorded as unseen and counted in skipped_rows, and this is said once; leave out rows "
-                "that the loss ignores, or pass n_classes= the number of all classes"
+        if len(outside) and self.n_outside == 0:
+            row = outside[0]
+            messages.append(
+                f"labels must be in [0, {self._layout.n_classes}), got {labels[row]} for sample {indices[row]}; such "
+                "rows are recorded as unseen and counted in skipped_rows, and this is said once; leave out rows that "
+                "the loss ignores, or pass n_classes= the number of all classes"
             )
-        self.n_outside += len(bad)
-        return inside
-
-    def _warn(self, message: str) -> None:
-        warnings.warn(f"'{self._name}': {message}", RuntimeWarning, stacklevel=6)
+        self.n_nonfinite += len(infinite)
+        self.n_outside += len(outside)
+        return messages
 
     def clear(self) -> None:
         """Forget what is here."""

@@ -7,16 +7,19 @@ import numpy.typing as npt
 
 _EXPONENT = 0x7F800000  # of a float32
 _TOO_LARGE = 0x47800000  # the bits of 65536.0; those of negative numbers, infinities and NaN are larger too
-# The smallest normal float16 is 2**-14. Where a number has the exponent e, numbers from 2**(e + 13) on have the
-# precision that float16 has at that number; below 2**-14 float16's precision stays that of 2**-14.
+# The smallest normal float16 is 2**-14. A float32 sum with 2**(e + 13) is as precise as float16 is at 2**e; below
+# 2**-14, float16 stays as precise as it is there.
 _RAISE = 13 << 23
 _LEAST = 0x3F000000 - _RAISE  # 0.5 = 2**(-14 + 13), before it is raised
-# Of an exponent E the float16 code has (E - 113) << 10. These 2048 make up for what the sums below have too many,
-# modulo 2**16; being even, they change no rounding of ties.
+# Where a float32 has the exponent E, the float16 begins at (E - 113) << 10. These 2048 make up for what the sums below
+# have too many, modulo 2**16; being even, they change no rounding of ties.
 _CORRECTION = 2048
+# All of a chunk is summed with 2**-1, as below 2**-14, where few numbers are larger; these take NumPy's way.
+_HALF, _SMALL, _FEW = np.float32(0.5), np.float32(2**-13), 32
+_CHUNK = 1 << 15  # numbers whose temporaries stay in cache
 
 
-def to_float16(values: npt.NDArray[np.float32], out: npt.NDArray[np.float16]) -> None:
+def to_float16(values: npt.NDArray[np.float32], *, in_unit: bool = False) -> npt.NDArray[np.float16]:
     """Round to float16, to the same bits as `values.astype(np.float16)`.
 
     NumPy takes some 60 ns where the result is subnormal, which is what most probabilities of a network that has
@@ -24,18 +27,29 @@ def to_float16(values: npt.NDArray[np.float32], out: npt.NDArray[np.float16]) ->
     the last bits of the sum.
 
     Args:
-        values: contiguous float32. Negative, infinite, NaN or above 65504, they take NumPy's way.
-        out: contiguous float16 of the same shape.
+        values: float32 of any shape. Negative ones, NaN and those of 65536 or more take NumPy's way.
+        in_unit: whether they are known to be in [0, 1].
     """
-    bits = values.view(np.uint32)
-    if values.size == 0 or bits.max() >= _TOO_LARGE:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    if not in_unit and flat.size and flat.view(np.uint32).max() >= _TOO_LARGE:
         with np.errstate(over="ignore"):
-            out[...] = values
-        return
-    power = np.bitwise_and(values.view(np.int32), _EXPONENT)
-    np.maximum(power, _LEAST, out=power)
-    power += _RAISE + _CORRECTION
-    rounded = (values + power.view(np.float32)).view(np.int32)
-    power >>= 13
-    rounded += power
-    np.copyto(out.view(np.uint16), rounded, casting="unsafe")  # their last 16 bits
+            return values.astype(np.float16)
+    halves = np.empty(flat.shape, np.uint16)
+    power, rounded = np.empty(_CHUNK, np.int32), np.empty(_CHUNK, np.int32)
+    for start in range(0, len(flat), _CHUNK):
+        chunk, out = flat[start : start + _CHUNK], halves[start : start + _CHUNK]
+        power, rounded = power[: len(chunk)], rounded[: len(chunk)]
+        large = np.flatnonzero(chunk >= _SMALL)
+        if len(large) * _FEW < len(chunk):
+            np.add(chunk, _HALF, out=rounded.view(np.float32))
+            out[...] = rounded  # their last 16 bits
+            out[large] = chunk[large].astype(np.float16).view(np.uint16)
+            continue
+        np.bitwise_and(chunk.view(np.int32), _EXPONENT, out=power)
+        np.maximum(power, _LEAST, out=power)
+        power += _RAISE + _CORRECTION
+        np.add(chunk, power.view(np.float32), out=rounded.view(np.float32))
+        power >>= 13
+        rounded += power
+        out[...] = rounded
+    return halves.view(np.float16).reshape(values.shape)

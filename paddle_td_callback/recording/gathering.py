@@ -23,8 +23,9 @@ from ..errors import CaptureError
 from ..store.schema import Layout
 from ..store.store import StoreWriter
 from .batches import Indices, Rows
+from .memory_limit import default_memory_limit_bytes
 from .sinks import LocalSink, add_presentations
-from .spill import Spill, default_memory_limit_bytes
+from .spill import Spill
 
 TILE_BYTES = 8 << 20  # of all ranks together
 _LEAST_SPILLED = 4
@@ -47,10 +48,10 @@ class Session(Protocol):
 
         Args:
             error: what is wrong on this rank; every rank raises then.
-            hint: what may be wrong where a rank does not come.
+            hint: what may be wrong if a rank does not arrive.
 
         Raises:
-            CaptureError: something is wrong on another rank, or one will not come.
+            CaptureError: something is wrong on another rank, or one will not arrive.
         """
 
     def leave(self, reason: str) -> None:
@@ -200,12 +201,6 @@ class RankZeroSink(LocalSink):
         self._nothing = np.zeros(self._tile_rows, row_dtype(writer.layout))
         self._fields = [field.name for field in writer.layout.fields if field.name != "n_presentations"]
         self._last = np.full(writer.layout.n_samples, -1, np.int64)  # who gave each row: step * ranks + rank
-        self._gathered_bytes = 0
-
-    @property
-    def gathered_bytes(self) -> int:
-        """Bytes taken from the other ranks so far."""
-        return self._gathered_bytes
 
     def put(self, rows: Rows) -> None:
         """Scatter rows into the epoch; a sample that comes again replaces its earlier row."""
@@ -261,7 +256,7 @@ class RankZeroSink(LocalSink):
             n_tile = min(self._tile_rows, int(n_rows.max()) - start)
             for rank, tile in enumerate(self._ranks.gather(self._nothing[:n_tile])):
                 if rank > 0:
-                    self._gathered_bytes += tile.nbytes
+                    self.gathered_bytes += tile.nbytes
                     self._merge(tile[: max(0, int(n_rows[rank]) - start)], rank)
 
     def _merge(self, tile: npt.NDArray[np.void], rank: int) -> None:
@@ -281,7 +276,7 @@ class RankZeroSink(LocalSink):
 
 
 class SendingSink:
-    """Rows of another rank than 0 wait in memory until the epoch ends.
+    """As `LocalSink` for another rank than 0: rows wait in memory until the epoch ends, and go to rank 0.
 
     Args:
         layout: of the recording.

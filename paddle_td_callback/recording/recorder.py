@@ -21,7 +21,7 @@ from .blocks import Block, Softmax
 from .committer import spill_bytes
 from .gathering import Ranks, RankZeroSink, SendingSink, Session
 from .open_recorders import close_abandoned, register, unregister
-from .sinks import LocalSink, Sink
+from .sinks import LocalSink
 
 
 def no_ranks() -> Ranks | None:
@@ -112,7 +112,7 @@ class TrainingDynamicsRecorder:
             raise ValueError("resume and overwrite=True contradict each other; give one of them")
         for name, value in (("n_samples", n_samples), ("n_classes", n_classes), ("every", every)):
             if not is_whole(value):
-                raise ValueError(f"{name} must be a whole number, got {value!r}")
+                raise ValueError(f"{name} must be a whole number, got {value!r}; pass an int")
         if every < 1:
             raise ValueError(f"every must be at least 1, got {every}; every=2 records each second epoch")
         self.layout = Layout(
@@ -129,7 +129,7 @@ class TrainingDynamicsRecorder:
         close_abandoned()
         ranks = _chosen_ranks(distributed)
 
-        def open_sink() -> Sink:
+        def open_sink() -> LocalSink | SendingSink:
             limit = memory_limit_bytes
             if ranks is not None and ranks.rank > 0:
                 folder = os.path.dirname(self.path)
@@ -254,9 +254,9 @@ class TrainingDynamicsRecorder:
         samples, given = as_integers(indices, "indices"), as_integers(labels, "labels")
         where = f"epoch {self.n_epochs}"
         if len(given) != len(samples):
-            raise ValueError(f"{where}: {len(given)} labels for {len(samples)} indices")
+            raise ValueError(f"{where}: {len(given)} labels for {len(samples)} indices; give one for each")
         if logits is None and probabilities is None:
-            raise ValueError("update() needs logits or probabilities")
+            raise ValueError(f"{where}: update() needs logits or probabilities, got neither; pass logits=")
         shape = (len(samples), self.layout.n_classes)
         scores = None if logits is None else as_matrix(logits, "logits", shape, where)
         softmax = None if probabilities is None else as_matrix(probabilities, "probabilities", shape, where)
@@ -382,11 +382,13 @@ def _shortened(names: Sequence[str]) -> str:
     return f"[{text}]" if len(names) <= 5 else f"[{text}, ...]"
 
 
-def _open_together(session: Session, open_sink: Callable[[], Sink]) -> Sink:
+def _open_together(
+    session: Session, open_sink: Callable[[], LocalSink | SendingSink]
+) -> LocalSink | SendingSink:
     """Open on all ranks or on none.
 
     Raises:
-        CaptureError: another rank cannot, or does not come.
+        CaptureError: another rank cannot, or does not arrive.
     """
     try:
         sink = open_sink()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,45 +16,6 @@ from .labels import GivenLabels
 _MAX_PRESENTATIONS = 255
 
 
-class Sink(Protocol):
-    """What a recorder hands its rows to."""
-
-    @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """`[sample]` int32, the given labels seen so far, -1 = not yet."""
-
-    @property
-    def n_changed(self) -> int:
-        """Rows left out so far, since their label was not the sample's first one."""
-
-    @property
-    def n_epochs(self) -> int:
-        """Epochs recorded so far, those of a resumed file included."""
-
-    @property
-    def blocked_seconds(self) -> float:
-        """Seconds for which the calling thread waited for commits."""
-
-    @property
-    def gathered_bytes(self) -> int:
-        """Bytes that this rank sent to, or as rank 0 took from, the others."""
-
-    def put(self, rows: Rows) -> None:
-        """Take rows; a sample that comes again replaces its earlier row."""
-
-    def end_epoch(self, *, failed: bool, count_once: bool) -> None:
-        """Commit the epoch; with `failed` tell the other ranks that it cannot be.
-
-        With `count_once`, a sample that came more than once was padding, and counts as seen once.
-        """
-
-    def flush(self) -> None:
-        """Wait until every ended epoch is on disk."""
-
-    def close(self) -> None:
-        """Commit what has ended and release the file."""
-
-
 class LocalSink:
     """Rows go into the epoch buffer of this process's committer.
 
@@ -62,16 +23,17 @@ class LocalSink:
         writer: the store's writer; closed by `close`.
         on_error: as for `Committer`.
         memory_limit_bytes: as for `Committer`.
+
+    Attributes:
+        labels: `[sample]` int32, the given labels seen so far, -1 = not yet.
+        gathered_bytes: bytes taken from other ranks so far.
     """
 
     def __init__(self, writer: StoreWriter, *, on_error: str, memory_limit_bytes: int | None = None) -> None:
         self._labels = GivenLabels(writer.labels.copy(), writer.path)
         self._committer = Committer(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
-
-    @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """`[sample]` int32, the given labels seen so far, -1 = not yet."""
-        return self._labels.labels
+        self.labels = self._labels.labels
+        self.gathered_bytes = 0
 
     @property
     def n_changed(self) -> int:
@@ -87,11 +49,6 @@ class LocalSink:
     def blocked_seconds(self) -> float:
         """Seconds for which the calling thread waited for commits."""
         return self._committer.blocked_seconds
-
-    @property
-    def gathered_bytes(self) -> int:
-        """Bytes taken from other ranks so far."""
-        return 0
 
     def put(self, rows: Rows) -> None:
         """Scatter rows into the epoch; a sample that comes again replaces its earlier row."""

@@ -13,15 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 _TRIM_SECONDS = 0.02
-_FALLBACK_LIMIT_BYTES = 4 << 30
-
-
-def default_memory_limit_bytes() -> int:
-    """A quarter of the machine's memory."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    except (AttributeError, ValueError, OSError):  # not POSIX
-        return _FALLBACK_LIMIT_BYTES
 
 
 class Spill:

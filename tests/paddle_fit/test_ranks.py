@@ -490,7 +490,7 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
             "caught": "its fit ended between two epochs",
             "after": "its fit has ended",
         }.get(where, "no sign of life")
-        causes = [f"rank {victim} of {n_ranks} does not come: {why}"]
+        causes = [f"rank {victim} of {n_ranks} did not arrive: {why}"]
         if victim == 0 and where != "after":  # its note may still be read, or the store is gone with it
             causes.append("rank 0's process ended")
         waits = where in ("end", "raise", "caught", "after", "start", "first") or (
@@ -522,7 +522,7 @@ def test_a_rank_without_the_callback_is_named(tmp_path: Path) -> None:
     assert statuses[0] == 1, ranks.log(0)[-3000:]
     hint = "TrainingDynamicsCallback must be among the callbacks of every rank"
     assert f"rank 0 still waits for ranks [1]; {hint}" in ranks.log(0)
-    assert "rank 1 of 2 does not come: no sign of life ever after 30 s; " + hint in ranks.log(0)
+    assert "rank 1 of 2 did not arrive: no sign of life ever after 30 s; " + hint in ranks.log(0)
 
 
 @pytest.mark.slow
@@ -535,7 +535,7 @@ def test_a_host_whose_cable_is_cut_is_not_waited_for(tmp_path: Path, victim: int
     other = 1 - victim
     done = json.loads((tmp_path / f"done-cut-{victim}-{SILENT_SECONDS}.rank{other}.json").read_text())["time"]
     assert done - cut < GLOO_SECONDS + 10
-    cause = "rank 1 of 2 does not come: no sign of life" if victim else "rank 0 has not answered for 30 s"
+    cause = "rank 1 of 2 did not arrive: no sign of life" if victim else "rank 0 has not answered for 30 s"
     assert cause in ranks.log(other), ranks.log(other)[-3000:]
     with TrainingDynamicsStore(tmp_path / "killed.h5") as store:
         assert store.n_epochs >= 2

@@ -125,7 +125,7 @@ def test_nobody_waits_for_one_that_left(monitors: list[RankMonitor]) -> None:
     first, second, third = sessions(monitors)
     third.leave("its fit ended by KeyError")
     for outcome in together(first.barrier, second.barrier):
-        assert str(outcome) == "rank 2 of 3 does not come: its fit ended by KeyError"
+        assert str(outcome) == "rank 2 of 3 did not arrive: its fit ended by KeyError"
     again = sessions(monitors)  # what is over does not count in the next fit
     assert together(*(one.barrier for one in again)) == [None] * 3
 
@@ -139,7 +139,7 @@ def test_one_that_came_before_it_left_is_not_missed(monitors: list[RankMonitor])
 
     assert together(first.barrier, second.barrier, come_and_end) == [None] * 3
     for outcome in together(first.barrier, second.barrier):
-        assert str(outcome) == "rank 2 of 3 does not come: its process ended"
+        assert str(outcome) == "rank 2 of 3 did not arrive: its process ended"
 
 
 def test_a_silent_rank_is_given_up_and_taken_back(monitors: list[RankMonitor]) -> None:
@@ -148,7 +148,7 @@ def test_a_silent_rank_is_given_up_and_taken_back(monitors: list[RankMonitor]) -
     monitors[2].ask(lambda store: None)
     monitors[2]._store.submit(lambda store: wake.wait(20))  # a call that keeps it from its beat
     for outcome in together(first.barrier, second.barrier):
-        assert "rank 2 of 3 does not come: no sign of life for" in str(outcome)
+        assert "rank 2 of 3 did not arrive: no sign of life for" in str(outcome)
     assert "rank 2: no sign of life" in monitors[1].describe_lost()
     wake.set()
     deadline = time.monotonic() + 10
@@ -169,7 +169,7 @@ def test_one_that_never_showed_itself_is_waited_for_as_long_as_paddle_does(
     began = time.monotonic()
     with (
         pytest.warns(RuntimeWarning, match=r"rank 0 still waits for ranks \[1\]; look there"),
-        pytest.raises(CaptureError, match=r"rank 1 of 2 does not come: no sign of life ever.*look there"),
+        pytest.raises(CaptureError, match=r"rank 1 of 2 did not arrive: no sign of life ever.*look there"),
     ):
         monitor.session("fit").barrier(hint="look there")
     assert 0.4 < time.monotonic() - began < 5
@@ -223,7 +223,7 @@ def test_no_reader_waits_for_a_finder_that_is_gone(monitors: list[RankMonitor]) 
     other = SharedResult(second, "0")
     first.leave("its fit ended by MemoryError")
     for outcome in together(reader.fetch, other.fetch):
-        assert str(outcome) == "rank 0 of 3 does not come: its fit ended by MemoryError"
+        assert str(outcome) == "rank 0 of 3 did not arrive: its fit ended by MemoryError"
 
 
 def test_a_finder_does_not_wait_for_a_reader_that_is_gone(monitors: list[RankMonitor]) -> None:

@@ -227,7 +227,11 @@ ROW = np.zeros((1, 3), np.float32)
         (([True], ROW, [0]), TypeError, "indices must be integers, got bool"),
         (([0], ROW, [0.5]), TypeError, "labels must be integers, got float64"),
         (([0], ROW, [[0.1, 0.2, 0.7]]), TypeError, "labels must be integers"),
-        (([0], ROW, [[0, 0, 1]]), ValueError, r"labels must have shape \[row\] or \[row, 1\], got \(1, 3\)"),
+        (
+            ([0], ROW, [[0, 0, 1]]),
+            ValueError,
+            r"labels must have shape .*, one number a row, got \(1, 3\)",
+        ),
         (([0], ROW, [0, 1]), ValueError, "epoch 0: 2 labels for 1 indices"),
         (([0, 1], ROW, [0, 1]), ValueError, r"logits must have shape \(2, 3\) \[row, class\], got \(1, 3\)"),
         (([0], ROW[:, :2], [0]), ValueError, r"logits must have shape \(1, 3\) \[row, class\], got \(1, 2\)"),
