@@ -6,30 +6,27 @@ import contextlib
 import os
 import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import paddle
 
 from ..errors import CaptureError
 from ..messages import warn
-from ..recording.batches import check_rows
 from ..recording.gathering import Ranks, RanksEndedError, RanksLostError
 from ..recording.open_recorders import is_open
 from ..recording.recorder import TrainingDynamicsRecorder
 from ..store.paths import check_path
 from .evaluation_pass import EvaluationPass
+from .fit_ranks import FitRanks
 from .index_field import FIELD_WAY
 from .internals import LOSS, RUN_ONE_EPOCH, check_model
-from .issues_callback import LabelIssuesCallback
-from .losses import ignored_labels
 from .options import RecordingOptions
 from .outputs import Batch, sigmoids, softmax
 from .plausibility import Plausibility
-from .ranks import current_ranks
-from .rendezvous import MISSING_CALLBACK, Session, SharedResult, first_line
+from .rendezvous import first_line
 from .replacement import Replacement
+from .rows import RowFilter, RowsError
 from .taps import (
     BatchError,
     LastCallback,
@@ -39,10 +36,6 @@ from .taps import (
     intercept_next_epoch,
     real_loader,
 )
-
-
-class RowsError(CaptureError):
-    """Some rows of a batch cannot be recorded."""
 
 
 @dataclass
@@ -74,40 +67,36 @@ class FitSession:
         self.n_recorded = self.n_nonfinite = 0
         self._model, self._params, self._history = model, params, history
         self._reader = options.reader
+        self._rows = RowFilter(options, model, self.judge)
         self._plausibility: Plausibility | None = Plausibility(options.outputs)
+        self._ranks = FitRanks()
         self._recorder: TrainingDynamicsRecorder | None = None
         self._is_new_file = False
         self._is_settled = False  # a step could be recorded: nothing is wrong from the start
         self._is_stopped = self._is_over = False
         self._raised: Exception | None = None
+        self._refusal: Exception | None = None  # all ranks raise it at the end of the first epoch
         self._said: set[type[Exception]] = set()
-        self._n_skipped_batches = self._n_lost_rows = self._n_skipped_by_recorder = 0
-        self._has_last_callback = False
-        self._ignored: tuple[Any, list[int]] | None = None  # by which loss, and which labels
+        self._n_lost_batches = self._n_skipped_by_recorder = 0
         self._size: int | None = None  # of the data set when the last epoch began
         # The epoch under way.
         self._epoch: int | None = None
         self._loader: Any = None
+        self._is_padded = False
         self._tap: StepTap | None = None
         self._intercept: Replacement | None = None
+        self._has_last_callback = False
         self._n_steps = self._n_rows = 0
-        # With several ranks.
-        self._ranks = current_ranks()
-        self._meeting: Session | None = None
-        self._leave_when_fit_is_gone: weakref.finalize[..., Any] | None = None
-        self._refusal: Exception | None = None  # all ranks raise it at the end of the first epoch
-        self._have_classes_agreed = self._have_ranks_ended = self._do_ranks_resume = False
-        self._is_padded = False
 
     @property
     def n_skipped(self) -> int:
         """Rows that were left out because they could not be recorded."""
-        return self._n_lost_rows + self._n_skipped_by_recorder
+        return self._rows.n_lost + self._n_skipped_by_recorder
 
-    # What an error costs: decided here and nowhere else.
+    # What an error costs is decided here and nowhere else.
 
     def judge(self, error: Exception, *, all_ranks: bool = False) -> None:
-        """Raise an error that was wrong from the start; leave out rows or a batch, or end the recording, for others.
+        """Raise an error that was wrong from the start; for others leave out rows or a batch, or end the recording.
 
         Args:
             error: of any kind.
@@ -118,23 +107,22 @@ class FitSession:
         """
         if error is self._raised:
             raise error
-        is_small = isinstance(error, (RowsError, BatchError))
-        is_lost = isinstance(error, RanksLostError)
-        self._have_ranks_ended |= isinstance(error, RanksEndedError)
+        is_small, is_lost = isinstance(error, (RowsError, BatchError)), isinstance(error, RanksLostError)
+        self._ranks.have_ended |= isinstance(error, RanksEndedError)
         is_told = self._is_stopped and self._refusal is None
         if all_ranks and self._refusal is not None:
             error, self._refusal = self._refusal, None
-        is_first_epoch = self.n_recorded == 0 and isinstance(error, CaptureError) and not is_small
         is_wrong = not self._is_settled and not isinstance(error, RowsError)
-        if is_first_epoch:
-            is_wrong |= (self._do_ranks_resume and not is_lost) if all_ranks else self._resumes
+        if self.n_recorded == 0 and isinstance(error, CaptureError) and not is_small:
+            is_wrong |= (self._ranks.do_resume and not is_lost) if all_ranks else self._resumes
+        must_raise = is_wrong or self.options.on_error == "raise"
         if self._is_over:
             if self.options.on_error == "raise":
                 raise error
             self._warn(f"{error}; committed epochs stay")
-        elif is_wrong and self._is_settled and self._ranks is not None and not all_ranks:
+        elif is_wrong and self._is_settled and self._ranks.size > 1 and not all_ranks:
             self._is_stopped, self._refusal = True, error
-        elif is_wrong or self.options.on_error == "raise":
+        elif must_raise:
             self._raised = error
             self.abandon(f"its recording ended: {error}")
             raise error
@@ -144,12 +132,12 @@ class FitSession:
             self._is_stopped = True
             if not is_told:
                 self._warn(f"{error}; recording ends here, committed epochs stay, training goes on")
-            if self._ranks is None or self._have_ranks_ended:
+            if self._ranks.size == 1 or self._ranks.have_ended:
                 self._close_or_warn()
 
     def _leave_out(self, error: Exception) -> None:
         is_batch = isinstance(error, BatchError)
-        self._n_skipped_batches += is_batch
+        self._n_lost_batches += is_batch
         if type(error) not in self._said:
             self._said.add(type(error))
             what = "this batch is" if is_batch else "such rows are"
@@ -174,16 +162,7 @@ class FitSession:
             CaptureError: the training cannot be recorded.
             StoreError: the path cannot be written.
         """
-        meeting = None if self._ranks is None else self._ranks.session("fit")
-        try:
-            self._refuse_early()
-        except Exception as error:
-            if meeting is not None:
-                meeting.barrier(error)
-            raise
-        if meeting is not None:
-            meeting.barrier(hint=MISSING_CALLBACK)
-        self._meeting = meeting
+        self._ranks.begin(self._refuse_early)
 
     def _refuse_early(self) -> None:
         check_model(self._model)
@@ -198,7 +177,7 @@ class FitSession:
                 f"'{options.path}' holds the training of another network, recorded by this callback; use a new "
                 "callback with a path of its own, or resume=True to append to it on purpose"
             )
-        if self._ranks is None or self._ranks.rank == 0:
+        if self._ranks.rank == 0:
             check_path(options.path, resume=bool(self._resume), overwrite=self._overwrite)
 
     @property
@@ -216,34 +195,28 @@ class FitSession:
             return
         self._is_over = True
         self._loader = None
-        if self._recorder is None and self._ranks is None and not self._is_stopped:
+        if self._recorder is None and self._ranks.size == 1 and not self._is_stopped:
             self._warn(
                 "no training step was seen, so nothing is recorded; is the loader empty? A callback made of others "
                 "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
             )
-        left_out = [(self._n_skipped_batches, "batches"), (self._n_lost_rows, "rows")]
-        said = [f"{n} {what}" for n, what in left_out if n]
+        lost = [(self._n_lost_batches, "batches"), (self._rows.n_lost, "rows")]
+        said = " and ".join(f"{n} {what}" for n, what in lost if n)
         if said:
-            self._warn(f"{' and '.join(said)} in all could not be recorded")
+            self._warn(f"{said} in all could not be recorded")
         try:
             self._close()
         except BaseException as error:
-            self._leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
+            self._ranks.leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
             raise
-        gone = self._leave_when_fit_is_gone
-        fit = None if gone is None else gone.peek()
-        meeting = self._end_meeting()
-        if meeting is not None:
-            try:
-                meeting.barrier()
-            except CaptureError as error:
-                self._warn(f"{error}; committed epochs stay")
-            if fit is not None:  # where it dies now, a finder of the others would wait for ours
-                weakref.finalize(fit[0], meeting.leave, "its fit has ended").atexit = False
+        try:
+            self._ranks.end()
+        except CaptureError as error:
+            self._warn(f"{error}; committed epochs stay")
 
     def abandon(self, reason: str) -> None:
         """The fit dies: forget the epoch under way, keep the others, take everything off."""
-        self._leave(reason)
+        self._ranks.leave(reason)
         self._clean_up()
         self._close_or_warn()
 
@@ -251,10 +224,9 @@ class FitSession:
         """Leave nothing of ours on the model, also of what another callback has put back."""
         if self._intercept is not None:
             self._intercept.remove()
-            self._intercept = None
         if self._tap is not None:
             self._tap.release()
-            self._tap = None
+        self._intercept = self._tap = None
         for name in (LOSS, RUN_ONE_EPOCH):
             Replacement.clear(vars(self._model), name)
 
@@ -273,19 +245,13 @@ class FitSession:
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
         self._loader = real_loader(loader)
-        if self._meeting is not None and self._leave_when_fit_is_gone is None:
-            # Where fit dies between two epochs, nobody tells the callback.
-            self._leave_when_fit_is_gone = weakref.finalize(
-                callbacks, self._meeting.leave, "its fit ended between two epochs"
-            )
-            self._leave_when_fit_is_gone.atexit = False
         try:
-            if not self._is_stopped:
-                with self._judged():
+            with self._judged():
+                self._ranks.begin_epoch(callbacks, self.options.path)
+                if not self._is_stopped:
                     self._check_epoch(callbacks)
             with self._judged():
                 loader = self._tap_loader(loader, callbacks)
-            self._share_issues(callbacks)
             yield loader
         except BaseException as death:
             # fit dies here without on_train_end.
@@ -317,7 +283,7 @@ class FitSession:
         if self.options.known_n_samples is None:
             raise CaptureError(
                 f"{changed}, so an index may stand for another sample; if every sample keeps its index, pass "
-                "n_samples= (the largest size), and if not, " + FIELD_WAY
+                f"n_samples= (the largest size), and if not, {FIELD_WAY}"
             )
         if size < before:
             self._warn(
@@ -325,8 +291,7 @@ class FitSession:
             )
 
     def _tap_loader(self, loader: Any, callbacks: Any) -> Any:
-        options = self.options
-        field, is_trained = options.field, options.mode == "train"
+        field, is_trained = self.options.field, self.options.mode == "train"
         sampler, padding = getattr(self._loader, "batch_sampler", None), paddle.io.DistributedBatchSampler
         self._is_padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
         tap = None
@@ -359,12 +324,12 @@ class FitSession:
         self._n_steps += 1
         if self.options.mode == "train":
             self._record(batch)
-        else:
-            # See before the first epoch is spent whether the pass after it can be recorded.
-            batch = self._recordable(batch)
-            self._open_recorder(batch.outputs.shape[1], batch)
-            self._is_settled = True
-            self._tap = None
+            return
+        # See before the first epoch is spent whether the pass after it can be recorded.
+        self._rows.recordable(batch, self._n_samples, is_first=True)
+        self._open_recorder(batch.outputs.shape[1], batch)
+        self._is_settled = True
+        self._tap = None
 
     def end_epoch(self) -> None:
         """Commit the epoch, beside the training that goes on."""
@@ -377,136 +342,70 @@ class FitSession:
                     self._judged()
                 ):  # also what the data set or the network raises: training did without this pass
                     self._evaluate(epoch)
-            elif self._is_stopped and self._ranks is not None and not self._have_ranks_ended:
-                # The others may not know yet, and meet in the first step of their pass.
+            elif self._is_stopped and not self._ranks.have_ended:
+                # The other ranks may not know yet, and meet in the first step of their pass.
                 with contextlib.suppress(RanksEndedError):
-                    self._are_all_well(False)
-        if self._ranks is not None:
-            if not self._have_ranks_ended:
+                    self._ranks.are_all_well(False)
+        if self._ranks.ranks is not None:
+            if not self._ranks.have_ended:
                 with self._judged(all_ranks=True):
-                    self._end_epoch_of_ranks(self._ranks)
+                    self._end_epoch_of_ranks(self._ranks.ranks)
         elif self._recorder is None or self._is_stopped:
             return
         elif self._n_rows:
             self._recorder.end_epoch()
-            self._count_epoch()
+            self._count_epoch(self._recorder)
         else:
             why = "none of its rows could be recorded" if self._n_steps else "no training step was seen"
             self._warn(f"epoch {epoch}: {why}; the recording has no such epoch")
 
-    def _count_epoch(self) -> None:
+    def _end_epoch_of_ranks(self, ranks: Ranks) -> None:
+        """All ranks come here at the end of every epoch, until they have agreed to record no more."""
+        known = 0 if self._recorder is None else self._recorder.layout.n_classes
+        if not self._ranks.agree(known, self._resumes):
+            return
+        recorder = self._recorder
+        if recorder is None:  # no batch came to this rank
+            recorder = self._open_recorder(self._ranks.n_classes)
+            self._is_settled = True
+        recorder.agree_on_epoch(failed=self._is_stopped, count_once=self._is_padded)
+        self._count_epoch(recorder)
+
+    def _count_epoch(self, recorder: TrainingDynamicsRecorder) -> None:
         self.n_recorded += 1
-        if self._recorder is not None:
-            self.n_nonfinite = self._recorder.n_nonfinite
-            self._n_skipped_by_recorder = self._recorder.skipped_rows
+        self.n_nonfinite, self._n_skipped_by_recorder = recorder.n_nonfinite, recorder.skipped_rows
         plausibility, self._plausibility = self._plausibility, None
-        if plausibility is not None and self._recorder is not None:
-            for doubt in plausibility.doubts(self._recorder.labels, self._recorder.layout.n_classes):
+        if plausibility is not None:
+            for doubt in plausibility.doubts(recorder.labels, recorder.layout.n_classes):
                 self._warn(doubt)
 
     def _evaluation(self) -> EvaluationPass:
         field, ranks = self.options.field, self._ranks
+        strip = None if field is None else field.without
         return EvaluationPass(
-            self._model,
-            self._loader,
-            self._reader,
-            strip=None if field is None else field.without,
-            rank=0 if ranks is None else ranks.rank,
-            n_ranks=1 if ranks is None else ranks.size,
+            self._model, self._loader, self._reader, strip=strip, rank=ranks.rank, n_ranks=ranks.size
         )
 
     def _evaluate(self, epoch: int) -> None:
         self._evaluation().run(
-            self._record_or_leave_out,
-            agree=self._are_all_well,
+            self._record,
+            agree=self._ranks.are_all_well,
             description=f"training dynamics, epoch {epoch + 1}",
-            progress=bool(self._params.get("verbose", 1)) and (self._ranks is None or self._ranks.rank == 0),
+            progress=bool(self._params.get("verbose", 1)) and self._ranks.rank == 0,
         )
 
-    # Rows.
-
-    def _record_or_leave_out(self, batch: Batch) -> None:
-        try:
-            self._record(batch)
-        except BatchError as error:
-            self.judge(error)
+    # The recorder.
 
     def _record(self, batch: Batch) -> None:
-        """Record a batch.
-
-        Raises:
-            BatchError: none of it can be recorded.
-            Exception: no more can be.
-        """
-        batch = self._recordable(batch)
+        batch = self._rows.recordable(batch, self._n_samples, is_first=not self._is_settled)
         recorder = self._recorder or self._open_recorder(batch.outputs.shape[1], batch)
-        if self._plausibility is not None:
-            doubt = self._plausibility.see(batch)
-            if doubt is not None:
-                self._warn(doubt)
+        doubt = None if self._plausibility is None else self._plausibility.see(batch)
+        if doubt is not None:
+            self._warn(doubt)
         kind = "probabilities" if batch.are_probabilities else "logits"
         recorder.update(batch.indices, labels=batch.labels, **{kind: batch.outputs})
         self._is_settled = True
         self._n_rows += len(batch.labels)
-
-    def _recordable(self, batch: Batch) -> Batch:
-        """The rows that have a sample and a class.
-
-        Raises:
-            ValueError: in the first step, an index outside of the data set, or no label that is a class.
-        """
-        if batch.indices is not None:
-            n_samples = self._n_samples
-            inside = (batch.indices >= 0) & (batch.indices < n_samples)
-            if not inside.all():
-                row = int(np.flatnonzero(~inside)[0])
-                self._lose_rows(
-                    int((~inside).sum()),
-                    f"indices must be in [0, {n_samples}), got index {batch.indices[row]} in row {row}; pass "
-                    "n_samples= (the largest size of the data set)",
-                    is_fatal=not self._is_settled,
-                )
-                batch = batch.only(inside)
-            if self.options.labels is not None:
-                self._check_number_of_labels(n_samples)
-                batch = replace(batch, labels=self.options.labels[batch.indices])
-        labels, n_classes = batch.labels, batch.outputs.shape[1]
-        if labels is None:
-            return batch
-        kept = np.ones(len(labels), bool)
-        for ignored in self._ignored_labels(n_classes):
-            kept &= labels != ignored
-        is_class = (labels >= 0) & (labels < n_classes)
-        odd = np.flatnonzero(kept & ~is_class)
-        if len(odd):
-            row = odd[0]
-            whose = f"in row {row}" if batch.indices is None else f"for sample {batch.indices[row]}"
-            self._lose_rows(
-                len(odd),
-                f"labels must be in [0, {n_classes}), got {labels[row]} {whose}; pass ignore_label= if such samples "
-                "have no label, or labels= (the classes of all samples)",
-                is_fatal=not self._is_settled and not (kept & is_class).any(),
-            )
-        return batch.only(kept & is_class)
-
-    def _lose_rows(self, n_rows: int, why: str, *, is_fatal: bool) -> None:
-        """Leave out rows that cannot be recorded.
-
-        Raises:
-            ValueError: if they are fatal.
-        """
-        if is_fatal:
-            raise ValueError(f"first step: {why}")
-        self._n_lost_rows += n_rows
-        self.judge(RowsError(why))
-
-    def _ignored_labels(self, n_classes: int) -> list[int]:
-        if self.options.ignore_label is not None:
-            return [self.options.ignore_label]
-        loss = getattr(self._model, LOSS)
-        if self._ignored is None or self._ignored[0] is not loss:
-            self._ignored = loss, ignored_labels(loss, n_classes)
-        return self._ignored[1]
 
     @property
     def _n_samples(self) -> int:
@@ -515,27 +414,24 @@ class FitSession:
         known = self.options.known_n_samples
         return find_n_samples(self._loader) if known is None else known
 
-    # The recorder.
-
     def _open_recorder(self, n_classes: int, batch: Batch | None = None) -> TrainingDynamicsRecorder:
-        options, n_samples = self.options, self._n_samples
-        if options.labels is not None:
-            self._check_labels(options.labels, n_samples, n_classes)
-        if is_open(options.path):
+        path, n_samples = self.options.path, self._n_samples
+        self._rows.check_labels(n_samples, n_classes)
+        if is_open(path):
             raise CaptureError(
-                f"'{options.path}' is being recorded by another callback of this fit; give each a path of its own"
+                f"'{path}' is being recorded by another callback of this fit; give each a path of its own"
             )
         self._is_new_file = not self._resumes
         self._recorder = TrainingDynamicsRecorder(
-            options.path,
+            path,
             n_samples=n_samples,
             n_classes=n_classes,
             resume=self._resume,
             overwrite=self._overwrite,
             expected_epochs=self._params.get("epochs"),
-            distributed=self._ranks or False,
+            distributed=self._ranks.ranks or False,
             softmax=sigmoids if batch is not None and batch.has_one_column else softmax,
-            **options.of_recorder,
+            **self.options.of_recorder,
         )
         self._history.has_begun = True
         self._history.network = weakref.ref(self._model.network)
@@ -548,22 +444,6 @@ class FitSession:
             return not self._is_new_file
         return bool(self._resume) and os.path.exists(self.options.path)
 
-    def _check_number_of_labels(self, n_samples: int) -> None:
-        labels = self.options.labels
-        if labels is not None and len(labels) != n_samples:
-            raise CaptureError(
-                f"labels= has {len(labels)} entries for a data set of {n_samples} samples; give one for each, in the "
-                "order of the data set"
-            )
-
-    def _check_labels(self, labels: Any, n_samples: int, n_classes: int) -> None:
-        self._check_number_of_labels(n_samples)
-        rows = np.flatnonzero(~np.isin(labels, self._ignored_labels(n_classes)))
-        try:
-            check_rows(rows, labels[rows], n_samples, n_classes, "labels=")
-        except ValueError as error:
-            raise ValueError(f"{error}; pass ignore_label= if such samples have no label") from None
-
     def _close(self) -> None:
         recorder, self._recorder = self._recorder, None
         if recorder is None:
@@ -572,7 +452,7 @@ class FitSession:
         try:
             recorder.close()
         finally:
-            if is_empty and self._is_new_file and (self._ranks is None or self._ranks.rank == 0):
+            if is_empty and self._is_new_file and self._ranks.rank == 0:
                 with contextlib.suppress(OSError):
                     os.unlink(
                         self.options.path
@@ -584,57 +464,3 @@ class FitSession:
             self._close()
         except Exception as error:  # must not hide what fit died of
             self._warn(str(error))
-
-    # Several ranks.
-
-    def _are_all_well(self, well: bool) -> bool:
-        if self._ranks is None:
-            return well
-        try:
-            return bool(self._ranks.all_gather([int(well)]).all())
-        except RanksEndedError:
-            self._have_ranks_ended = True
-            raise
-
-    def _end_epoch_of_ranks(self, ranks: Ranks) -> None:
-        """All ranks come here at the end of every epoch, until they have agreed to record no more."""
-        if not self._have_classes_agreed:
-            known = 0 if self._recorder is None else self._recorder.layout.n_classes
-            agreed = ranks.all_gather([known, int(self._resumes)])
-            n_classes, self._do_ranks_resume = int(agreed[:, 0].max()), bool(agreed[0, 1])
-            if n_classes == 0:
-                return
-            self._have_classes_agreed = True
-            if self._recorder is None:  # no batch came to this rank
-                self._open_recorder(n_classes)
-                self._is_settled = True
-        assert self._recorder is not None
-        self._recorder.agree_on_epoch(failed=self._is_stopped, count_once=self._is_padded)
-        self._count_epoch()
-
-    def _end_meeting(self) -> Session | None:
-        """The meeting of the ranks in this fit, which is left alone from now on."""
-        if self._leave_when_fit_is_gone is not None:
-            self._leave_when_fit_is_gone.detach()
-            self._leave_when_fit_is_gone = None
-        meeting, self._meeting = self._meeting, None
-        return meeting
-
-    def _leave(self, reason: str) -> None:
-        """Tell the other ranks not to wait for this one in what is left of the fit."""
-        meeting = self._end_meeting()
-        if meeting is not None:
-            meeting.leave(reason)
-
-    def _share_issues(self, callbacks: Any) -> None:
-        """Let the finders of this recording's issues know that one rank finds and the others get the result."""
-        meeting = self._meeting
-        if meeting is None or self._have_classes_agreed:
-            return
-        finders = [
-            callback
-            for callback in callbacks
-            if isinstance(callback, LabelIssuesCallback) and callback.path == self.options.path
-        ]
-        for number, finder in enumerate(finders):
-            finder.share(SharedResult(meeting, str(number)))

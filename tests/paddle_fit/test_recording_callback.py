@@ -653,7 +653,7 @@ def test_a_second_fit_on_other_data_is_refused(path: str) -> None:
             r"outputs must be one of \('auto', 'logits', 'probabilities'\), got 'softmax'",
         ),
         ({"compression": "lzf"}, "compression must be 'gzip' or None, got 'lzf'"),
-        ({"labels": np.zeros((3, 2), int)}, r"labels must have shape \[row\] or \[row, 1\], got \(3, 2\)"),
+        ({"labels": np.zeros((3, 2), int)}, r"labels must have shape \[row\] or \[row, 1\], .*got \(3, 2\)"),
     ],
 )
 def test_arguments_out_of_range(options: dict[str, Any], match: str, path: str) -> None:
@@ -791,9 +791,8 @@ def test_a_label_outside_the_classes_costs_its_row(label: int, mode: str, path: 
     with pytest.warns(RuntimeWarning) as said:
         fit(model_of(Witness(), in_range), points, shuffle=False, callbacks=[callback])
     first, last = (str(one.message) for one in said)
-    whose = "sample 5" if mode == "train" else "row 5"
-    assert re.search(rf"labels must be in \[0, 4\), got {label} (for|in) {whose}; pass ignore_label=", first)
-    n_lost = 2 * 3 + (mode == "eval")  # that one looks at the first step too
+    assert f"labels must be in [0, 4), got {label} for sample 5; pass ignore_label=" in first
+    n_lost = 2 * 3
     assert f"{n_lost} rows in all could not be recorded" in last
     assert callback.n_skipped == n_lost
     with TrainingDynamicsStore(path) as store:
