@@ -31,7 +31,7 @@ from benchmarks.recordings.record import FURTHER_RUNS, cache_folder, record
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 from paddle_td_callback.detection.scores import NOISE_SCORES
 from paddle_td_callback.detection.suggestions import suggest_labels
-from paddle_td_callback.store.store import TrainingDynamicsStore
+from paddle_td_callback.store import TrainingDynamicsStore
 
 Key = tuple[Any, ...]  # data, kind, rate, regime, seed
 Cells = dict[Key, dict[str, dict[str, Any]]]  # of each cell the row of each method

@@ -22,7 +22,7 @@ from sklearn.datasets import load_digits
 from paddle_td_callback import TrainingDynamicsCallback
 from paddle_td_callback.detection.interpolate import fill_missed_epochs
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
-from paddle_td_callback.store.store import TrainingDynamicsStore
+from paddle_td_callback.store import TrainingDynamicsStore
 
 with contextlib.redirect_stdout(io.StringIO()):
     # From the module: the package leaves these names out where paddle.fluid is gone (Paddle 2.5 and later).

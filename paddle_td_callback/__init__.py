@@ -24,7 +24,7 @@ from .errors import (  # noqa: E402
 )
 from .recording import recorder as _recorder  # noqa: E402
 from .recording.recorder import TrainingDynamicsRecorder  # noqa: E402
-from .store.store import TrainingDynamicsStore  # noqa: E402
+from .store import TrainingDynamicsStore  # noqa: E402
 
 if TYPE_CHECKING:
     from .detection.lstm.detector import NoiseDetector

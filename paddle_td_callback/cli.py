@@ -18,7 +18,7 @@ from ._version import __version__
 from .detection.find_issues import METHODS, find_label_issues
 from .detection.label_issues import check_csv_path
 from .errors import StoreError, TrainingDynamicsError
-from .store.store import TrainingDynamicsStore
+from .store import TrainingDynamicsStore
 from .store.verify import salvage, verify
 
 

@@ -134,7 +134,7 @@ def test_verify_says_what_is_good_and_salvages(recording, tmp_path, capsys):
     [
         (["info", "{tmp}/none.h5"], "none.h5': there is no such file"),
         (["info", "{tmp}"], "is a folder"),
-        (["info", "{tmp}/text.h5"], "cannot be opened as HDF5"),
+        (["info", "{tmp}/text.h5"], "is no HDF5 file"),
         (["info", "{tmp}/other.h5"], "no recording of training dynamics"),
         (["detect", "{tmp}/none.h5"], "there is no such file"),
         (

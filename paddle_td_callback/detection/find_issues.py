@@ -14,7 +14,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from ..errors import StoreError
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from .dataset_features import Evidence, Table, rank
 from .label_issues import LabelIssues
 from .lstm.calibration import doubt

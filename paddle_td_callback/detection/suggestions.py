@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ..store.store import TrainingDynamicsStore
+from ..store import TrainingDynamicsStore
 from .trajectories import largest_other_probabilities
 
 Suggestion = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]

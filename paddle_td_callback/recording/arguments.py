@@ -64,7 +64,7 @@ def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list
                 f"{argument} must have one axis, got an array {np.shape(names)}; pass {argument}[:, 0]"
             )
     if n_names is not None and len(listed) != n_names:
-        raise ValueError(f"{argument}: got {len(listed)} names, wanted {n_names}; give one for each index")
+        raise ValueError(f"{argument} must have {n_names} names, got {len(listed)}; give one for each index")
     return [name_of(name) for name in listed]
 
 

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
+from ..store import StoreWriter
 from ..store.schema import Layout
-from ..store.store import StoreWriter
 from .batches import Indices, Rows
 from .memory_limit import default_memory_limit_bytes
 from .sinks import LocalSink, add_presentations

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError, StoreError, StoreNotFoundError
+from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
-from ..store.store import StoreWriter, TrainingDynamicsStore
 from .arguments import check_on_error, check_resume, gzip_level_of, ordered_names
 from .batches import as_integers, as_matrix, check_indices
 from .blocks import Block, Softmax

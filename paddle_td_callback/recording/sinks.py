@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
-from ..store.store import StoreWriter
+from ..store import StoreWriter
 from .batches import Indices, Rows
 from .committer import Committer
 from .labels import GivenLabels

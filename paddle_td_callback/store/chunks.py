@@ -1,4 +1,4 @@
-"""Chunks made outside HDF5: encoded here, off Python's lock, and readable through its stock filters."""
+"""Chunks: encoded and decoded here, and readable through HDF5's stock filters shuffle, gzip and fletcher32."""
 
 from __future__ import annotations
 
@@ -7,30 +7,14 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
+from .commits import CHUNK, FRAME_BYTES, DamagedError, Frame, RawFile
+from .schema import LABELS, Field, Layout
+
 _CHECKSUM_BYTES = 4
 _ROW_WORDS = 2048
-
-
-def creation_properties(chunk_shape: tuple[int, ...], fill_value: Any, *, gzip_level: int | None) -> Any:
-    """HDF5 creation properties of a dataset whose chunks `encode_chunk` makes.
-
-    Args:
-        chunk_shape: shape of one chunk, elements.
-        fill_value: zero-dimensional array that stands for what was never written.
-        gzip_level: 1 to 9 for shuffle and gzip before the checksum, None for the checksum alone.
-    """
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_chunk(chunk_shape)
-    properties.set_fill_value(np.asarray(fill_value))
-    if gzip_level is not None:
-        properties.set_shuffle()
-        properties.set_deflate(gzip_level)
-    properties.set_fletcher32()
-    return properties
 
 
 @dataclass(frozen=True)
@@ -67,20 +51,20 @@ def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> EncodedC
     return EncodedChunk(payload.data, fletcher32(payload))
 
 
-def stored_checksum(encoded: bytes | npt.NDArray[np.uint8]) -> int:
+def stored_checksum(encoded: bytes | memoryview) -> int:
     """The fletcher32 at the end of a chunk."""
     return int.from_bytes(bytes(encoded[-_CHECKSUM_BYTES:]), "little")
 
 
 def decode_chunk(
-    encoded: bytes, shape: tuple[int, ...], dtype: npt.DTypeLike, *, gzip_level: int | None
+    encoded: bytes | memoryview, shape: tuple[int, ...], dtype: npt.DTypeLike, *, gzip_level: int | None
 ) -> npt.NDArray[Any]:
     """The block that `encode_chunk` was given.
 
     Raises:
         ValueError: the checksum or the size is wrong, or the gzip stream is no such.
     """
-    payload = encoded[:-_CHECKSUM_BYTES]
+    payload: Any = encoded[:-_CHECKSUM_BYTES]
     if len(encoded) < _CHECKSUM_BYTES or fletcher32(payload) != stored_checksum(encoded):
         raise ValueError("its checksum is wrong")
     dtype = np.dtype(dtype)
@@ -98,7 +82,7 @@ def decode_chunk(
     return np.frombuffer(payload, dtype).reshape(shape)
 
 
-def fletcher32(data: bytes | npt.NDArray[np.uint8]) -> int:
+def fletcher32(data: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
     """Fletcher's checksum as HDF5 defines it: over big-endian 16-bit words, sums modulo 65535 kept in 1..65535.
 
     With word i of n weighing n - i in the second sum, both sums follow from the sums of the rows and columns
@@ -129,3 +113,34 @@ def fletcher32(data: bytes | npt.NDArray[np.uint8]) -> int:
         return 0
     # HDF5 adds carries back instead of dividing, so a sum that is a multiple of 65535 is 65535, not 0.
     return (second % 65535 or 65535) << 16 | (first % 65535 or 65535)
+
+
+def read_chunk(file: RawFile, at: int, n_bytes: int, layout: Layout, one: Field) -> npt.NDArray[Any]:
+    """A chunk of a recording, compared with the checksum in its frame: HDF5's own says that a chunk of zeros is right.
+
+    Args:
+        file: the recording.
+        at: address of the chunk.
+        n_bytes: its stored size.
+        layout: of the recording.
+        one: the field of which it is a chunk.
+
+    Returns:
+        `[sample]`, `[sample, class]` or `[sample, k]`, as many samples as a whole chunk has.
+
+    Raises:
+        DamagedError: it is not what was committed.
+    """
+    raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes)
+    frame = Frame.unpack(raw[:FRAME_BYTES])
+    if frame is None or (frame.kind, frame.n_bytes) != (CHUNK, n_bytes) or len(raw) != FRAME_BYTES + n_bytes:
+        raise DamagedError(f"there is no chunk of {n_bytes} bytes at byte {at}")
+    stored = memoryview(raw)[FRAME_BYTES:]
+    if stored_checksum(stored) != frame.checksum:
+        raise DamagedError(f"the chunk at byte {at} is not what was committed")
+    shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
+    gzip_level = None if one is LABELS else layout.gzip_level
+    try:
+        return decode_chunk(stored, shape, np.dtype(one.dtype).newbyteorder("<"), gzip_level=gzip_level)
+    except ValueError as error:
+        raise DamagedError(f"the chunk at byte {at} is damaged: {error}") from error

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import math
 import numbers
-import sys
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import h5py
 import numpy as np
 import numpy.typing as npt
-
-from .._version import __version__
-from .chunks import creation_properties
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -25,7 +18,7 @@ SCHEMA_VERSION = 1
 
 Keep = Literal["all", "given"] | int
 
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 # Of the one-number-per-sample datasets: 64 KiB, so that a tile of samples reads little else.
 _CHUNK_ROWS = 16384
 
@@ -53,6 +46,8 @@ TOP_FIELDS = (
     Field("top_probabilities", "k", "float16", math.nan, "their probabilities"),
 )
 SAMPLE_IDS = "sample_ids"  # [sample] UTF-8, only where samples have names
+CLASS_NAMES = "class_names"  # [class] UTF-8, only where classes have names
+DROPPED = "dropped_epochs"  # [dropped] int64
 LABELS = Field("labels", None, "int32", -1, "the given label of each sample; -1 = never seen")
 
 
@@ -124,6 +119,15 @@ class Layout:
         n_chunks = -(-self.n_samples // most)
         return -(-self.n_samples // n_chunks)
 
+    def n_chunks(self, field: Field) -> int:
+        """Chunks of one epoch of a field."""
+        return -(-self.n_samples // self.chunk_rows(field))
+
+    def chunk_bytes(self, field: Field) -> int:
+        """Bytes of one chunk of a field, before compression."""
+        shape = () if field.last_axis is None else self.epoch_shape(field)[1:]
+        return self.chunk_rows(field) * math.prod(shape) * np.dtype(field.dtype).itemsize
+
     @property
     def epoch_bytes(self) -> int:
         """Bytes of one epoch before compression, in memory and on disk."""
@@ -154,67 +158,3 @@ def check_keep(keep: Keep) -> None:
 def label_checksum(labels: npt.NDArray[np.int32]) -> str:
     """CRC-32 of the labels as little-endian int32, eight hexadecimal digits."""
     return f"{zlib.crc32(np.ascontiguousarray(labels, dtype='<i4').data):08x}"
-
-
-def write_schema(
-    h5: h5py.File, layout: Layout, class_names: Sequence[str] | None, sample_ids: Sequence[str] | None
-) -> None:
-    """Make the datasets and attributes of a recording without epochs in an empty file."""
-    for field in layout.fields:
-        shape = layout.epoch_shape(field)
-        chunk = (1, layout.chunk_rows(field), *shape[1:])
-        _create_dataset(h5, field, (0, *shape), (None, *shape), chunk, layout.gzip_level)
-    shape = (layout.n_samples,)
-    # Labels change in place as samples are first seen, so their chunks keep one size: no compression.
-    _create_dataset(h5, LABELS, shape, shape, (layout.chunk_rows(LABELS),), None)
-    if class_names is not None:
-        h5.create_dataset("class_names", data=_as_bytes(class_names))
-    if sample_ids is not None:
-        h5.create_dataset(
-            SAMPLE_IDS,
-            data=_as_bytes(sample_ids),
-            chunks=(layout.chunk_rows(LABELS),),
-            compression="gzip",
-            shuffle=True,
-            fletcher32=True,
-        )
-    paddle = sys.modules.get("paddle")
-    facts: dict[str, Any] = {
-        "format": FORMAT,
-        "schema_version": np.int64(SCHEMA_VERSION),
-        "n_samples": np.int64(layout.n_samples),
-        "n_classes": np.int64(layout.n_classes),
-        "keep": str(layout.keep),
-        "mode": layout.mode,
-        "dtype": layout.dtype,
-        "gzip_level": np.int64(layout.gzip_level or 0),
-        "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "versions": f"paddle_td_callback {__version__}, paddle {getattr(paddle, '__version__', 'none')}, "
-        f"h5py {h5py.__version__}, numpy {np.__version__}",
-    }
-    for name, value in facts.items():
-        h5.attrs[name] = value
-    h5.attrs["label_checksum"] = np.bytes_(label_checksum(np.full(layout.n_samples, -1, np.int32)))
-    h5.attrs["dropped_epochs"] = np.zeros(0, np.int64)
-    h5.attrs["committed_epochs"] = np.int64(0)
-
-
-def _as_bytes(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
-    encoded = [str(name).encode() for name in names]
-    return np.asarray(encoded, dtype=f"S{max(map(len, encoded), default=1) or 1}")
-
-
-def _create_dataset(
-    h5: h5py.File,
-    field: Field,
-    shape: tuple[int, ...],
-    max_shape: tuple[int | None, ...],
-    chunk: tuple[int, ...],
-    gzip_level: int | None,
-) -> None:
-    dtype = np.dtype(field.dtype).newbyteorder("<")
-    properties = creation_properties(chunk, np.array(field.unseen, dtype), gzip_level=gzip_level)
-    limits = tuple(h5py.h5s.UNLIMITED if n is None else n for n in max_shape)
-    space = h5py.h5s.create_simple(shape, limits)
-    h5py.h5d.create(h5.id, field.name.encode(), h5py.h5t.py_create(dtype), space, properties)
-    h5[field.name].attrs["meaning"] = field.meaning

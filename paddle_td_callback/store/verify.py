@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import os
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from typing import Any
 
+import h5py
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError, StoreNotFoundError
-from .chunks import decode_chunk, stored_checksum
-from .disk import DamagedError, NotSealedError, read_overlaid
-from .redo import USER_BLOCK_BYTES, Record, headers, read_newest_record
-from .schema import LABELS, Field, Layout, label_checksum
-from .seals import UNIT_BYTES, Seal, SealedFile, Seals, find_seals
-from .store import HINT, ChunkPlace, ChunkPlaces, StoreWriter, TrainingDynamicsStore, unpack_note
+from ..errors import StoreError
+from .chunks import read_chunk
+from .commits import (
+    CHUNK,
+    FRAME_BYTES,
+    HEAD,
+    METADATA,
+    RECORDS_AT,
+    SECTOR_BYTES,
+    STATE,
+    Commit,
+    DamagedError,
+    Frame,
+    NotARecordingError,
+    blocks,
+    commits,
+    read_block,
+    record_at,
+)
+from .metadata import Head, NewerSchemaError, State, unpack_facts, whole
+from .reader import open_recording
+from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
+from .writer import LABELS_FIELD, StoreWriter
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
 # How far probabilities may be from what they should be: the softmax was taken in single precision, and each
@@ -103,8 +119,8 @@ class Report:
 def verify(path: str | os.PathLike[str]) -> Report:
     """Check every byte of a recording and what the numbers say of each other.
 
-    The file is read twice over: chunk by chunk from where its writer noted them, and through HDF5, which must
-    give the same. The first way needs nothing of HDF5, so it also works where HDF5's own structure is damaged.
+    The file is read block by block as its writer appended them, which needs no index. If all is right, it is read once
+    more by h5py, which must give the same.
 
     Args:
         path: a recording; it may be one that is being written.
@@ -115,15 +131,8 @@ def verify(path: str | os.PathLike[str]) -> Report:
     Raises:
         StoreError: there is no such file, it may not be read, or it is no recording of training dynamics.
     """
-    while True:
-        examined = _Examined(path)
-        try:
-            report = examined.check()
-            # A commit that came between has changed the labels under us: look again.
-            if report.ok or examined.is_current:
-                return report
-        finally:
-            examined.close()
+    with contextlib.closing(_Examined(path)) as examined:
+        return examined.check()
 
 
 def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report:
@@ -142,241 +151,23 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
     Raises:
         StoreError: `out` exists or cannot be written, or there is nothing to salvage in `path`.
     """
-    examined = _Examined(path)
-    try:
+    with contextlib.closing(_Examined(path)) as examined:
         report = examined.check()
         if examined.layout is None or not report.good_epochs:
             raise StoreError(f"'{examined.path}' holds no good epoch, so there is nothing to salvage")
-        writer = StoreWriter.create(
-            out, examined.layout, class_names=examined.class_names, sample_ids=examined.sample_ids
-        )
+        writer = StoreWriter.create(out, examined.layout, **examined.names)
         try:
             for epoch in report.good_epochs:
-                writer.commit_epoch(epoch, examined.read_epoch(epoch), examined.labels)
+                rows = {
+                    one.name: examined.rows(epoch, one, 0, examined.layout.n_samples)
+                    for one in examined.layout.fields
+                }
+                writer.commit_epoch(epoch, rows, examined.labels)
         except OSError as error:
             raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}") from error
         finally:
             writer.close()
         return report
-    finally:
-        examined.close()
-
-
-class _Examined:
-    """A recording read by the notes of its commits, without HDF5, however damaged it is."""
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.report = Report(self.path)
-        self.layout: Layout | None = None
-        self.labels: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        self.class_names: list[str] | None = None
-        self.sample_ids: list[str] | None = None
-        self._chunks: dict[int, ChunkPlaces] = {}
-        self._label_chunks: dict[int, ChunkPlace] = {}
-        self._label_checksum = ""
-        self._damaged_units = False
-        self._store: TrainingDynamicsStore | None = None
-        try:
-            self._file = io.FileIO(self.path)
-        except FileNotFoundError as error:
-            raise StoreNotFoundError(f"'{self.path}': there is no such file") from error
-        except OSError as error:
-            raise StoreError(f"'{self.path}' cannot be read: {error.strerror}") from error
-        try:
-            self._examine()
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
-        if self._store is not None:
-            self._store.close()
-
-    @property
-    def is_current(self) -> bool:
-        """Whether no commit happened since."""
-        return headers(self._file) == self._headers
-
-    def _examine(self) -> None:
-        self._headers = headers(self._file)
-        record = self._read_record()
-        self._pages = {} if record is None else record.pages
-        seals = {seal.place.offset: seal for seal in find_seals(self._file)}
-        if record is not None:
-            seals = {offset: seal for offset, seal in seals.items() if offset < record.seal.offset}
-            newest = Seal.read(self._file, record.seal.offset, record.pages)
-            seals.update({} if newest is None else {record.seal.offset: newest})
-        for offset, seal in seals.items():
-            self._take_note(seal.note)
-            self.report.n_bytes = offset + seal.place.length
-        if record is None and not self._chunks and self.layout is None:
-            raise StoreError(f"'{self.path}' {self._why_no_record}")
-        if record is not None:
-            self.report.n_bytes = min(record.committed_bytes, os.fstat(self._file.fileno()).st_size)
-            self._check_units(record)
-        try:
-            self._store = TrainingDynamicsStore(self.path)
-        except StoreError as error:
-            message = str(error).removesuffix(HINT)
-            for prefix in (f"'{self.path}' ", f"'{self.path}': ", "is damaged: "):
-                message = message.removeprefix(prefix)
-            if all(problem.message not in message for problem in self.report.problems):
-                self.report.add(message)
-        else:
-            self.layout = self.layout or self._store.layout
-            self.class_names, self.sample_ids = self._store.class_names, self._store.sample_ids
-            self.report.n_epochs = self._store.n_epochs
-            self.report.dropped_epochs = self._store.dropped_epochs
-        if self.layout is not None and 4 * self.layout.n_samples * bool(self._chunks) > self.report.n_bytes:
-            self.report.add(f"{self.layout.n_samples} samples, but too few bytes for their labels")
-            self.layout = None
-        if self.layout is not None and self._chunks:
-            self._read_labels(self.layout)
-
-    def _read_record(self) -> Record | None:
-        try:
-            return read_newest_record(self._file)
-        except DamagedError as error:
-            self.report.add(str(error))
-            return read_newest_record(self._file, strict=False)
-        except NotSealedError as error:
-            self._why_no_record = str(error)
-            self.report.add(str(error))
-            return None
-
-    def _take_note(self, packed: bytes) -> None:
-        try:
-            note = unpack_note(packed)
-        except (ValueError, zlib.error):
-            return
-        if "layout" in note:
-            self.layout = Layout(**note["layout"])
-            self.class_names = note.get("class_names", self.class_names)
-        if "epoch" in note:
-            chunks = {name: [tuple(place) for place in places] for name, places in note["chunks"].items()}
-            self._label_chunks.update({place[0]: place for place in chunks.pop(LABELS.name)})
-            self._label_checksum = note["label_checksum"]
-            self._chunks[note["epoch"]] = chunks
-            self.report.n_epochs = max(self.report.n_epochs, note["epoch"] + 1)
-            self.report.dropped_epochs += note["dropped"]
-
-    def _check_units(self, record: Record) -> None:
-        """Every byte against the checksums by which the reader goes."""
-        try:
-            sealed = SealedFile(self._file, Seals.read(self._file, record), record.pages)
-        except DamagedError as error:
-            self.report.add(str(error))
-            return
-        first = USER_BLOCK_BYTES // UNIT_BYTES
-        for unit in range(first, len(sealed.seals.crcs)):
-            if not sealed.is_sound(unit):
-                self._damaged_units = True
-                start, stop = unit * UNIT_BYTES, min((unit + 1) * UNIT_BYTES, sealed.seals.data_end)
-                self.report.add(f"bytes {start} to {stop} are not what was committed")
-
-    def _read_labels(self, layout: Layout) -> None:
-        self.labels = np.full(layout.n_samples, -1, np.int32)
-        for start, place in sorted(self._label_chunks.items()):
-            try:
-                n_rows = min(layout.n_samples, layout.chunk_rows(LABELS))
-                block = self._read_chunk(place, (n_rows,), LABELS.dtype, None)
-            except ValueError as error:
-                self.report.add(f"the labels from here on are lost, {error}", sample=start)
-                continue
-            self.labels[start : start + n_rows] = block[: layout.n_samples - start]
-        if self._label_checksum and label_checksum(self.labels) != self._label_checksum:
-            self.report.add(f"the labels do not match their checksum {self._label_checksum}")
-        outside = np.flatnonzero((self.labels < -1) | (self.labels >= layout.n_classes))
-        if len(outside):
-            sample = int(outside[0])
-            self.report.add(f"label {self.labels[sample]} is outside the classes", sample=sample)
-
-    def _read_chunk(
-        self, place: ChunkPlace, shape: tuple[int, ...], dtype: str, gzip_level: int | None
-    ) -> npt.NDArray[Any]:
-        _, offset, length, checksum = place
-        stored = read_overlaid(self._file, self._pages, offset, length)
-        self.report.n_chunks += 1
-        if len(stored) < length or stored_checksum(stored) != checksum:
-            raise ValueError(f"the {length} bytes at byte {offset} are damaged")
-        return decode_chunk(stored, shape, np.dtype(dtype).newbyteorder("<"), gzip_level=gzip_level)
-
-    def check(self) -> Report:
-        """Check every epoch."""
-        report = self.report
-        for epoch in range(report.n_epochs):
-            if epoch in report.dropped_epochs:
-                continue
-            before = report.n_problems
-            if epoch not in self._chunks:
-                report.add("nothing is known of where it is", epoch)
-            elif self.layout is not None:
-                for start, rows in self._tiles(epoch, self.layout):
-                    self._check_rows(self.layout, epoch, start, rows)
-            if report.n_problems == before:
-                report.good_epochs.append(epoch)
-        return replace(report)  # what `read_epoch` reads again is not counted in it
-
-    def read_epoch(self, epoch: int) -> dict[str, npt.NDArray[Any]]:
-        """An epoch that `check` found good, as the writer takes it."""
-        assert self.layout is not None
-        arrays = self.layout.unseen_epoch()
-        for field in self.layout.fields:
-            for start, block in self._blocks(epoch, self.layout, field):
-                arrays[field.name][start : start + len(block)] = block
-        return arrays
-
-    def _blocks(self, epoch: int, layout: Layout, field: Field) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """The chunks of a field in order, without what fills up the last one.
-
-        Raises:
-            _LostError: one is missing or damaged.
-        """
-        n_rows = layout.chunk_rows(field)
-        places = {place[0]: place for place in self._chunks[epoch].get(field.name, [])}
-        for start in range(0, layout.n_samples, n_rows):
-            shape = (n_rows, *layout.epoch_shape(field)[1:])
-            try:
-                block = self._read_chunk(places[start], shape, field.dtype, layout.gzip_level)
-            except KeyError:
-                raise _LostError(start, f"'{field.name}' from here on is missing") from None
-            except ValueError as error:
-                raise _LostError(start, f"'{field.name}' from here on is lost, {error}") from error
-            yield start, block[: layout.n_samples - start]
-
-    def _tiles(self, epoch: int, layout: Layout) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
-        """Rows of all fields, by the chunks of the widest, as far as they can be read."""
-        step = min(layout.chunk_rows(field) for field in layout.fields)
-        streams = {field: _Stream(self._blocks(epoch, layout, field)) for field in layout.fields}
-        for start in range(0, layout.n_samples, step):
-            stop = min(start + step, layout.n_samples)
-            try:
-                rows = {field.name: stream.rows(start, stop) for field, stream in streams.items()}
-            except _LostError as error:
-                self.report.add(str(error), epoch, error.sample)
-                return
-            yield start, rows
-
-    def _check_rows(self, layout: Layout, epoch: int, start: int, rows: dict[str, npt.NDArray[Any]]) -> None:
-        labels = self.labels[start : start + len(rows["predicted"])]
-        for message, wrong in _contradictions(layout, labels, rows):
-            found = np.flatnonzero(wrong)
-            if len(found):
-                more = f" (and {len(found) - 1} more near it)" if len(found) > 1 else ""
-                self.report.add(message + more, epoch, start + int(found[0]))
-        if self._store is not None:
-            try:
-                through_hdf5 = self._store.read_epoch_rows(epoch, slice(start, start + len(labels)))
-            except StoreError as error:
-                if not self._damaged_units:  # else it is the neighbourhood that is damaged, and that is said
-                    self.report.add(f"HDF5 cannot read it: {error}", epoch, start)
-                return
-            for name, values in through_hdf5.items():
-                if values.tobytes() != rows[name].tobytes():
-                    self.report.add(f"HDF5 reads another '{name}'", epoch, start)
 
 
 class _LostError(Exception):
@@ -387,24 +178,201 @@ class _LostError(Exception):
         self.sample = sample
 
 
-class _Stream:
-    """Consecutive rows out of blocks of another length."""
+class _Examined:
+    """A recording read by the frames of its blocks, however damaged it is."""
 
-    def __init__(self, blocks: Iterator[tuple[int, npt.NDArray[Any]]]) -> None:
-        self._blocks = blocks
-        self._start = 0
-        self._block: npt.NDArray[Any] | None = None
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.layout: Layout | None = None
+        self.labels: npt.NDArray[np.int32] = np.zeros(0, np.int32)
+        self.names: dict[str, Any] = {}
+        self._report = Report(self.path)
+        self._chunks: dict[
+            int, dict[tuple[int, int], tuple[int, int]]
+        ] = {}  # epoch: field, number: address, bytes
+        self._label_chunks: dict[tuple[int, int], tuple[int, int]] = {}
+        self._label_checksum = ""
+        self._last: tuple[int, int, npt.NDArray[Any]] | None = None
+        self._file = open_recording(path)
+        try:
+            self._examine()
+        except BaseException:
+            self.close()
+            raise
 
-    def rows(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows from `start` to `stop`, which continue those before."""
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+
+    def _examine(self) -> None:
+        report, newest, why = self._report, None, ""
+        try:
+            newest = commits(self._file)[0]
+        except (NotARecordingError, DamagedError) as error:
+            why = str(error)
+        report.n_bytes = self._file.n_bytes if newest is None else min(newest.end, self._file.n_bytes)
+        self._follow(report.n_bytes, newest)
+        if self.layout is None:
+            raise StoreError(f"'{self.path}' {why or 'holds no block that says what was recorded'}")
+        if why:
+            report.add(f"it {why}")
+        for at in RECORDS_AT:
+            # A power cut may leave one that is cut off, which costs nothing.
+            if record_at(self._file, at) is None and any(self._file.read(at, SECTOR_BYTES)):
+                report.add(f"the commit record at byte {at} is damaged")
+        if newest is not None:
+            self._check_state(newest)
+        if self._chunks and 4 * self.layout.n_samples > report.n_bytes:
+            report.add(f"{self.layout.n_samples} samples, but too few bytes for their labels")
+            self.layout = None
+        elif self._chunks:
+            self._read_labels(self.layout)
+
+    def _follow(self, end: int, newest: Commit | None) -> None:
+        """Go through the log as its writer did: chunks count from the state that commits them."""
+        waiting: list[tuple[int, Frame]] = []
+        for at, frame in blocks(self._file, end):
+            if frame is None:
+                self._report.add(f"from byte {at} on something stands that is no block")
+            elif frame.kind == CHUNK:
+                waiting.append((at + FRAME_BYTES, frame))
+            else:
+                try:
+                    body = read_block(self._file, at + FRAME_BYTES, frame.kind)
+                    if frame.kind == HEAD:
+                        self.layout = Head.read(self._file, at + FRAME_BYTES).layout
+                    elif frame.kind == STATE:
+                        facts = unpack_facts(body)
+                        self._take(waiting, whole(facts["n_epochs"], 0, (1 << 32) - 1))
+                        self._label_checksum, waiting = str(facts["label_checksum"]), []
+                except (DamagedError, NewerSchemaError, ValueError, KeyError) as error:
+                    what = (
+                        "another program has changed the metadata for HDF5: "
+                        if frame.kind == METADATA
+                        else ""
+                    )
+                    self._report.add(f"{what}{error}")
+        if newest is None or self._report.n_problems:  # the state that commits these may be what is damaged
+            self._take(waiting, 1 << 32)
+
+    def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
+        for at, frame in waiting:
+            labels = frame.field == LABELS_FIELD
+            chunks = self._label_chunks if labels else self._chunks.setdefault(frame.epoch, {})
+            chunks[frame.field, frame.number] = at, frame.n_bytes
+        self._chunks = {epoch: chunks for epoch, chunks in self._chunks.items() if epoch < n_epochs}
+        self._report.n_epochs = max(self._chunks, default=-1) + 1
+
+    def _check_state(self, newest: Commit) -> None:
+        """The newest state, and the metadata that it and the head hold for other HDF5 readers."""
+        report = self._report
+        if newest.end > self._file.n_bytes:
+            report.add(f"it is cut off: {self._file.n_bytes} bytes of {newest.end}")
+        try:
+            state = State.read(self._file, newest)
+            report.n_epochs, report.dropped_epochs = state.n_epochs, state.read_dropped(self._file).tolist()
+            for kind in (CLASS_NAMES, SAMPLE_IDS):
+                self.names[kind] = state.read_names(self._file, kind)
+            if report.ok:
+                state.check_metadata(self._file, newest)
+        except DamagedError as error:
+            report.add(str(error))
+        except NewerSchemaError as error:
+            raise StoreError(f"'{self.path}' has {error}; upgrade paddle_td_callback") from error
+
+    def _read_labels(self, layout: Layout) -> None:
+        self.labels = np.full(layout.n_samples, -1, np.int32)
+        n_rows = layout.chunk_rows(LABELS)
+        for number in range(layout.n_chunks(LABELS)):
+            start = number * n_rows
+            try:
+                block = self._chunk(self._label_chunks, LABELS, LABELS_FIELD, number)
+            except _LostError as error:
+                self._report.add(str(error), sample=start)
+                continue
+            self.labels[start : start + n_rows] = block[: layout.n_samples - start]
+        if self._label_checksum and label_checksum(self.labels) != self._label_checksum:
+            self._report.add(f"the labels do not match their checksum {self._label_checksum}")
+        outside = np.flatnonzero((self.labels < -1) | (self.labels >= layout.n_classes))
+        if len(outside):
+            sample = int(outside[0])
+            self._report.add(f"label {self.labels[sample]} is outside the classes", sample=sample)
+
+    def _chunk(
+        self, chunks: dict[tuple[int, int], tuple[int, int]], one: Field, of_field: int, number: int
+    ) -> npt.NDArray[Any]:
+        assert self.layout is not None
+        start = number * self.layout.chunk_rows(one)
+        if (of_field, number) not in chunks:
+            raise _LostError(start, f"'{one.name}' from here on is missing")
+        self._report.n_chunks += 1
+        try:
+            return read_chunk(self._file, *chunks[of_field, number], self.layout, one)
+        except DamagedError as error:
+            raise _LostError(start, f"'{one.name}' from here on is lost, {error}") from error
+
+    def rows(self, epoch: int, one: Field, start: int, stop: int) -> npt.NDArray[Any]:
+        """Some rows of one epoch, `[sample]`, `[sample, class]` or `[sample, k]`."""
+        assert self.layout is not None
+        n_rows, of_field = self.layout.chunk_rows(one), self.layout.fields.index(one)
         parts = []
-        while start < stop:
-            if self._block is None or start >= self._start + len(self._block):
-                self._start, self._block = next(self._blocks)
-            part = self._block[start - self._start : stop - self._start]
-            parts.append(part)
-            start += len(part)
+        for number in range(start // n_rows, -(-stop // n_rows)):
+            block = self._chunk(self._chunks[epoch], one, of_field, number)
+            parts.append(block[max(0, start - number * n_rows) : stop - number * n_rows])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def check(self) -> Report:
+        """Check every epoch."""
+        report, layout = self._report, self.layout
+        if layout is None:
+            return report
+        for epoch in sorted({*range(report.n_epochs)}.difference(report.dropped_epochs)):
+            before = report.n_problems
+            if epoch not in self._chunks:
+                report.add("nothing is known of where it is", epoch)
+            else:
+                try:
+                    for start, rows in self._tiles(epoch, layout):
+                        self._check_rows(layout, epoch, start, rows)
+                except _LostError as error:
+                    report.add(str(error), epoch, error.sample)
+            if report.n_problems == before:
+                report.good_epochs.append(epoch)
+        n_chunks = report.n_chunks
+        if report.ok:
+            self._compare_with_h5py(layout)
+        return replace(report, n_chunks=n_chunks)
+
+    def _tiles(self, epoch: int, layout: Layout) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
+        """Rows of all fields, by the chunks of the narrow ones, so that each chunk is read once or nearly so."""
+        step = layout.chunk_rows(layout.fields[0])
+        if 32 * step * layout.epoch_bytes > layout.n_samples * (1 << 30):  # wide rows: by their own chunks
+            step = min(layout.chunk_rows(one) for one in layout.fields)
+        for start in range(0, layout.n_samples, step):
+            stop = min(start + step, layout.n_samples)
+            yield start, {one.name: self.rows(epoch, one, start, stop) for one in layout.fields}
+
+    def _check_rows(self, layout: Layout, epoch: int, start: int, rows: dict[str, npt.NDArray[Any]]) -> None:
+        labels = self.labels[start : start + len(rows["predicted"])]
+        for message, wrong in _contradictions(layout, labels, rows):
+            found = np.flatnonzero(wrong)
+            if len(found):
+                more = f" (and {len(found) - 1} more near it)" if len(found) > 1 else ""
+                self._report.add(message + more, epoch, start + int(found[0]))
+
+    def _compare_with_h5py(self, layout: Layout) -> None:
+        """Whether other programs read the same; called when the file holds what this package writes and no more."""
+        try:
+            with h5py.File(self.path) as h5:
+                for epoch in self._report.good_epochs:
+                    for start, rows in self._tiles(epoch, layout):
+                        for name, values in rows.items():
+                            there = h5[name][epoch, start : start + len(values)]
+                            if there.tobytes() != values.tobytes():
+                                self._report.add(f"h5py reads another '{name}'", epoch, start)
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            if len(commits(self._file)) > 0 and commits(self._file)[0].end == self._report.n_bytes:
+                self._report.add(f"h5py cannot read it: {error}")
 
 
 def _contradictions(

@@ -272,10 +272,10 @@ def test_one_epoch_works_and_is_said_to_be_none_to_rely_on(
 
 
 def test_no_epoch(path: str) -> None:
-    TrainingDynamicsRecorder(path, n_samples=3, n_classes=2).close()
-    for method in METHODS:
-        with pytest.raises(StoreError, match=r"run\.h5' holds no committed epoch yet; .*try again then"):
-            find(path, method=method)
+    with TrainingDynamicsRecorder(path, n_samples=3, n_classes=2):
+        for method in METHODS:
+            with pytest.raises(StoreError, match=r"run\.h5' holds no committed epoch yet; .*try again then"):
+                find(path, method=method)
 
 
 def test_epochs_in_which_nothing_was_seen(path: str) -> None:

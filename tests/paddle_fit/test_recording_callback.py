@@ -44,6 +44,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
+from paddle_td_callback.recording.open_recorders import wait_for_commits
 
 BATCH = 8
 
@@ -832,7 +833,7 @@ def test_a_refused_first_step_does_not_cost_the_file_to_replace(path: str) -> No
         ({"labels": [0] * 49}, CaptureError, "labels= has 49 entries for a data set of 50 samples"),
         ({"labels": [0] * 49 + [4]}, ValueError, r"labels=: labels must be in \[0, 4\), got 4 for sample 49"),
         ({"n_samples": 4}, ValueError, r"indices must be in \[0, 4\), got index 4 in row 4"),
-        ({"class_names": ["a", "b"]}, ValueError, "class_names: got 2 names, wanted 4"),
+        ({"class_names": ["a", "b"]}, ValueError, "class_names must have 4 names, got 2"),
         ({"keep": 5}, ValueError, "keep=5 is more than the 4 classes; say keep='all'"),
     ],
 )
@@ -897,7 +898,7 @@ def test_one_changing_label_costs_that_sample(path: str) -> None:
     callbacks = [Bell(), TrainingDynamicsCallback(path, dtype="float32")]
     with pytest.warns(RuntimeWarning, match=match) as said:
         fit(model_of(network), Relabels(range(17, 18)), epochs=4, callbacks=callbacks)
-    assert len(said) == 1
+    assert len([one for one in said if one.category is RuntimeWarning]) == 1
     want, recorded = expected(network.epochs, Points().classes), read(path)
     assert np.isnan(recorded.margins[17, 2:]).all()
     for ours, theirs in zip(recorded, want, strict=True):
@@ -914,7 +915,7 @@ def test_changing_labels_end_the_recording_but_not_the_training(path: str) -> No
     callbacks = [Bell(), TrainingDynamicsCallback(path, dtype="float32")]
     with pytest.warns(RuntimeWarning, match=match) as said:
         fit(model, Relabels(range(N_SAMPLES)), epochs=4, shuffle=False, callbacks=callbacks)
-    assert len(said) == 1
+    assert len([one for one in said if one.category is RuntimeWarning]) == 1
     assert len(network.epochs) == 4
     assert_untapped(model)
     assert_same(read(path), expected(network.epochs[:2], Points().classes))
@@ -928,6 +929,7 @@ def test_changing_labels_raise_where_that_is_wanted(path: str) -> None:
         fit(model, Relabels(range(N_SAMPLES)), epochs=4, callbacks=[Bell(), recorder])
     assert len(network.epochs) == 3
     assert_untapped(model)
+    wait_for_commits(path)
     assert_same(read(path), expected(network.epochs[:2], Points().classes))
 
 

@@ -18,8 +18,8 @@ from paddle_td_callback import CaptureError, TrainingDynamicsStore
 from paddle_td_callback.recording import gathering
 from paddle_td_callback.recording.batches import Rows
 from paddle_td_callback.recording.gathering import RankZeroSink, SendingSink
+from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter
 
 N_SAMPLES = 12
 LAYOUT = Layout(N_SAMPLES, 2, keep="given")

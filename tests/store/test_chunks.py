@@ -7,12 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_td_callback.store.chunks import (
-    creation_properties,
     decode_chunk,
     encode_chunk,
     fletcher32,
     stored_checksum,
 )
+
+
+def creation_properties(chunk_shape, fill_value, *, gzip_level):
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk(chunk_shape)
+    properties.set_fill_value(np.asarray(fill_value))
+    if gzip_level is not None:
+        properties.set_shuffle()
+        properties.set_deflate(gzip_level)
+    properties.set_fletcher32()
+    return properties
 
 
 def naive_fletcher32(data):

@@ -10,10 +10,10 @@ import pytest
 from support.recordings import write_recording
 
 from paddle_td_callback import StoreError, StoreExistsError, StoreNotFoundError, TrainingDynamicsRecorder
+from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store import paths as preflight
 from paddle_td_callback.store.paths import check_path, check_space
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter
 
 Disk = namedtuple("Disk", "total used free")
 
@@ -58,7 +58,7 @@ def test_a_folder_and_a_file_that_may_not_be_written(request):
     finally:
         os.setresuid(0, 0, 0)
     assert "may not be written; give a path in another folder" in messages[0]
-    assert "may not be written; resume needs write permission" in messages[1]
+    assert "may not be written; get write permission on it" in messages[1]
 
 
 @pytest.mark.parametrize(

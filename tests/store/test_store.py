@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from support.forging import forge, newest
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
 from paddle_td_callback import (
@@ -13,9 +14,9 @@ from paddle_td_callback import (
     StoreNotFoundError,
     TrainingDynamicsStore,
 )
-from paddle_td_callback.store.journal import Journal
+from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import EPOCH_FIELDS, SCHEMA_VERSION, Layout, label_checksum
-from paddle_td_callback.store.store import StoreWriter
+from paddle_td_callback.store.verify import salvage, verify
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_v1.h5"
 LAYOUTS = [
@@ -34,14 +35,6 @@ LAYOUTS = [
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run.h5"
-
-
-def edit(path, change):
-    """Change a recording as its writer would, so that its checksums fit."""
-    journal = Journal(path)
-    with journal.transaction() as transaction:
-        change(transaction.h5)
-    journal.close()
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
@@ -143,7 +136,7 @@ def test_class_names_and_sample_ids_come_back(path):
     with TrainingDynamicsStore(path) as store:
         assert store.class_names == names
         assert store.sample_ids == ids
-    with pytest.raises(ValueError, match="got 2 class names for 3 classes"):
+    with pytest.raises(ValueError, match="class_names must have 3 names, got 2"):
         StoreWriter.create(path, Layout(30, 3), class_names=["a", "b"], overwrite=True)
 
 
@@ -153,66 +146,140 @@ def test_files_that_are_no_recordings(path, tmp_path):
     with pytest.raises(StoreError, match="is a folder"):
         TrainingDynamicsStore(tmp_path)
     path.write_text("sample,label\n")
-    with pytest.raises(StoreError, match=r"run\.h5' cannot be opened as HDF5"):
+    with pytest.raises(
+        StoreError, match=r"run\.h5' is no HDF5 file; it is no recording of training dynamics"
+    ):
         TrainingDynamicsStore(path)
     with h5py.File(path, "w") as file:
         file["x"] = 1
-    with pytest.raises(StoreError, match="is an HDF5 file, but no recording of training dynamics"):
+    with pytest.raises(
+        StoreError, match="is an HDF5 file, but no recording of training dynamics as this package"
+    ):
         TrainingDynamicsStore(path)
-    with pytest.raises(StoreError, match="no recording of training dynamics"):
+    with pytest.raises(StoreError, match="no recording of training dynamics as this package"):
         StoreWriter.resume(path)
 
 
 def test_a_truncated_file(path):
-    write_recording(path, Layout(300, 5), 3)
-    path.write_bytes(path.read_bytes()[:-600])
-    with pytest.raises(StoreError, match=r"run\.h5' is damaged: it is cut off.*`paddle-td verify` says"):
+    written = write_recording(path, Layout(300, 5), 3)
+    content = path.read_bytes()
+    path.write_bytes(content[:-4600])  # the end of the newest state is gone
+    with pytest.warns(
+        RuntimeWarning, match="its newest commit is damaged .* these are the 2 epochs of the commit before"
+    ):
+        assert_same_epochs(read_epochs(path)[0], written[:2])
+    with pytest.raises(StoreError, match="is damaged"):
+        StoreWriter.resume(path)
+    path.write_bytes(content[: len(content) // 4])
+    with pytest.raises(StoreError, match=r"run\.h5' is damaged.*`paddle-td verify` says"):
         TrainingDynamicsStore(path)
 
 
 def test_a_newer_schema(path):
     write_recording(path, Layout(30, 3), 1)
-    edit(path, lambda h5: h5.attrs.modify("schema_version", SCHEMA_VERSION + 1))
-    with pytest.raises(StoreError, match=r"run\.h5': schema 2, this version reads up to 1; upgrade"):
-        TrainingDynamicsStore(path)
+    forge(path, change_head=lambda head: head.update(schema_version=SCHEMA_VERSION + 1))
+    for reads in (TrainingDynamicsStore, StoreWriter.resume, verify):
+        with pytest.raises(StoreError, match=r"run\.h5' has a later schema than 1; upgrade"):
+            reads(path)
+
+
+def of_layout(**facts):
+    return {"change_head": lambda head: head["layout"].update(facts)}
 
 
 FORGERIES = {
-    "another format": lambda h5: h5.attrs.modify("format", "something else"),
-    "no samples": lambda h5: h5.attrs.modify("n_samples", 0),
-    "2^60 samples": lambda h5: h5.attrs.modify("n_samples", 2**60),
-    "more epochs": lambda h5: h5.attrs.modify("committed_epochs", 2**60),
-    "2^60 epochs": lambda h5: h5["margin"].resize(2**60, axis=0),
-    "fewer epochs": lambda h5: h5["margin"].resize(1, axis=0),
-    "an odd keep": lambda h5: h5.attrs.modify("keep", "most"),
-    "no labels": lambda h5: h5.pop("labels"),
-    "a group": lambda h5: (h5.pop("margin"), h5.create_group("margin")),
-    "another dtype": lambda h5: (h5.pop("predicted"), h5.create_dataset("predicted", data=np.zeros((2, 30)))),
-    "no data": lambda h5: (
-        h5.pop("probabilities"),
-        h5.create_dataset("probabilities", (2, 30, 3), "f2", chunks=(1, 30, 3)),
-    ),
-    "no attribute": lambda h5: h5.attrs.pop("dtype"),
+    "no samples": of_layout(n_samples=0),
+    "2^60 samples": of_layout(n_samples=2**60),
+    "2^39 samples": of_layout(n_samples=2**39),
+    "2^30 classes": of_layout(n_classes=2**30),
+    "samples that are text": of_layout(n_samples="30"),
+    "samples that are a list": of_layout(n_samples=[30]),
+    "an odd keep": of_layout(keep="most"),
+    "a fact nobody knows": of_layout(evil=1),
+    "gzip that is none": of_layout(gzip_level=1),
+    "no layout": {"change_head": lambda head: head.pop("layout")},
+    "a layout that is a number": {"change_head": lambda head: head.update(layout=3)},
+    "names nobody knows": {"change_head": lambda head: head.update(names={"x": [1, 2, 3]})},
+    "names without end": {
+        "change_head": lambda head: head.update(names={"class_names": [4096, 4128, 2**61]})
+    },
+    "more epochs": {"change_state": lambda state: state.update(n_epochs=2**31)},
+    "one more epoch": {"change_state": lambda state: state.update(n_epochs=3)},
+    "fewer epochs": {"change_state": lambda state: state.update(n_epochs=1)},
+    "epochs that are text": {"change_state": lambda state: state.update(n_epochs="2")},
+    "epochs that are true": {"change_state": lambda state: state.update(n_epochs=True)},
+    "dropped epochs elsewhere": {"change_state": lambda state: state.update(dropped=[4128, 1])},
+    "dropped epochs beyond the file": {"change_state": lambda state: state.update(dropped=[2**40, 2**31])},
+    "no roots": {"change_state": lambda state: state.update(roots={})},
+    "a root beyond the file": {"change_state": lambda state: state["roots"].update(margin=2**50)},
+    "another field's root": {
+        "change_state": lambda state: state["roots"].update(margin=state["roots"]["labels"])
+    },
+    "a head that is the state": {"change_state": lambda state: state.update(head_at=4096)},
+    "labels of another checksum": {"change_state": lambda state: state.update(label_checksum="00000000")},
+    "no facts": {"change_state": lambda state: state.clear()},
 }
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_forged_recording_is_refused_whatever_its_checksums(forgery, path):
     write_recording(path, Layout(30, 3), 2)
-    edit(path, FORGERIES[forgery])
-    with pytest.raises(StoreError, match=r"run\.h5'"):
-        TrainingDynamicsStore(path)
+    forge(path, **FORGERIES[forgery])
+    if forgery != "gzip that is none":  # chunks are read by readers alone
+        with pytest.raises(StoreError, match=r"run\.h5' is damaged"):
+            StoreWriter.resume(path)
+    if forgery == "labels of another checksum":  # which are compared with the chunks' own checksums there
+        return
+    with pytest.raises(StoreError, match=r"run\.h5' is damaged"), TrainingDynamicsStore(path) as store:
+        _ = store.class_names, store.margins(), store.probabilities()
 
 
-def test_what_another_program_changed_is_refused_or_not_seen(path):
+def test_an_index_whose_nodes_lead_in_a_circle(path):
+    write_recording(path, Layout(30, 3, keep="given"), 20)
+
+    def point_back(nodes):
+        at = nodes.index(b"TREE\x01\x01")  # a node above the leaves
+        nodes[at + 56 : at + 64] = (newest(path).at + at).to_bytes(8, "little")
+
+    forge(path, change_nodes=point_back)
+    with (
+        TrainingDynamicsStore(path) as store,
+        pytest.raises(StoreError, match="chunk index of 'given_probability'"),
+    ):
+        store.given_probabilities()
+    assert not verify(path).ok
+
+
+def test_a_forged_file_cannot_make_hdf5_open_another(path):
+    """Our reader takes its facts, not the metadata that it holds for other programs; verify compares the two."""
     written = write_recording(path, Layout(30, 3), 2)
-    with h5py.File(path, "r+") as file:  # HDF5 puts the chunk elsewhere, which is not in our commit
-        file["given_probability"][0, 0] = 0.25
+
+    def no_group(metadata):
+        metadata[24:32] = bytes(8)  # the address of the root group's members
+
+    forge(path, change_metadata=no_group)
     assert_same_epochs(read_epochs(path)[0], written)
-    with h5py.File(path, "r+") as file:
-        file["labels"].id.write_direct_chunk((0,), bytes(124))
-    with pytest.raises(StoreError, match="or another program has changed the file"):
-        TrainingDynamicsStore(path)
+    assert "are not what was committed" in str(verify(path))
+
+
+def test_what_another_program_changed_is_not_seen(path):
+    layout, labels = Layout(30, 3), make_labels(Layout(30, 3))
+    written = write_recording(path, layout, 2)
+    with h5py.File(path, "r+") as file:  # HDF5 writes over what it takes for its own
+        file.attrs["committed_epochs"] = 1
+        file.attrs["a note"] = "by the user"
+    assert_same_epochs(read_epochs(path)[0], written)
+    assert "another program has changed the metadata for HDF5" in str(verify(path))
+    writer = StoreWriter.resume(path)
+    writer.commit_epoch(2, make_epoch(layout, labels, 2), labels)
+    writer.close()
+    assert len(read_epochs(path)[0]) == 3
+    with h5py.File(path, "r+") as file:  # HDF5 puts the chunk in its place, and it is not what was committed
+        file["given_probability"][0, 0] = 0.25
+    with pytest.raises(StoreError, match=r"is damaged.*`paddle-td verify` says"):
+        read_epochs(path)
+    salvage(path, path.with_name("out.h5"))
+    assert_same_epochs(read_epochs(path.with_name("out.h5"))[0][1:2], written[1:])
 
 
 @pytest.mark.parametrize(
@@ -235,11 +302,79 @@ def test_resume_refuses_another_recording(change, message, path):
     StoreWriter.resume(path, Layout(30, 3, gzip_level=1)).close()  # compression is the file's own
 
 
-def test_resume_refuses_labels_that_are_not_their_checksum(path):
-    write_recording(path, Layout(30, 3), 1)
-    edit(path, lambda h5: h5["labels"].write_direct(np.ones(30, "i4")))
-    with pytest.raises(StoreError, match="the labels do not match their checksum"):
-        StoreWriter.resume(path)
+def test_resume_keeps_the_first_epochs_and_goes_on_from_there(path):
+    layout, labels = Layout(300, 5), make_labels(Layout(300, 5))
+    epochs = [make_epoch(layout, labels, index) for index in range(30)]
+    writer = StoreWriter.create(path, layout)
+    for index, epoch in enumerate(epochs):
+        if index != 4:
+            writer.commit_epoch(index, epoch, labels)
+    writer.close()
+    for n_kept in (20, 3, 0):
+        writer = StoreWriter.resume(path, n_epochs=n_kept)
+        assert writer.n_epochs == n_kept
+        wanted = [
+            layout.unseen_epoch() if index == 4 else epoch for index, epoch in enumerate(epochs[:n_kept])
+        ]
+        assert_same_epochs(read_epochs(path)[0], wanted)
+        writer.commit_epoch(n_kept, epochs[29], labels)
+        writer.close()
+        found, found_labels = read_epochs(path)
+        assert_same_epochs(found, [*wanted, epochs[29]])
+        np.testing.assert_array_equal(found_labels, labels)
+        assert verify(path).ok
+    with pytest.raises(StoreError, match="has 1 epochs, so the first 2 cannot be kept"):
+        StoreWriter.resume(path, n_epochs=2)
+
+
+def test_a_recording_without_epochs_leaves_nothing_behind(path):
+    writer = StoreWriter.create(path, Layout(30, 3))
+    assert path.exists()
+    writer.close()
+    assert list(path.parent.iterdir()) == []
+    writer = StoreWriter.create(path, Layout(30, 3))
+    path.unlink()
+    path.write_text("somebody else's")  # what is removed is what was made, whatever has its name now
+    writer.close()
+    assert path.read_text() == "somebody else's"
+
+
+def test_overwrite_replaces_a_file_once_an_epoch_is_committed(path):
+    layout, labels = Layout(30, 3), make_labels(Layout(30, 3))
+    written = write_recording(path, layout, 3)
+    writer = StoreWriter.create(path, layout, overwrite=True)
+    assert_same_epochs(read_epochs(path)[0], written)
+    with pytest.raises(StoreError, match="is being recorded by another process, or by another recorder"):
+        StoreWriter.create(path, layout, overwrite=True)
+    writer.close()
+    assert [one.name for one in path.parent.iterdir()] == ["run.h5"]
+    assert_same_epochs(read_epochs(path)[0], written)
+    writer = StoreWriter.create(path, layout, overwrite=True)
+    writer.commit_epoch(0, written[2], labels)
+    assert_same_epochs(read_epochs(path)[0], written[2:])
+    with pytest.raises(StoreError, match="is being recorded"):
+        StoreWriter.create(path, layout, overwrite=True)
+    writer.commit_epoch(1, written[1], labels)
+    writer.close()
+    assert_same_epochs(read_epochs(path)[0], [written[2], written[1]])
+    assert [one.name for one in path.parent.iterdir()] == ["run.h5"]
+
+
+def test_one_long_id_costs_its_own_bytes(path):
+    ids = ["x" * 1_000_000, *map(str, range(29_999))]
+    write_recording(path, Layout(30_000, 2, keep="given"), 1, sample_ids=ids)
+    assert path.stat().st_size < 4_000_000
+    with TrainingDynamicsStore(path) as store:
+        assert store.sample_ids == ids
+    with h5py.File(path) as file:
+        assert file["sample_ids"].asstr()[[0, 29_999]].tolist() == [ids[0], ids[29_999]]
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", "\udce9t\udce9", "图" * 1000, "\ud800"])
+def test_names_of_any_kind_come_back(name, path):
+    write_recording(path, Layout(30, 3), 1, class_names=["a", name, "b"])
+    with TrainingDynamicsStore(path) as store:
+        assert store.class_names == ["a", name if name != "\ud800" else "\\ud800", "b"]
 
 
 def test_what_was_not_kept_is_refused_by_name(path):
@@ -256,12 +391,12 @@ def test_what_was_not_kept_is_refused_by_name(path):
 def test_a_recording_without_epochs_of_a_huge_data_set(path):
     """No bytes back its size, so its labels are not made up."""
     n_samples = 2**24 + 1
-    StoreWriter.create(path, Layout(n_samples, 3, keep="given")).close()
+    writer = StoreWriter.create(path, Layout(n_samples, 3, keep="given"))
     store = TrainingDynamicsStore(path)
     with pytest.raises(StoreError, match=f"holds no committed epoch of its {n_samples} samples yet"):
         _ = store.labels
     store.close()
-    StoreWriter.resume(path).close()
+    writer.close()
 
 
 def test_a_file_of_schema_version_1_is_read_for_ever():

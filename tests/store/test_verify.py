@@ -3,13 +3,14 @@
 import h5py
 import numpy as np
 import pytest
+from support.forging import newest
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder
-from paddle_td_callback.store.journal import Journal
-from paddle_td_callback.store.redo import USER_BLOCK_BYTES
+from paddle_td_callback.store import StoreWriter
+from paddle_td_callback.store.commits import START
+from paddle_td_callback.store.hdf5_format import SLACK_BYTES
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter
 from paddle_td_callback.store.verify import salvage, verify
 
 LAYOUTS = [
@@ -49,7 +50,7 @@ def test_a_good_recording_is_good(layout, path):
     assert report.ok, str(report)
     assert (report.n_epochs, report.good_epochs) == (3, [0, 1, 2])
     assert str(report).startswith(f"'{path}' is good: 3 epochs, ")
-    assert report.n_bytes == path.stat().st_size
+    assert report.n_bytes == path.stat().st_size - SLACK_BYTES
 
 
 def test_recordings_by_the_recorder_are_good(path):
@@ -77,7 +78,7 @@ def test_dropped_epochs_are_said_and_are_no_damage(path):
     assert "epochs [0, 1] were never written and read as unseen" in str(report)
 
 
-@pytest.mark.parametrize(("field", "start"), [("probabilities", 400), ("margin", 0), ("predicted", 0)])
+@pytest.mark.parametrize(("field", "start"), [("probabilities", 360), ("margin", 0), ("predicted", 0)])
 def test_the_first_bad_epoch_and_sample_are_named_and_the_good_ones_saved(field, start, path, tmp_path):
     layout = Layout(1200, 1000)
     written = write_recording(path, layout, 4)
@@ -102,8 +103,9 @@ def test_hdf5s_own_structure_gone_every_epoch_is_saved(path, tmp_path):
     layout = Layout(300, 5, gzip_level=1)
     written = write_recording(path, layout, 4, class_names=list("abcde"))
     content = bytearray(path.read_bytes())
-    content[USER_BLOCK_BYTES : USER_BLOCK_BYTES + 1500] = bytes(1500)  # superblock, root group
-    content[:USER_BLOCK_BYTES] = bytes(USER_BLOCK_BYTES)  # and both commit records
+    content[:START] = bytes(START)  # the superblock and both commit records
+    state = newest(path).at
+    content[state : state + 300] = bytes(300)
     path.write_bytes(content)
     report = salvage(path, tmp_path / "out.h5")
     assert not report.ok
@@ -118,7 +120,7 @@ def test_a_file_cut_off_keeps_what_comes_before_the_cut(share, path, tmp_path):
     layout = Layout(3000, 20)
     written = write_recording(path, layout, 5)
     content = path.read_bytes()
-    path.write_bytes(content[: int(USER_BLOCK_BYTES + share * (len(content) - USER_BLOCK_BYTES))])
+    path.write_bytes(content[: int(START + share * (len(content) - START))])
     report = salvage(path, tmp_path / "out.h5")
     assert "cut off" in str(report)
     n_good = len(report.good_epochs)
@@ -157,34 +159,22 @@ def test_numbers_that_cannot_be(message, path):
     assert (found[0].epoch, found[0].sample) == (0 if field == "labels" else 1, 17)
 
 
-def test_hdf5_that_reads_something_else_is_told(path):
-    """An index that leads to another chunk, with all checksums right."""
-    write_recording(path, Layout(30, 3), 2)
-    journal = Journal(path)
-    with journal.transaction() as transaction:
-        chunk = transaction.h5["margin"].id.read_direct_chunk((0, 0))[1]
-        transaction.h5["margin"].id.write_direct_chunk((1, 0), chunk)
-    journal.close()
-    report = verify(path)
-    assert "epoch 1, sample 0: " in str(report)
-    assert report.good_epochs == [0]
-
-
 def test_files_that_are_no_recordings(path, tmp_path):
     with pytest.raises(StoreNotFoundError, match="there is no such file"):
         verify(path)
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="is a folder"):
         verify(tmp_path)
     path.write_bytes(b"")
-    with pytest.raises(StoreError, match="it is empty"):
+    with pytest.raises(StoreError, match="is empty"):
         verify(path)
     path.write_bytes(bytes(300_000))
     with pytest.raises(StoreError, match=r"run\.h5'"):
         salvage(path, tmp_path / "out.h5")
-    write_recording(tmp_path / "empty.h5", Layout(30, 3), 0)
+    writer = StoreWriter.create(tmp_path / "empty.h5", Layout(30, 3))
     assert verify(tmp_path / "empty.h5").ok
     with pytest.raises(StoreError, match="holds no good epoch, so there is nothing to salvage"):
         salvage(tmp_path / "empty.h5", tmp_path / "out.h5")
+    writer.close()
     assert not (tmp_path / "out.h5").exists()
 
 

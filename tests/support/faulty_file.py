@@ -1,9 +1,8 @@
-"""A disk that can be stopped, seen from the journal: every write, truncation and fsync is noted or refused."""
+"""A disk that can be stopped, seen from the store: every write, truncation and fsync is noted or refused."""
 
 from __future__ import annotations
 
 import errno
-import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddle_td_callback.store import disk as disk_module
+from paddle_td_callback.store import commits, reader, writer
 
 SECTOR_BYTES = 512
 # ("write", offset, data) | ("truncate", size, b"") | ("fsync", 0, b"") | ("early", 0, b""); the last three may be
@@ -21,10 +20,10 @@ Operation = tuple[str, int, bytes]
 
 
 class Disk:
-    """Notes the operations of the journal's files under a path; fails those from number `fail_from` on.
+    """Notes the operations on recordings that are opened from now on; fails those from number `fail_from` on.
 
     Args:
-        monkeypatch: to put itself under the journal.
+        monkeypatch: to put itself under the store.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,18 +32,11 @@ class Disk:
         self.n_failures = 1 << 62
         self.error = errno.ENOSPC
         self.before: Callable[[int], None] = lambda number: None
-        monkeypatch.setattr(disk_module, "open_file", self._open)
-        monkeypatch.setattr(disk_module, "fsync", self._fsync)
-        monkeypatch.setattr(disk_module, "fsync_early", self._fsync_early)
+        for module in (commits, reader, writer):
+            monkeypatch.setattr(module, "open_file", self._open)
 
-    def _open(self, path: str | os.PathLike[str], mode: str) -> io.FileIO:
-        return _File(self, path, mode.replace("b", ""))
-
-    def _fsync(self, file: io.FileIO) -> None:
-        self.note("fsync", 0, b"")  # and spare the real disk
-
-    def _fsync_early(self, file: io.FileIO) -> None:
-        self.note("early", 0, b"")  # in another thread; nothing counts as saved by it
+    def _open(self, path: str, flags: int) -> commits.RawFile:
+        return _File(self, path, flags)
 
     def note(self, kind: str, offset: int, data: bytes) -> bool:
         """Note an operation; raise if it is to fail. A write that fails has written half."""
@@ -61,23 +53,27 @@ class Disk:
         return failing
 
 
-class _File(io.FileIO):
-    def __init__(self, disk: Disk, path: Any, mode: str) -> None:
-        super().__init__(path, mode)
+class _File(commits.RawFile):
+    def __init__(self, disk: Disk, path: str, flags: int) -> None:
+        super().__init__(path, flags)
         self._disk = disk
 
-    def write(self, data: Any) -> int:
-        raw = bytes(data)
-        offset = self.tell()
+    def write(self, offset: int, *parts: Any) -> None:
+        raw = b"".join(map(bytes, parts))
         if self._disk.note("write", offset, raw):
-            super().write(raw[: len(raw) // 2])
+            super().write(offset, raw[: len(raw) // 2])
             raise OSError(self._disk.error, os.strerror(self._disk.error))
-        return super().write(raw)
+        super().write(offset, raw)
 
-    def truncate(self, size: int | None = None) -> int:
-        assert size is not None
-        self._disk.note("truncate", size, b"")
-        return super().truncate(size)
+    def write_behind(self, offset: int, n_bytes: int) -> None:
+        self._disk.note("early", offset, b"")  # nothing counts as saved by it
+
+    def sync(self) -> None:
+        self._disk.note("fsync", 0, b"")  # and spare the real disk
+
+    def truncate(self, n_bytes: int) -> None:
+        self._disk.note("truncate", n_bytes, b"")
+        super().truncate(n_bytes)
 
 
 def apply(content: bytearray, operation: Operation) -> None:

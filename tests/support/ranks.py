@@ -34,7 +34,7 @@ from paddle_td_callback.paddle_fit import issues_callback as finder
 from paddle_td_callback.paddle_fit import ranks as distributed
 from paddle_td_callback.paddle_fit import rendezvous
 from paddle_td_callback.recording import gathering
-from paddle_td_callback.store.store import StoreWriter
+from paddle_td_callback.store import StoreWriter
 
 SIZES = ((50, 8), (33, 16), (101, 7), (7, 4), (3, 2), (1, 2))  # (samples, batch size): few divide by anything
 N_TRAIN = 61

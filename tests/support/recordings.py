@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from paddle_td_callback.store import StoreWriter, TrainingDynamicsStore
 from paddle_td_callback.store.schema import Layout
-from paddle_td_callback.store.store import StoreWriter, TrainingDynamicsStore
 
 Epoch = dict[str, np.ndarray]
 
