@@ -38,6 +38,7 @@ import paddle_td_callback
 from paddle_td_callback import (
     CaptureError,
     LabelIssuesCallback,
+    StoreError,
     TrainingDynamicsCallback,
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
@@ -817,20 +818,22 @@ def test_a_number_of_epochs_to_keep_is_checked(resume: Any, path: str) -> None:
         TrainingDynamicsCallback(path, resume=resume)
 
 
-def test_the_recorder_is_told_how_many_epochs_to_keep(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: list[Any] = []
-    make = TrainingDynamicsRecorder.__init__
+def test_resume_from_an_older_checkpoint(path: str) -> None:
+    network, labels = Witness(), Points().classes
+    fit(Points(), [Bell(), TrainingDynamicsCallback(path, dtype="float32")], network=network, epochs=4)
+    callback = TrainingDynamicsCallback(path, dtype="float32", resume=2)
+    model = fit(Points(), [Bell(), callback], network=network, epochs=1)
+    assert_same(read(path), expected([*network.epochs[:2], network.epochs[4]], labels))
+    # A second fit goes on in the file, it keeps no two epochs again.
+    model.fit(Points(), epochs=1, batch_size=BATCH, verbose=0, callbacks=[Bell(), callback])
+    assert_same(read(path), expected([*network.epochs[:2], *network.epochs[4:]], labels))
 
-    def noting(self: Any, *arguments: Any, **options: Any) -> None:
-        given.append(options["resume"])
-        make(self, *arguments, **{**options, "resume": bool(options["resume"])})
 
-    monkeypatch.setattr(TrainingDynamicsRecorder, "__init__", noting)
+def test_resume_with_more_epochs_than_there_are(path: str) -> None:
     fit(Points(), TrainingDynamicsCallback(path))
-    callback = TrainingDynamicsCallback(path, resume=2)
-    model = fit(Points(), callback, epochs=1)
-    model.fit(Points(), epochs=1, batch_size=BATCH, verbose=0, callbacks=[callback])
-    assert given == [False, 2, True]  # the second fit goes on in the file
+    with pytest.raises((StoreError, ValueError), match="3 epochs"):
+        fit(Points(), TrainingDynamicsCallback(path, resume=5))
+    assert seen(path) == [N_SAMPLES] * 3
 
 
 # ---------------------------------------------------------------------------------------------------------------
