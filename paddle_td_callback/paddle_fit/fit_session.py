@@ -107,6 +107,9 @@ class FitSession:
         """
         if error is self._raised:
             raise error
+        if isinstance(error, Warning):  # a filter makes errors of warnings: it is said, and costs nothing
+            self._warn(str(error))
+            return
         is_small, is_lost = isinstance(error, (RowsError, BatchError)), isinstance(error, RanksLostError)
         self._ranks.have_ended |= isinstance(error, RanksEndedError)
         is_told = self._is_stopped and self._refusal is None

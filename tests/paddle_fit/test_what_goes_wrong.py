@@ -171,6 +171,25 @@ def test_warnings_that_are_errors_cost_nothing(path: str, tmp_path: Path) -> Non
         fit(Points(), callbacks, epochs=4)
 
 
+@pytest.mark.expects_unraised
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_warning_that_is_an_error_costs_no_more_than_what_it_is_about(first: int, path: str) -> None:
+    def of_numbers(logits: Any, labels: Any) -> Any:
+        return F.cross_entropy(paddle.nan_to_num(logits), labels)
+
+    class Spoilt(Witness):
+        n = 0
+
+        def logits(self, x: Any) -> Any:
+            self.n += 1
+            return super().logits(x) + (float("nan") if self.n == first + 1 else 0.0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fit(Points(), TrainingDynamicsCallback(path), network=Spoilt(), loss=of_numbers, shuffle=False)
+    assert seen(path) == [N_SAMPLES - BATCH, N_SAMPLES, N_SAMPLES]
+
+
 def test_a_failing_close_costs_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     close = TrainingDynamicsRecorder.close
 
