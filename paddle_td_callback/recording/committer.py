@@ -56,11 +56,7 @@ class Committer:
     ) -> None:
         self._writer = writer
         self._on_error = on_error
-        try:
-            self._spill = _make_spill(writer, memory_limit_bytes)
-        except BaseException:
-            writer.close()
-            raise
+        self._spill = _make_spill(writer, memory_limit_bytes)
         self._free = [self._make_buffer()]
         self.buffer = self._make_buffer()
         self._pool = _one_thread()
