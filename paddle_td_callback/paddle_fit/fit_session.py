@@ -27,15 +27,8 @@ from .plausibility import Plausibility
 from .rendezvous import first_line
 from .replacement import Replacement
 from .rows import RowFilter, RowsError
-from .taps import (
-    BatchError,
-    LastCallback,
-    StepTap,
-    TappedLoader,
-    find_n_samples,
-    intercept_next_epoch,
-    real_loader,
-)
+from .tapped_loader import TappedLoader, find_n_samples, real_loader
+from .taps import BatchError, LastCallback, StepTap, intercept_next_epoch
 
 
 @dataclass
