@@ -77,8 +77,9 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         if hook == "on_train_begin":
             raise error
         # Whatever it is, the training that just ended must not be lost to it.
+        done = "found" if self.issues is None else "written"
         warn(
-            f"label issues of '{self.path}' were not found: {error}; `paddle-td detect {self.path}` tries again once "
+            f"label issues of '{self.path}' were not {done}: {error}; `paddle-td detect {self.path}` tries again once "
             "the cause is gone",
             stacklevel=3,
         )
