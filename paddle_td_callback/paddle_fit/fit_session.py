@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import paddle
 
 from ..errors import CaptureError
 from ..messages import warn
-from ..recording.gathering import Ranks, RanksEndedError, RanksLostError
-from ..recording.open_recorders import is_open
-from ..recording.recorder import TrainingDynamicsRecorder
+from ..recording.gathering import RanksEndedError, RanksLostError
 from ..store.paths import check_path
 from .evaluation_pass import EvaluationPass
 from .fit_ranks import FitRanks
+from .fit_recording import FitRecording, History
 from .index_field import FIELD_WAY
 from .internals import LOSS, RUN_ONE_EPOCH, check_model
 from .options import RecordingOptions
-from .outputs import Batch, sigmoids, softmax
-from .plausibility import Plausibility
+from .outputs import Batch
 from .rendezvous import first_line
 from .replacement import Replacement
-from .rows import RowFilter, RowsError
+from .rows import RowsError
 from .tapped_loader import TappedLoader, find_n_samples, real_loader
 from .taps import BatchError, LastCallback, StepTap, intercept_next_epoch
-
-
-@dataclass
-class History:
-    """What a callback remembers from fit to fit: whether its file is begun, and by which network's training."""
-
-    has_begun: bool = False
-    network: weakref.ref[Any] | None = None
 
 
 class FitSession:
@@ -49,28 +36,30 @@ class FitSession:
         history: of earlier fits with the same callback.
 
     Attributes:
-        n_recorded: epochs that were recorded.
-        n_nonfinite: rows with NaN or infinite outputs.
+        recording: its recorder, and what was recorded so far.
     """
 
     def __init__(
         self, options: RecordingOptions, model: Any, params: dict[str, Any], history: History
     ) -> None:
         self.options = options
-        self.n_recorded = self.n_nonfinite = 0
-        self._model, self._params, self._history = model, params, history
+        self._model, self._params = model, params
         self._reader = options.reader
-        self._rows = RowFilter(options, model, self.judge)
-        self._plausibility: Plausibility | None = Plausibility(options.outputs)
         self._ranks = FitRanks()
-        self._recorder: TrainingDynamicsRecorder | None = None
-        self._is_new_file = False
-        self._is_settled = False  # a step could be recorded: nothing is wrong from the start
+        self.recording = FitRecording(
+            options,
+            model,
+            history,
+            ranks=self._ranks.ranks,
+            epochs=params.get("epochs"),
+            tell=self.judge,
+            warn=self._warn,
+        )
         self._is_stopped = self._is_over = False
         self._raised: Exception | None = None
         self._refusal: Exception | None = None  # all ranks raise it at the end of the first epoch
         self._said: set[type[Exception]] = set()
-        self._n_lost_batches = self._n_skipped_by_recorder = 0
+        self._n_lost_batches = 0
         self._size: int | None = None  # of the data set when the last epoch began
         # The epoch under way.
         self._epoch: int | None = None
@@ -79,12 +68,7 @@ class FitSession:
         self._tap: StepTap | None = None
         self._intercept: Replacement | None = None
         self._has_last_callback = False
-        self._n_steps = self._n_rows = 0
-
-    @property
-    def n_skipped(self) -> int:
-        """Rows that were left out because they could not be recorded."""
-        return self._rows.n_lost + self._n_skipped_by_recorder
+        self._n_steps = 0
 
     # What an error costs is decided here and nowhere else.
 
@@ -108,15 +92,16 @@ class FitSession:
         is_told = self._is_stopped and self._refusal is None
         if all_ranks and self._refusal is not None:
             error, self._refusal = self._refusal, None
-        is_wrong = not self._is_settled and not isinstance(error, RowsError)
-        if self.n_recorded == 0 and isinstance(error, CaptureError) and not is_small:
-            is_wrong |= (self._ranks.do_resume and not is_lost) if all_ranks else self._resumes
+        recording = self.recording
+        is_wrong = not recording.is_settled and not isinstance(error, RowsError)
+        if recording.n_epochs == 0 and isinstance(error, CaptureError) and not is_small:
+            is_wrong |= (self._ranks.do_resume and not is_lost) if all_ranks else recording.resumes
         must_raise = is_wrong or self.options.on_error == "raise"
         if self._is_over:
             if self.options.on_error == "raise":
                 raise error
             self._warn(f"{error}; committed epochs stay")
-        elif is_wrong and self._is_settled and self._ranks.size > 1 and not all_ranks:
+        elif is_wrong and recording.is_settled and self._ranks.size > 1 and not all_ranks:
             self._is_stopped, self._refusal = True, error
         elif must_raise:
             self._raised = error
@@ -166,24 +151,10 @@ class FitSession:
             raise CaptureError(
                 "fit was called with epochs=0: there is nothing to record; give epochs=1 or more"
             )
-        options, history = self.options, self._history
-        is_same = history.network is not None and history.network() is self._model.network
-        if history.has_begun and not is_same and not options.resume:
-            raise CaptureError(
-                f"'{options.path}' holds the training of another network, recorded by this callback; use a new "
-                "callback with a path of its own, or resume=True to append to it on purpose"
-            )
+        self.recording.check_network()
         if self._ranks.rank == 0:
-            check_path(options.path, resume=bool(self._resume), overwrite=self._overwrite)
-
-    @property
-    def _resume(self) -> bool | int:
-        """A second fit with the same callback goes on in its own file."""
-        return True if self._history.has_begun else self.options.resume
-
-    @property
-    def _overwrite(self) -> bool:
-        return self.options.overwrite and not self._history.has_begun
+            resume, overwrite = bool(self.recording.resume), self.recording.overwrite
+            check_path(self.options.path, resume=resume, overwrite=overwrite)
 
     def end(self) -> None:
         """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
@@ -191,17 +162,17 @@ class FitSession:
             return
         self._is_over = True
         self._loader = None
-        if self._recorder is None and self._ranks.size == 1 and not self._is_stopped:
+        if self.recording.recorder is None and self._ranks.size == 1 and not self._is_stopped:
             self._warn(
                 "no training step was seen, so nothing is recorded; is the loader empty? A callback made of others "
                 "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
             )
-        lost = [(self._n_lost_batches, "batches"), (self._rows.n_lost, "rows")]
+        lost = [(self._n_lost_batches, "batches"), (self.recording.rows.n_lost, "rows")]
         said = " and ".join(f"{n} {what}" for n, what in lost if n)
         if said:
             self._warn(f"{said} in all could not be recorded")
         try:
-            self._close()
+            self.recording.close()
         except BaseException as error:
             self._ranks.leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
             raise
@@ -231,7 +202,7 @@ class FitSession:
     def begin_epoch(self, epoch: int) -> None:
         """Make the coming epoch run under the taps."""
         self._epoch, self._loader = epoch, None
-        self._n_steps = self._n_rows = 0
+        self._n_steps = self.recording.n_rows = 0
         if self._intercept is not None:
             self._intercept.remove()
         # Where recording has ended, the model still cannot take the index field.
@@ -291,7 +262,7 @@ class FitSession:
         sampler, padding = getattr(self._loader, "batch_sampler", None), paddle.io.DistributedBatchSampler
         self._is_padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
         tap = None
-        if not self._is_stopped and (is_trained or self._recorder is None):
+        if not self._is_stopped and (is_trained or self.recording.recorder is None):
             tap = StepTap(self._model, self._reader, needs_indices=is_trained)
         if tap is None and field is None:
             return loader
@@ -320,12 +291,9 @@ class FitSession:
         self._n_steps += 1
         if self.options.mode == "train":
             self._record(batch)
-            return
-        # See before the first epoch is spent whether the pass after it can be recorded.
-        self._rows.recordable(batch, self._n_samples, is_first=True)
-        self._open_recorder(batch.outputs.shape[1], batch)
-        self._is_settled = True
-        self._tap = None
+        else:  # see before the first epoch is spent whether the pass after it can be recorded
+            self.recording.look_at(batch, self._n_samples)
+            self._tap = None
 
     def end_epoch(self) -> None:
         """Commit the epoch, beside the training that goes on."""
@@ -342,38 +310,28 @@ class FitSession:
                 # The other ranks may not know yet, and meet in the first step of their pass.
                 with contextlib.suppress(RanksEndedError):
                     self._ranks.are_all_well(False)
-        if self._ranks.ranks is not None:
+        if self._ranks.size > 1:
             if not self._ranks.have_ended:
                 with self._judged(all_ranks=True):
-                    self._end_epoch_of_ranks(self._ranks.ranks)
-        elif self._recorder is None or self._is_stopped:
+                    self._end_epoch_of_ranks()
+        elif self.recording.recorder is None or self._is_stopped:
             return
-        elif self._n_rows:
-            self._recorder.end_epoch()
-            self._count_epoch(self._recorder)
+        elif self.recording.n_rows:
+            self.recording.end_epoch()
         else:
             why = "none of its rows could be recorded" if self._n_steps else "no training step was seen"
             self._warn(f"epoch {epoch}: {why}; the recording has no such epoch")
 
-    def _end_epoch_of_ranks(self, ranks: Ranks) -> None:
+    def _end_epoch_of_ranks(self) -> None:
         """All ranks come here at the end of every epoch, until they have agreed to record no more."""
-        known = 0 if self._recorder is None else self._recorder.layout.n_classes
-        if not self._ranks.agree(known, self._resumes):
+        recording = self.recording
+        known = 0 if recording.recorder is None else recording.recorder.layout.n_classes
+        if not self._ranks.agree(known, recording.resumes):
             return
-        recorder = self._recorder
-        if recorder is None:  # no batch came to this rank
-            recorder = self._open_recorder(self._ranks.n_classes)
-            self._is_settled = True
-        recorder.agree_on_epoch(failed=self._is_stopped, count_once=self._is_padded)
-        self._count_epoch(recorder)
-
-    def _count_epoch(self, recorder: TrainingDynamicsRecorder) -> None:
-        self.n_recorded += 1
-        self.n_nonfinite, self._n_skipped_by_recorder = recorder.n_nonfinite, recorder.skipped_rows
-        plausibility, self._plausibility = self._plausibility, None
-        if plausibility is not None:
-            for doubt in plausibility.doubts(recorder.labels, recorder.layout.n_classes):
-                self._warn(doubt)
+        if recording.recorder is None:  # no batch came to this rank
+            recording.open(self._n_samples, self._ranks.n_classes)
+            recording.is_settled = True
+        recording.end_epoch(failed=self._is_stopped, count_once=self._is_padded)
 
     def _evaluation(self) -> EvaluationPass:
         field, ranks = self.options.field, self._ranks
@@ -390,73 +348,18 @@ class FitSession:
             progress=bool(self._params.get("verbose", 1)) and self._ranks.rank == 0,
         )
 
-    # The recorder.
-
     def _record(self, batch: Batch) -> None:
-        batch = self._rows.recordable(batch, self._n_samples, is_first=not self._is_settled)
-        recorder = self._recorder or self._open_recorder(batch.outputs.shape[1], batch)
-        doubt = None if self._plausibility is None else self._plausibility.see(batch)
-        if doubt is not None:
-            self._warn(doubt)
-        kind = "probabilities" if batch.are_probabilities else "logits"
-        recorder.update(batch.indices, labels=batch.labels, **{kind: batch.outputs})
-        self._is_settled = True
-        self._n_rows += len(batch.labels)
+        self.recording.record(batch, self._n_samples)
 
     @property
     def _n_samples(self) -> int:
-        if self._recorder is not None:
-            return self._recorder.layout.n_samples
+        if self.recording.recorder is not None:
+            return self.recording.recorder.layout.n_samples
         known = self.options.known_n_samples
         return find_n_samples(self._loader) if known is None else known
 
-    def _open_recorder(self, n_classes: int, batch: Batch | None = None) -> TrainingDynamicsRecorder:
-        path, n_samples = self.options.path, self._n_samples
-        self._rows.check_labels(n_samples, n_classes)
-        if is_open(path):
-            raise CaptureError(
-                f"'{path}' is being recorded by another callback of this fit; give each a path of its own"
-            )
-        self._is_new_file = not self._resumes
-        self._recorder = TrainingDynamicsRecorder(
-            path,
-            n_samples=n_samples,
-            n_classes=n_classes,
-            resume=self._resume,
-            overwrite=self._overwrite,
-            expected_epochs=self._params.get("epochs"),
-            distributed=self._ranks.ranks or False,
-            softmax=sigmoids if batch is not None and batch.has_one_column else softmax,
-            **self.options.of_recorder,
-        )
-        self._history.has_begun = True
-        self._history.network = weakref.ref(self._model.network)
-        return self._recorder
-
-    @property
-    def _resumes(self) -> bool:
-        """Whether there is, or was, a file to go on with, as far as this rank can see."""
-        if self._recorder is not None:
-            return not self._is_new_file
-        return bool(self._resume) and os.path.exists(self.options.path)
-
-    def _close(self) -> None:
-        recorder, self._recorder = self._recorder, None
-        if recorder is None:
-            return
-        is_empty = recorder.n_epochs == 0
-        try:
-            recorder.close()
-        finally:
-            if is_empty and self._is_new_file and self._ranks.rank == 0:
-                with contextlib.suppress(OSError):
-                    os.unlink(
-                        self.options.path
-                    )  # a file without an epoch would be in the way of the next try
-                self._history.has_begun = False
-
     def _close_or_warn(self) -> None:
         try:
-            self._close()
+            self.recording.close()
         except Exception as error:  # must not hide what fit died of
             self._warn(str(error))

@@ -13,7 +13,8 @@ from ..recording.arguments import ordered_names
 from ..recording.batches import as_integers
 from ..recording.open_recorders import close_abandoned
 from ..store.schema import Keep
-from .fit_session import FitSession, History
+from .fit_recording import History
+from .fit_session import FitSession
 from .guard import guarded
 from .index_field import SampleIds
 from .issues_callback import recordings
@@ -129,17 +130,17 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     @property
     def n_recorded(self) -> int:
         """Epochs of the current or last `fit` that were recorded."""
-        return 0 if self.session is None else self.session.n_recorded
+        return 0 if self.session is None else self.session.recording.n_epochs
 
     @property
     def n_skipped(self) -> int:
         """Rows of it that were left out, since their label or index is none."""
-        return 0 if self.session is None else self.session.n_skipped
+        return 0 if self.session is None else self.session.recording.n_skipped
 
     @property
     def n_nonfinite(self) -> int:
         """Rows of it with NaN or infinite outputs; they are recorded as unseen."""
-        return 0 if self.session is None else self.session.n_nonfinite
+        return 0 if self.session is None else self.session.recording.n_nonfinite
 
     def _judge(self, error: Exception, hook: str) -> None:
         if self.session is None:
