@@ -77,8 +77,8 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
     Raises:
         StoreError: a file is in the way, or the folder cannot be written.
     """
-    recording, table = folder / "run.h5", folder / "issues.csv"
-    for path in (recording, table):
+    recording, table, page = folder / "run.h5", folder / "issues.csv", folder / "report.html"
+    for path in (recording, table, page):
         if path.exists() and not overwrite:
             raise StoreExistsError(
                 f"'{path}' exists already; --overwrite replaces it, --dir DIR puts the demo's files elsewhere"
@@ -111,7 +111,9 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
     print(
         f"\n{found.sum()} of the changed labels are flagged; for {right:.1%} of them the true label is suggested"
     )
-    print(f"\nrecording: {recording}\nranking:   {table}\nnext:      paddle-td info {recording}")
+    issues.report(recording, page, dataset=dataset, thumbnail=lambda item: item[0].reshape(8, 8))
+    print(f"\nrecording: {recording}\nranking:   {table}\nreport:    {page}, to open in a browser")
+    print(f"next:      paddle-td info {recording}")
     return results
 
 

@@ -159,6 +159,25 @@ class LabelIssues:
             )
         return self.to_dataframe().iloc[: len(self.ranking)].iloc[ranks]
 
+    def report(self, source: Any, out: str | os.PathLike[str], **options: Any) -> str:
+        """Write one page to look at the suspects and mark them.
+
+        Args:
+            source: the recording that the issues were found in: a path, a store, or for several runs a list of these.
+            out: the page to write, such as "report.html".
+            options: as for `paddle_td_callback.export.report.write_report`: `dataset`, `thumbnail`, `images`, `title`.
+
+        Returns:
+            The path of the page.
+
+        Raises:
+            ValueError: issues of another recording, or an option out of range.
+            StoreError: the page cannot be written, or the recording cannot be read.
+        """
+        from ..export.report import write_report  # the one arrow to a room above, for `issues.report(...)`
+
+        return write_report(self, source, out, **options)
+
     def to_csv(self, path: str | os.PathLike[str], *, raw: bool = False) -> None:
         """Write all samples, the most suspicious first and never-seen ones last.
 

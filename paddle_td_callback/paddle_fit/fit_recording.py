@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..dataset_names import names_of
 from ..errors import CaptureError
+from ..messages import show
 from ..recording.gathering import Ranks
 from ..recording.open_recorders import is_open
 from ..recording.recorder import TrainingDynamicsRecorder
@@ -36,6 +37,7 @@ class FitRecording:
         history: of earlier fits with the same callback.
         ranks: all of them, None = this process is alone.
         epochs: that are to come, None = unknown.
+        verbose: whether the fit prints.
         tell: is called with an error for rows that cannot be recorded.
         warn: is called with what is odd.
 
@@ -45,6 +47,7 @@ class FitRecording:
         n_epochs: that were recorded.
         n_rows: of the epoch under way.
         n_nonfinite: rows with NaN or infinite outputs.
+        dataset: what is trained on, None = unknown.
         rows: which can be recorded.
     """
 
@@ -56,17 +59,20 @@ class FitRecording:
         *,
         ranks: Ranks | None,
         epochs: int | None,
+        verbose: bool,
         tell: Callable[[RowsError], None],
         warn: Callable[[str], None],
     ) -> None:
         self._options, self._model, self._history = options, model, history
         self._ranks, self._expected_epochs, self._warn = ranks, epochs, warn
+        self._is_verbose = verbose
         self._plausibility: Plausibility | None = Plausibility(options.outputs)
         self._is_new_file = False
         self._n_skipped_by_recorder = 0
         self.rows = RowFilter(options, model, tell)
         self.recorder: TrainingDynamicsRecorder | None = None
         self.is_settled = False
+        self.dataset: Any = None
         self.n_epochs = self.n_rows = self.n_nonfinite = 0
 
     @property
@@ -117,6 +123,7 @@ class FitRecording:
                 f"'{path}' is being recorded by another callback of this fit; give each a path of its own"
             )
         self._is_new_file = not self.resumes
+        given = self._options.of_recorder | self._names(n_samples, n_classes)
         self.recorder = TrainingDynamicsRecorder(
             path,
             n_samples=n_samples,
@@ -126,11 +133,32 @@ class FitRecording:
             expected_epochs=self._expected_epochs,
             distributed=self._ranks or False,
             softmax=sigmoids if has_one_column else softmax,
-            **self._options.of_recorder,
+            **given,
         )
         self._history.has_begun = True
         self._history.network = weakref.ref(self._model.network)
         return self.recorder
+
+    def _names(self, n_samples: int, n_classes: int) -> dict[str, Any]:
+        """Sample ids and class names that the data set carries itself, where none were given."""
+        options = self._options
+        if not options.takes_names or self.dataset is None or options.field is not None:
+            return {}
+        there = names_of(self.dataset)
+        names: dict[str, Any] = {}
+        if options.sample_ids is None and there.sample_ids is not None and len(there.sample_ids) == n_samples:
+            names["sample_ids"] = there.sample_ids
+        if (
+            options.class_names is None
+            and there.class_names is not None
+            and len(there.class_names) == n_classes
+        ):
+            names["class_names"] = there.class_names
+        if names and self._is_verbose and (self._ranks is None or self._ranks.rank == 0):
+            show(
+                f"'{options.path}': {' and '.join(names)} are those of the data set; sample_ids=False leaves them out"
+            )
+        return names
 
     def look_at(self, batch: Batch, n_samples: int) -> None:
         """See whether batches such as this one can be recorded, and open the recorder."""
@@ -173,9 +201,5 @@ class FitRecording:
         try:
             recorder.close()
         finally:
-            if is_empty and self._is_new_file and (self._ranks is None or self._ranks.rank == 0):
-                with contextlib.suppress(OSError):
-                    os.unlink(
-                        self._options.path
-                    )  # a file without an epoch would be in the way of the next try
+            if is_empty and self._is_new_file:  # the store has removed it
                 self._history.has_begun = False

@@ -52,6 +52,7 @@ class FitSession:
             history,
             ranks=self._ranks.ranks,
             epochs=params.get("epochs"),
+            verbose=bool(params.get("verbose", 1)),
             tell=self.judge,
             warn=self._warn,
         )
@@ -212,6 +213,7 @@ class FitSession:
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
         self._loader = real_loader(loader)
+        self.recording.dataset = getattr(self._loader, "dataset", None)
         try:
             with self._judged():
                 self._ranks.begin_epoch(callbacks, self.options.path)

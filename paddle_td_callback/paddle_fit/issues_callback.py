@@ -17,6 +17,7 @@ from ..detection.label_issues import LabelIssues, check_csv_path
 from ..errors import CaptureError
 from ..messages import show, warn
 from ..recording.open_recorders import wait_for_commits
+from ..store.paths import resolve_output
 from .guard import guarded
 from .ranks import current_ranks
 from .rendezvous import SharedResult
@@ -39,6 +40,7 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         detector: as for `find_label_issues`.
         device: as for `find_label_issues`.
         csv: where to write the ranking as CSV, None for nowhere.
+        report: where to write a page to look at the suspects, None for nowhere. It shows the items of the data set.
         progress: whether to show a progress bar and print the head of the ranking; None follows fit's `verbose`.
 
     Attributes:
@@ -53,19 +55,22 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         detector: Any = None,
         device: str | None = None,
         csv: str | os.PathLike[str] | None = None,
+        report: str | os.PathLike[str] | None = None,
         progress: bool | None = None,
     ) -> None:
         super().__init__()
         path = recording.path if isinstance(recording, Callback) else recording
         check_method(method, detector)
-        if csv is not None and not os.fspath(csv):
-            raise ValueError("csv='' names no file; give a file name, or None for nowhere")
-        if csv is not None and os.path.realpath(csv) == os.path.realpath(path):
-            raise ValueError(f"csv={os.fspath(csv)!r} is the recording itself; give the CSV another path")
+        for name, out in (("csv", csv), ("report", report)):
+            if out is not None and not os.fspath(out):
+                raise ValueError(f"{name}='' names no file; give a file name, or None for nowhere")
+            if out is not None and os.path.realpath(out) == os.path.realpath(path):
+                raise ValueError(f"{name}={os.fspath(out)!r} is the recording itself; give it another path")
         self.path = os.path.abspath(path)  # the training may change the working folder
         self.issues: LabelIssues | None = None
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
         self._csv = None if csv is None else os.path.abspath(csv)
+        self._report = None if report is None else os.path.abspath(report)
         self._progress = progress
         self._shared: SharedResult | None = None
 
@@ -92,6 +97,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         ranks = current_ranks()
         if self._csv is not None and (ranks is None or ranks.rank == 0):  # the one that writes it
             check_csv_path(self._csv)
+        if self._report is not None and (ranks is None or ranks.rank == 0):
+            resolve_output(self._report)
         if ranks is not None:  # until a recorder of this fit shares another: it knows which fit this is
             self.share(SharedResult(ranks.session(f"finder of {self.path}, "), ""))
 
@@ -116,11 +123,18 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             show(self.issues)
         if self._csv is not None:
             self.issues.to_csv(self._csv)
+        if self._report is not None:
+            datasets = [one.session.recording.dataset for one in self._recorders() if one.session is not None]
+            self.issues.report(self.path, self._report, dataset=datasets[0] if datasets else None)
+
+    def _recorders(self) -> list[Any]:
+        """The callbacks of this fit that record into the path."""
+        # Paddle makes `params` anew for each fit, and gives them to all its callbacks.
+        return [one for one in recordings if one.path == self.path and one.params is self.params]
 
     def _is_recorded(self) -> bool:
         """Whether there is something to rank: never what an earlier fit recorded in place of this one's."""
-        # Paddle makes `params` anew for each fit, and gives them to all its callbacks.
-        mine = [one for one in recordings if one.path == self.path and one.params is self.params]
+        mine = self._recorders()
         if mine and not any(one.n_recorded for one in mine):
             warn(
                 f"'{self.path}': nothing of this fit was recorded there, so its label issues were not found; a file "

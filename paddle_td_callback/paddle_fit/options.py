@@ -33,6 +33,7 @@ class RecordingOptions:
     class_names: list[str] | None
     index_field: int | str | None
     sample_ids: SampleIds | None
+    takes_names: bool  # of the data set's own
     resume: bool | int
     overwrite: bool
     on_error: str

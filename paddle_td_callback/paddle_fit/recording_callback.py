@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy.typing as npt
 import paddle
@@ -54,7 +54,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             as -1, the last, or a key; the field is taken out before the model sees the batch. For data without a
             batch sampler: an IterableDataset, `batch_size=None`, a generator.
         sample_ids: `[sample]` strings or integers that name the samples, for every output: a list, or a mapping
-            from index to id; None = their indices.
+            from index to id. None takes those of a data set that has them (`DatasetFolder`, `ImageFolder`, their
+            subsets), and its class names; False takes none, so that samples are known by their indices.
         resume: continue an existing file after its last committed epoch; a number keeps that many epochs and drops
             the rest, for a checkpoint that is older than the recording.
         overwrite: replace an existing file.
@@ -89,7 +90,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         n_samples: int | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
         index_field: int | str | None = None,
-        sample_ids: Sequence[Any] | Mapping[int, Any] | None = None,
+        sample_ids: Sequence[Any] | Mapping[int, Any] | Literal[False] | None = None,
         resume: bool | int = False,
         overwrite: bool = False,
         on_error: str = "warn",
@@ -111,7 +112,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             n_samples=n_samples,
             class_names=ordered_names(class_names, "class_names"),
             index_field=index_field,
-            sample_ids=None if sample_ids is None else SampleIds(sample_ids),
+            sample_ids=None if sample_ids is None or sample_ids is False else SampleIds(sample_ids),
+            takes_names=sample_ids is not False,
             resume=resume,
             overwrite=overwrite,
             on_error=on_error,
