@@ -162,14 +162,14 @@ class Frame(NamedTuple):
         return cls(*facts) if magic == _FRAME_MAGIC else None
 
 
-def read_block(file: RawFile, at: int, kind: int) -> bytes:
-    """A block that is no chunk, by its address, behind its frame.
+def read_block(file: RawFile, at: int, kind: int, most: int = 1 << 62) -> bytes:
+    """A block that is no chunk, by its address, behind its frame; of at most so many bytes.
 
     Raises:
         DamagedError: it is not there, or its checksum is wrong.
     """
     frame = Frame.read(file, at - FRAME_BYTES)
-    if frame is not None and frame.kind == kind and frame.n_bytes <= file.n_bytes - at:
+    if frame is not None and frame.kind == kind and frame.n_bytes <= min(most, file.n_bytes - at):
         body = file.read(at, frame.n_bytes)
         if zlib.crc32(body) == frame.checksum:
             return body
@@ -270,7 +270,7 @@ class Log:
         self._kept = False  # whether a record may name what was appended although its commit failed
         self._behind = START
         try:
-            _take(file, path)
+            self._locked = _take(file, path)
         except BaseException:
             file.close()
             raise
@@ -312,11 +312,14 @@ class Log:
             if not self._kept:
                 self.end = self._commit.end
                 with contextlib.suppress(OSError):
+                    self._check_alone()  # what another writer has appended is not to be cut off
                     self.file.truncate(self.end + SLACK_BYTES)
             raise
 
     def append(self, frame: Frame, *parts: Any) -> int:
         """Append a block; returns its address, behind the frame."""
+        if not self._locked:
+            self._check_alone()
         at = self.end + FRAME_BYTES
         self.file.write(self.end, frame.pack(), *parts, bytes(-frame.n_bytes % 8))
         self.end = at + padded(frame.n_bytes)
@@ -383,10 +386,15 @@ def _host() -> bytes:
     return socket.gethostname().encode()[:64].ljust(64, b"\0")
 
 
-def _take(file: RawFile, path: str) -> None:
-    """Lock a file against other writers; where that cannot be done, see whether one of this machine has signed it."""
+def _take(file: RawFile, path: str) -> bool:
+    """Lock a file against other writers; where that cannot be done, see whether one of this machine has signed it.
+
+    Returns:
+        Whether it is locked.
+    """
     try:
         lock(file)
+        return True
     except BlockingIOError:
         raise
     except OSError as error:
@@ -400,6 +408,7 @@ def _take(file: RawFile, path: str) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+        return False
 
 
 def lock(file: RawFile) -> None:

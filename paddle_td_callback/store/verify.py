@@ -257,6 +257,11 @@ class _Examined:
 
     def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
         for at, frame in waiting:
+            if (
+                8 * frame.epoch > self._file.n_bytes
+            ):  # an epoch takes more, and so does the note that it was dropped
+                self._report.add(f"the chunk at byte {at} claims to be of epoch {frame.epoch}")
+                continue
             labels = frame.field == LABELS_FIELD
             chunks = self._label_chunks if labels else self._chunks.setdefault(frame.epoch, {})
             chunks[frame.field, frame.number] = at, frame.n_bytes

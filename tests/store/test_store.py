@@ -390,7 +390,7 @@ def test_what_was_not_kept_is_refused_by_name(path):
 
 def test_a_recording_without_epochs_of_a_huge_data_set(path):
     """No bytes back its size, so its labels are not made up."""
-    n_samples = 2**24 + 1
+    n_samples = 2**22 + 1
     writer = StoreWriter.create(path, Layout(n_samples, 3, keep="given"))
     store = TrainingDynamicsStore(path)
     with pytest.raises(StoreError, match=f"holds no committed epoch of its {n_samples} samples yet"):
