@@ -3,7 +3,8 @@
 The file is a log. Byte 0 holds the HDF5 superblock, bytes 512 and 1024 two commit records that are used in turn, byte
 1536 the sign of the writer. From byte 4096 on, framed blocks follow each other: chunks, B-tree nodes, text, the head
 (what never changes) and, at the end of each commit, its state (all that changes) and HDF5 metadata for other readers.
-A frame says what its block is and holds its checksum. The blocks together are an HDF5 file. A commit
+A frame says what its block is and holds its checksum, its place and the recording's number: a block that was moved, or
+came from another recording, is none. The blocks together are an HDF5 file. A commit
 
 1. appends its chunks, the B-tree nodes that became full, its state and its metadata, and calls fsync;
 2. moves the end of the file in the superblock, which changes nothing for a reader, writes one record, which names the
@@ -37,7 +38,7 @@ START, SECTOR_BYTES, FRAME_BYTES = 4096, 512, 32
 RECORDS_AT, SIGN_AT = (512, 1024), 1536
 CHUNK, NODE, TEXT, ARRAY, HEAD, STATE, METADATA = range(1, 8)  # kinds of blocks
 
-_FRAME, _FRAME_MAGIC = struct.Struct("<4sBBxxIIII"), b"PTDb"
+_FRAME, _FRAME_MAGIC = struct.Struct("<4sBBxxIIIII"), b"PTDb"
 _RECORD, _RECORD_MAGIC = (
     struct.Struct("<8sQQQ"),
     b"PTDcommt",
@@ -56,7 +57,13 @@ class NotARecordingError(ValueError):
 
 
 class RawFile:
-    """A file as the system sees it; the fault tests put theirs in its place."""
+    """A file as the system sees it; the fault tests put theirs in its place.
+
+    Attributes:
+        run: number of the recording, once it is known; blocks with another one count as damaged.
+    """
+
+    run: int | None = None
 
     def __init__(self, path: str, flags: int) -> None:
         self.fd = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -137,28 +144,32 @@ class Frame(NamedTuple):
     number: int
     n_bytes: int
     checksum: int  # of a chunk its fletcher32, of other blocks their CRC-32
+    run: int = 0  # number of the recording
 
     @property
     def long(self) -> int:
         """`epoch` and `number` as one number."""
         return self.epoch << 32 | self.number
 
-    def pack(self) -> bytes:
-        """The 32 bytes in the file."""
+    def pack(self, at: int) -> bytes:
+        """The 32 bytes at a place in the file."""
         raw = _FRAME.pack(_FRAME_MAGIC, *self)
-        return raw + _CRC.pack(zlib.crc32(raw)) + b"\0\0\0\0"
+        return raw + _CRC.pack(zlib.crc32(raw, at & 0xFFFFFFFF))
 
     @classmethod
     def read(cls, file: RawFile, at: int) -> Frame | None:
         """The frame at a place, None where there is none."""
-        return cls.unpack(file.read(at, FRAME_BYTES)) if at >= START and at % 8 == 0 else None
+        if at < START or at % 8:
+            return None
+        frame = cls.unpack(file.read(at, FRAME_BYTES), at)
+        return frame if frame is None or file.run in (None, frame.run) else None
 
     @classmethod
-    def unpack(cls, raw: bytes) -> Frame | None:
-        """The frame at the start of some bytes, None where there is none."""
-        if len(raw) < FRAME_BYTES or zlib.crc32(raw[: _FRAME.size]) != _CRC.unpack_from(raw, _FRAME.size)[0]:
+    def unpack(cls, raw: bytes, at: int) -> Frame | None:
+        """The frame in 32 bytes that stand at a place, None if they are none."""
+        if len(raw) < FRAME_BYTES or zlib.crc32(raw[:-4], at & 0xFFFFFFFF) != _CRC.unpack(raw[-4:])[0]:
             return None
-        magic, *facts = _FRAME.unpack_from(raw)
+        magic, *facts = _FRAME.unpack(raw[:-4])
         return cls(*facts) if magic == _FRAME_MAGIC else None
 
 
@@ -236,7 +247,7 @@ def commits(file: RawFile) -> list[Commit]:
     metadata = Frame.read(file, root - FRAME_BYTES)
     if metadata is not None and metadata.kind == METADATA:
         state = Frame.read(file, metadata.long - FRAME_BYTES)
-        if state is not None and state.kind == STATE:
+        if state is not None and (state.kind, state.run) == (STATE, metadata.run):
             found.add(Commit(state.long, metadata.long, root + padded(metadata.n_bytes)))
     if not found and any(raw[at : at + 8] == _RECORD_MAGIC for at in RECORDS_AT):
         raise DamagedError("both commit records are damaged")
@@ -278,6 +289,7 @@ class Log:
 
     def lay_out(self) -> None:
         """Begin an empty file."""
+        self.file.run = secrets.randbits(32)
         self.file.write(0, superblock(0, START), bytes(START - 96))
         self.file.write(SIGN_AT, self._sign())
 
@@ -321,7 +333,8 @@ class Log:
         if not self._locked:
             self._check_alone()
         at = self.end + FRAME_BYTES
-        self.file.write(self.end, frame.pack(), *parts, bytes(-frame.n_bytes % 8))
+        frame = frame._replace(run=self.file.run or 0)
+        self.file.write(self.end, frame.pack(self.end), *parts, bytes(-frame.n_bytes % 8))
         self.end = at + padded(frame.n_bytes)
         if self._durable and self.end - self._behind >= _WRITE_BEHIND_BYTES:
             self.file.write_behind(self._behind, self.end - self._behind)

@@ -23,6 +23,7 @@ from .commits import (
     TEXT,
     Commit,
     DamagedError,
+    Frame,
     RawFile,
     read_block,
 )
@@ -263,6 +264,11 @@ class State:
             NewerSchemaError: a later version of this package wrote it.
         """
         at = commit.at
+        frame_at = max(START, at - FRAME_BYTES)
+        frame = Frame.unpack(file.read(frame_at, FRAME_BYTES), frame_at)
+        if frame is None or frame.long != commit.sequence:
+            raise DamagedError(f"there is no state {commit.sequence} at byte {at}")
+        file.run = frame.run
         block = read_block(file, at, STATE)
         if commit.end > file.n_bytes:
             raise DamagedError(f"it is cut off: {file.n_bytes} bytes of {commit.end}")

@@ -16,7 +16,7 @@ from ..errors import StoreError, StoreNotFoundError
 from .chunks import read_chunk
 from .commits import Commit, DamagedError, NotARecordingError, RawFile, commits, open_file
 from .metadata import MAX_EMPTY_SAMPLES, Chunks, NewerSchemaError, State
-from .schema import CLASS_NAMES, EPOCH_FIELDS, LABELS, SAMPLE_IDS, Field
+from .schema import CLASS_NAMES, EPOCH_FIELDS, LABELS, SAMPLE_IDS, Field, label_checksum
 from .writer import HINT
 
 Samples = slice | npt.ArrayLike | None
@@ -142,6 +142,8 @@ class TrainingDynamicsStore:
                 for number in range(self._chunks_of(LABELS).n_a_epoch):
                     part = labels[number * n_rows : (number + 1) * n_rows]
                     part[:] = self._chunk(LABELS, number)[: len(part)]
+                if label_checksum(labels) != self.label_checksum:
+                    raise DamagedError(f"the labels do not match their checksum {self.label_checksum}")
             self._labels = labels
         return self._labels
 

@@ -22,6 +22,7 @@ from .commits import (
     METADATA,
     RECORDS_AT,
     SECTOR_BYTES,
+    START,
     STATE,
     Commit,
     DamagedError,
@@ -210,6 +211,11 @@ class _Examined:
             newest = commits(self._file)[0]
         except (NotARecordingError, DamagedError) as error:
             why = str(error)
+        first = START if newest is None else newest.at - FRAME_BYTES
+        frame = Frame.read(self._file, first) or next(
+            filter(None, (f for _, f in blocks(self._file, self._file.n_bytes))), None
+        )
+        self._file.run = None if frame is None else frame.run
         report.n_bytes = self._file.n_bytes if newest is None else min(newest.end, self._file.n_bytes)
         self._follow(report.n_bytes, newest)
         if self.layout is None:
