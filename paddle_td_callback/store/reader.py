@@ -259,7 +259,11 @@ class TrainingDynamicsStore:
 
     def _chunk(self, one: Field, number: int) -> npt.NDArray[Any]:
         chunks = self._chunks_of(one)
-        return read_chunk(self._file, int(chunks.at[number]), int(chunks.n_bytes[number]), self.layout, one)
+        at = int(chunks.at[number])
+        rows = read_chunk(self._file, at, int(chunks.n_bytes[number]), self.layout, one)
+        if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:
+            raise DamagedError(f"the chunk of '{one.name}' at byte {at} holds numbers outside the classes")
+        return rows
 
     def _rows(self, one: Field, samples: Samples) -> npt.NDArray[Any]:
         chosen, n_rows = self._normalise(samples), self.layout.chunk_rows(one)
