@@ -45,6 +45,7 @@ _RECORD, _RECORD_MAGIC = (
 )  # magic, sequence, state's frame, end of the log
 _SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
 _CRC = struct.Struct("<I")
+_AHEAD_BYTES = 16 << 20  # that the file is longer than its newest commit, while it is recorded
 _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin writing
 
 
@@ -292,6 +293,7 @@ class Log:
         self.file.run = secrets.randbits(32)
         self.file.write(0, superblock(0, START), bytes(START - 96))
         self.file.write(SIGN_AT, self._sign())
+        self._lengthen()
 
     def go_on_from(self, commit: Commit, root: int) -> None:
         """Bring the file to its newest commit, with the root group there, and cut off what was appended after it."""
@@ -304,6 +306,17 @@ class Log:
         self.file.write(0, superblock(root, commit.end + SLACK_BYTES))
         self._sync()
         self.file.truncate(commit.end + SLACK_BYTES)
+        self._lengthen()
+
+    def _lengthen(self) -> None:
+        """Make the file longer than its next commits, by a hole.
+
+        HDF5 asks for a file's size first and reads the superblock later. If commits came in between, it would find a
+        file that is shorter than its superblock says, and refuse it.
+        """
+        if self.file.n_bytes < self.end + _AHEAD_BYTES // 2:
+            with contextlib.suppress(OSError):
+                self.file.truncate(self.end + _AHEAD_BYTES)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -326,6 +339,7 @@ class Log:
                 with contextlib.suppress(OSError):
                     self._check_alone()  # what another writer has appended is not to be cut off
                     self.file.truncate(self.end + SLACK_BYTES)
+                    self._lengthen()
             raise
 
     def append(self, frame: Frame, *parts: Any) -> int:
@@ -368,6 +382,7 @@ class Log:
         self._commit, self._slot, self._kept = Commit(sequence, at, self.end), 1 - self._slot, False
         with contextlib.suppress(OSError):  # other HDF5 readers are one epoch behind then
             self.file.write(ROOT_AT, struct.pack("<Q", root))
+        self._lengthen()
 
     def _write_record(self, slot: int, commit: Commit) -> None:
         record = _RECORD.pack(_RECORD_MAGIC, *commit)
@@ -391,6 +406,7 @@ class Log:
             with contextlib.suppress(OSError):
                 self._check_alone()
                 self.file.write(SIGN_AT, bytes(SECTOR_BYTES))
+                self.file.truncate(max(self.end, self._commit.end) + SLACK_BYTES)
                 self._sync()  # the root too
             self.file.close()
 

@@ -375,13 +375,18 @@ class _Examined:
         """Whether other programs read the same; called when the file holds what this package writes and no more."""
         try:
             with h5py.File(self.path) as h5:
-                for epoch in self._report.good_epochs:
+                n_seen = int(
+                    h5.attrs["committed_epochs"]
+                )  # one fewer where the process was killed in a commit
+                if not self._report.n_epochs - 1 <= n_seen <= self._report.n_epochs:
+                    self._report.add(f"h5py sees {n_seen} epochs")
+                for epoch in [epoch for epoch in self._report.good_epochs if epoch < n_seen]:
                     for start, rows in self._tiles(epoch, layout):
                         for name, values in rows.items():
                             there = h5[name][epoch, start : start + len(values)]
                             if there.tobytes() != values.tobytes():
                                 self._report.add(f"h5py reads another '{name}'", epoch, start)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
             if len(commits(self._file)) > 0 and commits(self._file)[0].end == self._report.n_bytes:
                 self._report.add(f"h5py cannot read it: {error}")
 
