@@ -3,7 +3,7 @@
 import h5py
 import numpy as np
 import pytest
-from support.forging import newest
+from support.forging import forge, newest
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder
@@ -187,3 +187,34 @@ def test_a_recording_may_be_verified_while_it_goes_on(path):
         assert report.ok, str(report)
         assert report.n_epochs == index + 1
     writer.close()
+
+
+def test_hdf5_is_not_asked_to_follow_what_is_forged(path, monkeypatch):
+    """Sound checksums, but nodes or a superblock that lead HDF5 elsewhere; libhdf5 has crashed on such nodes."""
+
+    def opens(*arguments, **options):
+        raise AssertionError("libhdf5 was asked")
+
+    write_recording(path, Layout(30, 3), 3)
+    content = path.read_bytes()
+    monkeypatch.setattr("paddle_td_callback.store.verify.h5py.File", opens)
+    with pytest.raises(AssertionError):
+        verify(path)
+    for place, value in (
+        (24, 9),
+        (28, 1),
+        (8, 0),
+        (24 + 4 * 8, 8),
+    ):  # stored bytes, filter mask, sibling, element size
+
+        def change(nodes, place=place, value=value):
+            nodes[nodes.index(b"TREE") + place] = value
+
+        path.write_bytes(content)
+        forge(path, change_nodes=change)
+        assert "the chunk index of" in str(verify(path))
+    for at, message in ((64, "its superblock leads other programs to what is no metadata"), (40, None)):
+        changed = bytearray(content)
+        changed[at : at + 8] = (8192).to_bytes(8, "little")
+        path.write_bytes(changed)
+        assert message is None or message in str(verify(path))
