@@ -38,6 +38,7 @@ class SparseFile(RawFile):
     """Leaves out what is zero anyway."""
 
     def write(self, offset: int, *parts: Any) -> None:
+        """Of a chunk, only its frame."""
         if len(parts) > 1 and isinstance(parts[1], memoryview):  # a chunk
             super().write(offset, parts[0])
         else:
@@ -85,7 +86,9 @@ def main() -> None:
     writer.encode_chunk = zeros  # type: ignore[assignment]
     command = [sys.executable, "-m", "paddle_td_callback", "info"]
     print(
-        "| recording | bytes | open | `paddle-td info` | one sample: given | all classes | metadata |\n|---|---|---|---|---|---|---|"
+        "| recording | bytes | open | `paddle-td info` | one sample: given | all classes | metadata |\n"
+        + "|---" * 7
+        + "|"
     )
     for name, (layout, n_epochs) in RUNS.items():
         if not any(one in name for one in sys.argv[1:] or [""]):
