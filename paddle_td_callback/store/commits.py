@@ -72,7 +72,7 @@ class RawFile:
     def read(self, offset: int, n_bytes: int) -> bytes:
         """Up to `n_bytes` from `offset` on, fewer at the end of the file."""
         parts = []
-        while n_bytes > 0 and offset < 1 << 62:
+        while n_bytes > 0 and 0 <= offset < 1 << 62:
             if hasattr(os, "pread"):
                 part = os.pread(self.fd, n_bytes, offset)
             else:

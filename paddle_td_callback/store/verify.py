@@ -451,7 +451,7 @@ def _contradictions(
     total = exact.sum(axis=1)
     if layout.keep == "all":
         yield "the probabilities do not sum to 1", seen & ~(np.abs(total - 1) <= tolerance)
-        at = np.clip(labels, 0, None)[:, np.newaxis]
+        at = np.clip(labels, 0, layout.n_classes - 1)[:, np.newaxis]
         stored = np.take_along_axis(exact, at, axis=1)[:, 0]
         off = np.abs(stored - given) > tolerance
         yield "the probability of the given label is not what is stored for that class", seen & off

@@ -6,7 +6,7 @@ import pytest
 from support.forging import forge, newest
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
-from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder
+from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.commits import START
 from paddle_td_callback.store.hdf5_format import SLACK_BYTES
@@ -218,3 +218,21 @@ def test_hdf5_is_not_asked_to_follow_what_is_forged(path, monkeypatch):
         changed[at : at + 8] = (8192).to_bytes(8, "little")
         path.write_bytes(changed)
         assert message is None or message in str(verify(path))
+
+
+def test_labels_and_chunks_that_are_nowhere(path):
+    layout, labels = Layout(30, 3), make_labels(Layout(30, 3))
+    epoch = make_epoch(layout, labels, 0)
+    labels[3] = 1_000_000
+    writer = StoreWriter.create(path, layout)
+    writer.commit_epoch(0, epoch, labels)
+    writer.close()
+    assert "label 1000000 is outside the classes" in str(verify(path))
+
+    def before_the_file(nodes):
+        at = nodes.index(b"TREE\x01\x00") + 24 + 8 + 8 * 3  # the first chunk's address
+        nodes[at : at + 8] = (4).to_bytes(8, "little")
+
+    forge(path, change_nodes=before_the_file)
+    with TrainingDynamicsStore(path) as store, pytest.raises(StoreError, match="there is no chunk of"):
+        store.given_probabilities()
