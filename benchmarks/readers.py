@@ -200,12 +200,8 @@ every dataset as it was committed. h5ls and h5stat read metadata alone. The last
 h5repack, compared with the original by h5diff, and read by h5py. The command-line tools are those of HDF5 {tools}.
 
 """
-    return (
-        text
-        + "\n".join(lines)
-        + "\n\npyfive 1.3 cannot read a dataset that lacks chunks, as those of dropped epochs do.\n\nMade by `python -m benchmarks.readers`.\n",
-        n_wrong,
-    )
+    note = "pyfive 1.3 cannot read a dataset that lacks chunks, as those of dropped epochs do."
+    return text + "\n".join([*lines, "", note, "", "Made by `python -m benchmarks.readers`.", ""]), n_wrong
 
 
 def beside(interpreters: dict[str, Path], seconds: float) -> int:
