@@ -132,8 +132,9 @@ def read_chunk(file: RawFile, at: int, n_bytes: int, layout: Layout, one: Field)
         DamagedError: it is not what was committed.
     """
     raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes)
-    frame = Frame.unpack(raw[:FRAME_BYTES])
-    if frame is None or (frame.kind, frame.n_bytes) != (CHUNK, n_bytes) or len(raw) != FRAME_BYTES + n_bytes:
+    frame = Frame.unpack(raw[:FRAME_BYTES], at - FRAME_BYTES)
+    wanted = CHUNK, n_bytes, file.run
+    if frame is None or (frame.kind, frame.n_bytes, frame.run) != wanted or len(raw) != FRAME_BYTES + n_bytes:
         raise DamagedError(f"there is no chunk of {n_bytes} bytes at byte {at}")
     stored = memoryview(raw)[FRAME_BYTES:]
     if stored_checksum(stored) != frame.checksum:

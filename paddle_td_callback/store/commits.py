@@ -3,7 +3,8 @@
 The file is a log. Byte 0 holds the HDF5 superblock, bytes 512 and 1024 two commit records that are used in turn, byte
 1536 the sign of the writer. From byte 4096 on, framed blocks follow each other: chunks, B-tree nodes, text, the head
 (what never changes) and, at the end of each commit, its state (all that changes) and HDF5 metadata for other readers.
-A frame says what its block is and holds its checksum. The blocks together are an HDF5 file. A commit
+A frame says what its block is and holds its checksum, its place and the recording's number: a block that was moved, or
+came from another recording, is none. The blocks together are an HDF5 file. A commit
 
 1. appends its chunks, the B-tree nodes that became full, its state and its metadata, and calls fsync;
 2. moves the end of the file in the superblock, which changes nothing for a reader, writes one record, which names the
@@ -37,13 +38,14 @@ START, SECTOR_BYTES, FRAME_BYTES = 4096, 512, 32
 RECORDS_AT, SIGN_AT = (512, 1024), 1536
 CHUNK, NODE, TEXT, ARRAY, HEAD, STATE, METADATA = range(1, 8)  # kinds of blocks
 
-_FRAME, _FRAME_MAGIC = struct.Struct("<4sBBxxIIII"), b"PTDb"
+_FRAME, _FRAME_MAGIC = struct.Struct("<4sBBxxIIIII"), b"PTDb"
 _RECORD, _RECORD_MAGIC = (
     struct.Struct("<8sQQQ"),
     b"PTDcommt",
 )  # magic, sequence, state's frame, end of the log
 _SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
 _CRC = struct.Struct("<I")
+_AHEAD_BYTES = 16 << 20  # that the file is longer than its newest commit, while it is recorded
 _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin writing
 
 
@@ -56,7 +58,13 @@ class NotARecordingError(ValueError):
 
 
 class RawFile:
-    """A file as the system sees it; the fault tests put theirs in its place."""
+    """A file as the system sees it; the fault tests put theirs in its place.
+
+    Attributes:
+        run: number of the recording, once it is known; blocks with another one count as damaged.
+    """
+
+    run: int | None = None
 
     def __init__(self, path: str, flags: int) -> None:
         self.fd = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -64,7 +72,7 @@ class RawFile:
     def read(self, offset: int, n_bytes: int) -> bytes:
         """Up to `n_bytes` from `offset` on, fewer at the end of the file."""
         parts = []
-        while n_bytes > 0 and offset < 1 << 62:
+        while n_bytes > 0 and 0 <= offset < 1 << 62:
             if hasattr(os, "pread"):
                 part = os.pread(self.fd, n_bytes, offset)
             else:
@@ -141,39 +149,43 @@ class Frame(NamedTuple):
     number: int
     n_bytes: int
     checksum: int  # of a chunk its fletcher32, of other blocks their CRC-32
+    run: int = 0  # number of the recording
 
     @property
     def long(self) -> int:
         """`epoch` and `number` as one number."""
         return self.epoch << 32 | self.number
 
-    def pack(self) -> bytes:
-        """The 32 bytes in the file."""
+    def pack(self, at: int) -> bytes:
+        """The 32 bytes at a place in the file."""
         raw = _FRAME.pack(_FRAME_MAGIC, *self)
-        return raw + _CRC.pack(zlib.crc32(raw)) + b"\0\0\0\0"
+        return raw + _CRC.pack(zlib.crc32(raw, at & 0xFFFFFFFF))
 
     @classmethod
     def read(cls, file: RawFile, at: int) -> Frame | None:
         """The frame at a place, None where there is none."""
-        return cls.unpack(file.read(at, FRAME_BYTES)) if at >= START and at % 8 == 0 else None
+        if at < START or at % 8:
+            return None
+        frame = cls.unpack(file.read(at, FRAME_BYTES), at)
+        return frame if frame is None or file.run in (None, frame.run) else None
 
     @classmethod
-    def unpack(cls, raw: bytes) -> Frame | None:
-        """The frame at the start of some bytes, None where there is none."""
-        if len(raw) < FRAME_BYTES or zlib.crc32(raw[: _FRAME.size]) != _CRC.unpack_from(raw, _FRAME.size)[0]:
+    def unpack(cls, raw: bytes, at: int) -> Frame | None:
+        """The frame in 32 bytes that stand at a place, None if they are none."""
+        if len(raw) < FRAME_BYTES or zlib.crc32(raw[:-4], at & 0xFFFFFFFF) != _CRC.unpack(raw[-4:])[0]:
             return None
-        magic, *facts = _FRAME.unpack_from(raw)
+        magic, *facts = _FRAME.unpack(raw[:-4])
         return cls(*facts) if magic == _FRAME_MAGIC else None
 
 
-def read_block(file: RawFile, at: int, kind: int) -> bytes:
-    """A block that is no chunk, by its address, behind its frame.
+def read_block(file: RawFile, at: int, kind: int, most: int = 1 << 62) -> bytes:
+    """A block that is no chunk, by its address, behind its frame; of at most so many bytes.
 
     Raises:
         DamagedError: it is not there, or its checksum is wrong.
     """
     frame = Frame.read(file, at - FRAME_BYTES)
-    if frame is not None and frame.kind == kind and frame.n_bytes <= file.n_bytes - at:
+    if frame is not None and frame.kind == kind and frame.n_bytes <= min(most, file.n_bytes - at):
         body = file.read(at, frame.n_bytes)
         if zlib.crc32(body) == frame.checksum:
             return body
@@ -240,7 +252,7 @@ def commits(file: RawFile) -> list[Commit]:
     metadata = Frame.read(file, root - FRAME_BYTES)
     if metadata is not None and metadata.kind == METADATA:
         state = Frame.read(file, metadata.long - FRAME_BYTES)
-        if state is not None and state.kind == STATE:
+        if state is not None and (state.kind, state.run) == (STATE, metadata.run):
             found.add(Commit(state.long, metadata.long, root + padded(metadata.n_bytes)))
     if not found and any(raw[at : at + 8] == _RECORD_MAGIC for at in RECORDS_AT):
         raise DamagedError("both commit records are damaged")
@@ -274,7 +286,7 @@ class Log:
         self._kept = False  # whether a record may name what was appended although its commit failed
         self._behind = START
         try:
-            _take(file, path)
+            self._locked = _take(file, path)
         except BaseException:
             file.close()
             raise
@@ -282,8 +294,10 @@ class Log:
 
     def lay_out(self) -> None:
         """Begin an empty file."""
+        self.file.run = secrets.randbits(32)
         self.file.write(0, superblock(0, START), bytes(START - 96))
         self.file.write(SIGN_AT, self._sign())
+        self._lengthen()
 
     def go_on_from(self, commit: Commit, root: int) -> None:
         """Bring the file to its newest commit, with the root group there, and cut off what was appended after it."""
@@ -296,6 +310,17 @@ class Log:
         self.file.write(0, superblock(root, commit.end + SLACK_BYTES))
         self._sync()
         self.file.truncate(commit.end + SLACK_BYTES)
+        self._lengthen()
+
+    def _lengthen(self) -> None:
+        """Make the file longer than its next commits, by a hole.
+
+        HDF5 asks for a file's size first and reads the superblock later. If commits came in between, it would find a
+        file that is shorter than its superblock says, and refuse it.
+        """
+        if self.file.n_bytes < self.end + _AHEAD_BYTES // 2:
+            with contextlib.suppress(OSError):
+                self.file.truncate(self.end + _AHEAD_BYTES)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -316,13 +341,18 @@ class Log:
             if not self._kept:
                 self.end = self._commit.end
                 with contextlib.suppress(OSError):
+                    self._check_alone()  # what another writer has appended is not to be cut off
                     self.file.truncate(self.end + SLACK_BYTES)
+                    self._lengthen()
             raise
 
     def append(self, frame: Frame, *parts: Any) -> int:
         """Append a block; returns its address, behind the frame."""
+        if not self._locked:
+            self._check_alone()
         at = self.end + FRAME_BYTES
-        self.file.write(self.end, frame.pack(), *parts, bytes(-frame.n_bytes % 8))
+        frame = frame._replace(run=self.file.run or 0)
+        self.file.write(self.end, frame.pack(self.end), *parts, bytes(-frame.n_bytes % 8))
         self.end = at + padded(frame.n_bytes)
         if self._durable and self.end - self._behind >= _WRITE_BEHIND_BYTES:
             self.file.write_behind(self._behind, self.end - self._behind)
@@ -356,6 +386,7 @@ class Log:
         self._commit, self._slot, self._kept = Commit(sequence, at, self.end), 1 - self._slot, False
         with contextlib.suppress(OSError):  # other HDF5 readers are one epoch behind then
             self.file.write(ROOT_AT, struct.pack("<Q", root))
+        self._lengthen()
 
     def _write_record(self, slot: int, commit: Commit) -> None:
         record = _RECORD.pack(_RECORD_MAGIC, *commit)
@@ -379,6 +410,7 @@ class Log:
             with contextlib.suppress(OSError):
                 self._check_alone()
                 self.file.write(SIGN_AT, bytes(SECTOR_BYTES))
+                self.file.truncate(max(self.end, self._commit.end) + SLACK_BYTES)
                 self._sync()  # the root too
             self.file.close()
 
@@ -387,10 +419,15 @@ def _host() -> bytes:
     return socket.gethostname().encode()[:64].ljust(64, b"\0")
 
 
-def _take(file: RawFile, path: str) -> None:
-    """Lock a file against other writers; where that cannot be done, see whether one of this machine has signed it."""
+def _take(file: RawFile, path: str) -> bool:
+    """Lock a file against other writers; where that cannot be done, see whether one of this machine has signed it.
+
+    Returns:
+        Whether it is locked.
+    """
     try:
         lock(file)
+        return True
     except BlockingIOError:
         raise
     except OSError as error:
@@ -404,6 +441,7 @@ def _take(file: RawFile, path: str) -> None:
             RuntimeWarning,
             stacklevel=2,
         )
+        return False
 
 
 def lock(file: RawFile) -> None:

@@ -253,13 +253,17 @@ class ChunkIndex:
                 found, count = struct.unpack_from("<BH", node, 5)
                 if (
                     node[:5] != b"TREE\x01"
+                    or node[8:24] != b"\xff" * 16
                     or not 1 <= count <= self.fan_out
                     or found != (level if level >= 0 else found)
                 ):
                     raise ValueError(f"at byte {place} is no node of its level")
-                parts.append(np.frombuffer(node, self._entry, count, 24))
-                if (parts[-1]["child"] >= place).any():  # children are written first, so no path is a circle
+                entries = np.frombuffer(node, self._entry, count, 24)
+                parts.append(entries)
+                if (entries["child"] >= place).any():  # children are written first, so no path is a circle
                     raise ValueError(f"the node at byte {place} is older than what it holds")
+                if entries["mask"].any() or entries["first"][:, -1].any():
+                    raise ValueError(f"the node at byte {place} holds what no writer wrote")
             every = np.concatenate(parts)
             if len(every) > n_chunks or found > 20:
                 raise ValueError(f"it holds more than {n_chunks} chunks")

@@ -23,6 +23,7 @@ from .commits import (
     TEXT,
     Commit,
     DamagedError,
+    Frame,
     RawFile,
     read_block,
 )
@@ -31,6 +32,7 @@ from .schema import CLASS_NAMES, DROPPED, FORMAT, LABELS, SAMPLE_IDS, SCHEMA_VER
 
 _INT64, _CHECKSUM = np.dtype("<i8"), np.dtype("S8")
 _MAX_FACTS_BYTES = 1 << 20
+MAX_EMPTY_SAMPLES = 1 << 22  # no bytes on disk back the size of a recording without epochs
 _DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
@@ -139,8 +141,13 @@ class Head:
                 ):
                     raise ValueError(f"names {name!r:.50}")
             whole(facts["metadata_at"], START, at)
-            if not all(isinstance(facts[name], str) for name in ("created", "versions", "texts")):
-                raise ValueError("a fact of a wrong type")
+            for name in ("created", "versions"):
+                if not isinstance(facts[name], str) or not (
+                    facts[name].isascii() and facts[name].isprintable()
+                ):
+                    raise ValueError(f"{name} {facts[name]!r:.50}")
+            if len(bytes.fromhex(facts["texts"])) != 16 * len(cls.strings(layout, "", "")):
+                raise ValueError(f"texts {facts['texts']:.50}")
             return cls(layout, **facts)
         except NewerSchemaError:
             raise
@@ -257,10 +264,17 @@ class State:
             NewerSchemaError: a later version of this package wrote it.
         """
         at = commit.at
+        frame_at = max(START, at - FRAME_BYTES)
+        frame = Frame.unpack(file.read(frame_at, FRAME_BYTES), frame_at)
+        if frame is None or frame.long != commit.sequence:
+            raise DamagedError(f"there is no state {commit.sequence} at byte {at}")
+        file.run = frame.run
         block = read_block(file, at, STATE)
         if commit.end > file.n_bytes:
             raise DamagedError(f"it is cut off: {file.n_bytes} bytes of {commit.end}")
         try:
+            whole(commit.sequence, 1, 1 << 62)
+            whole(commit.end, at + padded(len(block)), file.n_bytes)
             facts = unpack_facts(block)
             head = Head.read(file, whole(facts["head_at"], START, at))
             n_epochs = whole(facts["n_epochs"], 0, (1 << 32) - 1)
@@ -269,9 +283,10 @@ class State:
                 one.name: whole(facts["roots"][one.name], 0, UNDEFINED)
                 for one in (*head.layout.fields, LABELS)
             }
-            if not isinstance(facts["label_checksum"], str):
-                raise ValueError("a label_checksum that is no text")
-            state = cls(head, facts["head_at"], n_epochs, facts["label_checksum"], dropped, roots)
+            checksum = facts["label_checksum"]
+            if len(checksum) != 8 or len(bytes.fromhex(checksum)) != 4:
+                raise ValueError(f"label_checksum {checksum!r:.50}")
+            state = cls(head, facts["head_at"], n_epochs, checksum, dropped, roots)
             state._check_room(commit.end)
             return state
         except (ValueError, TypeError, KeyError, IndexError) as error:
@@ -378,7 +393,7 @@ class Chunks:
         def read(node: int) -> bytes:
             if at <= node < at + len(state_block):
                 return state_block[node - at : node - at + h5.SLACK_BYTES]
-            return read_block(file, node, NODE)
+            return read_block(file, node, NODE, h5.SLACK_BYTES)
 
         try:
             entries = self.index.follow(state.roots[one.name], len(wanted[0]), read)
@@ -392,5 +407,6 @@ class Chunks:
             or any((first[:, axis] != column).any() for axis, column in enumerate(wanted))
             or first[:, len(wanted) :].any()
             or (self.n_bytes * _DEFLATE_MAX_RATIO < n_bytes if packed else self.n_bytes != n_bytes).any()
+            or self.n_bytes.sum() > file.n_bytes
         ):
             raise DamagedError(f"the chunk index of '{one.name}' is not that of {state.n_epochs} epochs")

@@ -15,13 +15,11 @@ import numpy.typing as npt
 from ..errors import StoreError, StoreNotFoundError
 from .chunks import read_chunk
 from .commits import Commit, DamagedError, NotARecordingError, RawFile, commits, open_file
-from .metadata import Chunks, NewerSchemaError, State
-from .schema import CLASS_NAMES, EPOCH_FIELDS, LABELS, SAMPLE_IDS, Field
+from .metadata import MAX_EMPTY_SAMPLES, Chunks, NewerSchemaError, State
+from .schema import CLASS_NAMES, EPOCH_FIELDS, LABELS, SAMPLE_IDS, Field, label_checksum
 from .writer import HINT
 
 Samples = slice | npt.ArrayLike | None
-
-_MAX_EMPTY_SAMPLES = 1 << 24  # no bytes on disk back the size of a recording without epochs
 
 
 def open_recording(path: str | os.PathLike[str]) -> RawFile:
@@ -133,7 +131,7 @@ class TrainingDynamicsStore:
             StoreError: nothing is recorded yet, and the data set is so large that nothing much is to be made of it.
         """
         if self._labels is None:
-            if self.n_epochs == 0 and self.n_samples > _MAX_EMPTY_SAMPLES:
+            if self.n_epochs == 0 and self.n_samples > MAX_EMPTY_SAMPLES:
                 raise StoreError(
                     f"'{self.path}' holds no committed epoch of its {self.n_samples} samples yet; an epoch counts "
                     "once it has ended, so try again then"
@@ -144,6 +142,8 @@ class TrainingDynamicsStore:
                 for number in range(self._chunks_of(LABELS).n_a_epoch):
                     part = labels[number * n_rows : (number + 1) * n_rows]
                     part[:] = self._chunk(LABELS, number)[: len(part)]
+                if label_checksum(labels) != self.label_checksum:
+                    raise DamagedError(f"the labels do not match their checksum {self.label_checksum}")
             self._labels = labels
         return self._labels
 
@@ -259,12 +259,18 @@ class TrainingDynamicsStore:
 
     def _chunk(self, one: Field, number: int) -> npt.NDArray[Any]:
         chunks = self._chunks_of(one)
-        return read_chunk(self._file, int(chunks.at[number]), int(chunks.n_bytes[number]), self.layout, one)
+        at = int(chunks.at[number])
+        rows = read_chunk(self._file, at, int(chunks.n_bytes[number]), self.layout, one)
+        if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:
+            raise DamagedError(f"the chunk of '{one.name}' at byte {at} holds numbers outside the classes")
+        return rows
 
     def _rows(self, one: Field, samples: Samples) -> npt.NDArray[Any]:
         chosen, n_rows = self._normalise(samples), self.layout.chunk_rows(one)
         n_chosen = chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen)
         out = np.empty((max(0, n_chosen), self.n_epochs, *self.layout.epoch_shape(one)[1:]), one.dtype)
+        if out.size == 0:  # no bytes back the size of a recording without epochs
+            return out
         written = np.setdiff1d(np.arange(self.n_epochs), self._dropped).tolist()
         with self._saying_what_is_damaged():
             a_epoch = self._chunks_of(one).n_a_epoch

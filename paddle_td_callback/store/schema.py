@@ -72,6 +72,10 @@ class Layout:
     gzip_level: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("n_samples", "n_classes", "gzip_level"):
+            value = getattr(self, name)
+            if not is_whole(value) and (value is not None or name != "gzip_level"):
+                raise ValueError(f"{name} must be a whole number, got {value!r:.50}")
         if self.n_samples < 1:
             raise ValueError(f"n_samples must be at least 1, got {self.n_samples}")
         if self.n_samples >= 2**40:

@@ -22,6 +22,7 @@ from .commits import (
     METADATA,
     RECORDS_AT,
     SECTOR_BYTES,
+    START,
     STATE,
     Commit,
     DamagedError,
@@ -32,7 +33,8 @@ from .commits import (
     read_block,
     record_at,
 )
-from .metadata import Head, NewerSchemaError, State, unpack_facts, whole
+from .hdf5_format import ROOT_AT, SLACK_BYTES, superblock
+from .metadata import Chunks, Head, NewerSchemaError, State, unpack_facts, whole
 from .reader import open_recording
 from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
 from .writer import LABELS_FIELD, StoreWriter
@@ -192,6 +194,9 @@ class _Examined:
         ] = {}  # epoch: field, number: address, bytes
         self._label_chunks: dict[tuple[int, int], tuple[int, int]] = {}
         self._label_checksum = ""
+        self._seen_by_others = (
+            False  # whether HDF5 will find the newest state, and nothing that is not checked
+        )
         self._last: tuple[int, int, npt.NDArray[Any]] | None = None
         self._file = open_recording(path)
         try:
@@ -210,6 +215,11 @@ class _Examined:
             newest = commits(self._file)[0]
         except (NotARecordingError, DamagedError) as error:
             why = str(error)
+        first = START if newest is None else newest.at - FRAME_BYTES
+        frame = Frame.read(self._file, first) or next(
+            filter(None, (f for _, f in blocks(self._file, self._file.n_bytes))), None
+        )
+        self._file.run = None if frame is None else frame.run
         report.n_bytes = self._file.n_bytes if newest is None else min(newest.end, self._file.n_bytes)
         self._follow(report.n_bytes, newest)
         if self.layout is None:
@@ -257,6 +267,11 @@ class _Examined:
 
     def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
         for at, frame in waiting:
+            if (
+                8 * frame.epoch > self._file.n_bytes
+            ):  # an epoch takes more, and so does the note that it was dropped
+                self._report.add(f"the chunk at byte {at} claims to be of epoch {frame.epoch}")
+                continue
             labels = frame.field == LABELS_FIELD
             chunks = self._label_chunks if labels else self._chunks.setdefault(frame.epoch, {})
             chunks[frame.field, frame.number] = at, frame.n_bytes
@@ -270,15 +285,45 @@ class _Examined:
             report.add(f"it is cut off: {self._file.n_bytes} bytes of {newest.end}")
         try:
             state = State.read(self._file, newest)
-            report.n_epochs, report.dropped_epochs = state.n_epochs, state.read_dropped(self._file).tolist()
+            dropped = state.read_dropped(self._file)
+            report.n_epochs, report.dropped_epochs = state.n_epochs, dropped.tolist()
             for kind in (CLASS_NAMES, SAMPLE_IDS):
                 self.names[kind] = state.read_names(self._file, kind)
             if report.ok:
                 state.check_metadata(self._file, newest)
+                for number, one in enumerate((*state.head.layout.fields, LABELS)):
+                    self._check_index(Chunks(self._file, state, newest.at, one, dropped), number, one)
+                self._check_superblock(state, newest)
         except DamagedError as error:
             report.add(str(error))
         except NewerSchemaError as error:
             raise StoreError(f"'{self.path}' has {error}; upgrade paddle_td_callback") from error
+
+    def _check_index(self, chunks: Chunks, number: int, one: Field) -> None:
+        """Whether the index of a dataset leads to the chunks that the log holds."""
+        if one is LABELS:
+            known = [self._label_chunks[key] for key in sorted(self._label_chunks)]
+        else:
+            known = [
+                place
+                for epoch in sorted(self._chunks)
+                for (field, _), place in sorted(self._chunks[epoch].items())
+                if field == number
+            ]
+        if known != list(zip(chunks.at.tolist(), chunks.n_bytes.tolist(), strict=True)):
+            self._report.add(
+                f"the chunk index of '{one.name}' leads to other chunks than those of its epochs"
+            )
+
+    def _check_superblock(self, state: State, newest: Commit) -> None:
+        """Whether other programs are led to the metadata just checked, and to nothing else."""
+        found, root = self._file.read(0, 96), state.metadata_at(newest)
+        self._seen_by_others = found == superblock(root, newest.end + SLACK_BYTES)
+        there = int.from_bytes(found[ROOT_AT : ROOT_AT + 8], "little")
+        frame = Frame.read(self._file, there - FRAME_BYTES)
+        # A process that was killed in a commit leaves it one epoch behind, and a live one moves it on.
+        if frame is None or frame.kind != METADATA:
+            self._report.add("its superblock leads other programs to what is no metadata")
 
     def _read_labels(self, layout: Layout) -> None:
         self.labels = np.full(layout.n_samples, -1, np.int32)
@@ -339,7 +384,7 @@ class _Examined:
             if report.n_problems == before:
                 report.good_epochs.append(epoch)
         n_chunks = report.n_chunks
-        if report.ok:
+        if report.ok and self._seen_by_others:
             self._compare_with_h5py(layout)
         return replace(report, n_chunks=n_chunks)
 
@@ -370,7 +415,7 @@ class _Examined:
                             there = h5[name][epoch, start : start + len(values)]
                             if there.tobytes() != values.tobytes():
                                 self._report.add(f"h5py reads another '{name}'", epoch, start)
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
+        except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
             if len(commits(self._file)) > 0 and commits(self._file)[0].end == self._report.n_bytes:
                 self._report.add(f"h5py cannot read it: {error}")
 
@@ -406,7 +451,7 @@ def _contradictions(
     total = exact.sum(axis=1)
     if layout.keep == "all":
         yield "the probabilities do not sum to 1", seen & ~(np.abs(total - 1) <= tolerance)
-        at = np.clip(labels, 0, None)[:, np.newaxis]
+        at = np.clip(labels, 0, layout.n_classes - 1)[:, np.newaxis]
         stored = np.take_along_axis(exact, at, axis=1)[:, 0]
         off = np.abs(stored - given) > tolerance
         yield "the probability of the given label is not what is stored for that class", seen & off

@@ -34,7 +34,7 @@ from .commits import (
     open_file,
 )
 from .hdf5_format import UNDEFINED, ChunkIndex, text_heaps
-from .metadata import Chunks, Head, NewerSchemaError, State
+from .metadata import MAX_EMPTY_SAMPLES, Chunks, Head, NewerSchemaError, State
 from .paths import check_path, make_beside, move_into_place
 from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
 
@@ -223,6 +223,10 @@ class StoreWriter:
                     f"'{name}' was recorded with {fact}={old!r}, this training has {new!r}; "
                     "resume needs the same, so record to another path"
                 )
+        if layout is None and state.n_epochs == 0 and there.n_samples > MAX_EMPTY_SAMPLES:
+            raise StoreError(
+                f"'{name}' holds no epoch of its {there.n_samples} samples; give layout= to go on with it"
+            )
         if n_epochs is not None and not 0 <= n_epochs <= state.n_epochs:
             raise StoreError(
                 f"'{name}' has {state.n_epochs} epochs, so the first {n_epochs} cannot be kept; "

@@ -3,10 +3,10 @@
 import h5py
 import numpy as np
 import pytest
-from support.forging import newest
+from support.forging import forge, newest
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
-from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder
+from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.commits import START
 from paddle_td_callback.store.hdf5_format import SLACK_BYTES
@@ -187,3 +187,52 @@ def test_a_recording_may_be_verified_while_it_goes_on(path):
         assert report.ok, str(report)
         assert report.n_epochs == index + 1
     writer.close()
+
+
+def test_hdf5_is_not_asked_to_follow_what_is_forged(path, monkeypatch):
+    """Sound checksums, but nodes or a superblock that lead HDF5 elsewhere; libhdf5 has crashed on such nodes."""
+
+    def opens(*arguments, **options):
+        raise AssertionError("libhdf5 was asked")
+
+    write_recording(path, Layout(30, 3), 3)
+    content = path.read_bytes()
+    monkeypatch.setattr("paddle_td_callback.store.verify.h5py.File", opens)
+    with pytest.raises(AssertionError):
+        verify(path)
+    for place, value in (
+        (24, 9),
+        (28, 1),
+        (8, 0),
+        (24 + 4 * 8, 8),
+    ):  # stored bytes, filter mask, sibling, element size
+
+        def change(nodes, place=place, value=value):
+            nodes[nodes.index(b"TREE") + place] = value
+
+        path.write_bytes(content)
+        forge(path, change_nodes=change)
+        assert "the chunk index of" in str(verify(path))
+    for at, message in ((64, "its superblock leads other programs to what is no metadata"), (40, None)):
+        changed = bytearray(content)
+        changed[at : at + 8] = (8192).to_bytes(8, "little")
+        path.write_bytes(changed)
+        assert message is None or message in str(verify(path))
+
+
+def test_labels_and_chunks_that_are_nowhere(path):
+    layout, labels = Layout(30, 3), make_labels(Layout(30, 3))
+    epoch = make_epoch(layout, labels, 0)
+    labels[3] = 1_000_000
+    writer = StoreWriter.create(path, layout)
+    writer.commit_epoch(0, epoch, labels)
+    writer.close()
+    assert "label 1000000 is outside the classes" in str(verify(path))
+
+    def before_the_file(nodes):
+        at = nodes.index(b"TREE\x01\x00") + 24 + 8 + 8 * 3  # the first chunk's address
+        nodes[at : at + 8] = (4).to_bytes(8, "little")
+
+    forge(path, change_nodes=before_the_file)
+    with TrainingDynamicsStore(path) as store, pytest.raises(StoreError, match="there is no chunk of"):
+        store.given_probabilities()

@@ -35,9 +35,16 @@ def newest(path: Path) -> Commit:
         file.close()
 
 
-def put_block(content: bytearray, frame_at: int, kind: int, body: bytes, long: int = 0) -> None:
+def run_of(content: bytearray, commit: Commit) -> int:
+    at = commit.at - FRAME_BYTES
+    frame = Frame.unpack(bytes(content[at : commit.at]), at)
+    assert frame is not None
+    return frame.run
+
+
+def put_block(content: bytearray, frame_at: int, kind: int, body: bytes, long: int, run: int) -> None:
     """Write a block and its frame over whatever is there."""
-    frame = Frame(kind, 0, long >> 32, long & 0xFFFFFFFF, len(body), zlib.crc32(body)).pack()
+    frame = Frame(kind, 0, long >> 32, long & 0xFFFFFFFF, len(body), zlib.crc32(body), run).pack(frame_at)
     end = frame_at + FRAME_BYTES + len(body)
     content.extend(bytes(max(0, end - len(content))))
     content[frame_at:end] = frame + body
@@ -68,17 +75,17 @@ def forge(
     content = bytearray(path.read_bytes())[: commit.end]
 
     def block_at(at: int) -> bytes:
-        frame = Frame.unpack(bytes(content[at - FRAME_BYTES : at]))
+        frame = Frame.unpack(bytes(content[at - FRAME_BYTES : at]), at - FRAME_BYTES)
         assert frame is not None
         return bytes(content[at : at + frame.n_bytes])
 
     def append(kind: int, body: bytes, long: int = 0) -> int:
         at = len(content)
-        put_block(content, at, kind, body, long)
+        put_block(content, at, kind, body, long, run)
         content.extend(bytes(-len(content) % 8))
         return at + FRAME_BYTES
 
-    state = block_at(commit.at)
+    state, run = block_at(commit.at), run_of(content, commit)
     metadata = bytearray(block_at(commit.at + padded(len(state)) + FRAME_BYTES))
     facts = unpack_facts(state)
     head_facts = unpack_facts(block_at(facts["head_at"]))

@@ -1,0 +1,101 @@
+"""HDF5's own structures, as h5py reads them."""
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paddle_td_callback.store import hdf5_format as h5
+from paddle_td_callback.store.hdf5_format import SLACK_BYTES, UNDEFINED, ChunkIndex
+
+
+def write_file(path, build):
+    """A file whose root group has the members that `build(put)` gives."""
+    raw = bytearray(4096)
+
+    def put(block):
+        raw.extend(bytes(-len(raw) % 8))
+        raw.extend(block)
+        return len(raw) - len(block)
+
+    members = build(put)
+    heap, places = h5.local_heap(members, put)
+    root = put(h5.header([h5.symbol_table(heap, places, members, put)]))
+    raw[:96] = h5.superblock(root, len(raw) + SLACK_BYTES)
+    path.write_bytes(bytes(raw) + bytes(SLACK_BYTES))
+    return bytes(raw)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from([2, 3, 8, 64]), st.integers(0, 300), st.integers(1, 40))
+def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_chunks, step):
+    """The naive oracle: chunk i holds the number i. A tree taken over from a file goes on like the first."""
+    path = tmp_path_factory.mktemp("tree") / "x.h5"
+    roots, index = [], ChunkIndex(1, fan_out)
+
+    def build(put):
+        for number in range(n_chunks):
+            at = put(np.int64(number).tobytes())
+            index.append(8, (number,), at, put)
+            if number % step == 0:
+                roots.append((number + 1, index.copy().write((number + 1,), put)))
+        roots.append((n_chunks, index.write((n_chunks,), put)))
+        members = {}
+        for i, (count, root) in enumerate(roots[-9:]):
+            layout = h5.chunked_layout((1,), 8, root)
+            fill = 0x05, b"\x02\x03\x02\x01\x08\0\0\0" + np.int64(-1).tobytes()
+            kind = 0x03, h5.datatype(np.dtype("<i8"))
+            space = 0x01, h5.dataspace((count,), (None,))
+            members[f"d{i}"] = put(h5.header([space, kind, fill, layout]))
+        return members
+
+    raw = write_file(path, build) + bytes(SLACK_BYTES)
+
+    def read(at):
+        return raw[at : at + SLACK_BYTES]
+
+    with h5py.File(path) as file:
+        for i, (count, root) in enumerate(roots[-9:]):
+            np.testing.assert_array_equal(file[f"d{i}"][:], np.arange(count))
+            again = ChunkIndex(1, fan_out)
+            found = again.follow(root, count, read)
+            assert found["first"][:, 0].tolist() == list(range(count))
+            assert (root == UNDEFINED) == (count == 0)
+            fresh = ChunkIndex(1, fan_out)  # as many chunks, put in one by one
+            for entry in found:
+                fresh.append(8, (int(entry["first"][0]),), int(entry["child"]), lambda node: 0)
+            assert [len(level) for level in again._levels if level] == [
+                len(level) for level in fresh._levels if level
+            ]
+            if count:
+                with pytest.raises(ValueError, match="holds more than"):
+                    again.follow(root, count - 1, read)
+
+
+TEXTS = {
+    "none": [],
+    "one": ["x"],
+    "empty ones": ["", "", "a"],
+    "many": [f"{i}" for i in range(100_000)],
+    "long": ["y" * n for n in (65_519, 65_520, 65_521, 1_000_000, 1)],
+    "odd lengths": ["ä" * n for n in range(300)],
+}
+
+
+@pytest.mark.parametrize("kind", TEXTS)
+def test_h5py_reads_texts(kind, tmp_path):
+    texts, heaps = TEXTS[kind], []
+
+    def build(put):
+        def put_heap(heap):
+            heaps.append(heap)
+            return put(heap)
+
+        references = h5.text_heaps((one.encode() for one in texts), put_heap)
+        return {"texts": put(h5.contiguous(None, len(texts), put(references)))}
+
+    write_file(tmp_path / "x.h5", build)
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert file["texts"].asstr()[:].tolist() == texts
+    assert [one.decode() for heap in heaps for one in h5.heap_texts(heap)] == texts
