@@ -200,8 +200,7 @@ every dataset as it was committed. h5ls and h5stat read metadata alone. The last
 h5repack, compared with the original by h5diff, and read by h5py. The command-line tools are those of HDF5 {tools}.
 
 """
-    note = "pyfive 1.3 cannot read a dataset that lacks chunks, as those of dropped epochs do."
-    return text + "\n".join([*lines, "", note, "", "Made by `python -m benchmarks.readers`.", ""]), n_wrong
+    return text + "\n".join([*lines, "", "Made by `python -m benchmarks.readers`.", ""]), n_wrong
 
 
 def beside(interpreters: dict[str, Path], seconds: float) -> int:

@@ -298,10 +298,10 @@ class State:
         """Believe no shape that the bytes in the file cannot back."""
         layout, n_written = self.head.layout, self.n_epochs - self.dropped[1]
         n_chunks = sum(map(layout.n_chunks, layout.fields))
-        least = n_written * (
-            layout.epoch_bytes // (_DEFLATE_MAX_RATIO if layout.gzip_level else 1) + 32 * n_chunks
+        least = n_written * (layout.epoch_bytes // (_DEFLATE_MAX_RATIO if layout.gzip_level else 1))
+        least += (
+            32 * n_chunks * self.n_epochs + 8 * self.dropped[1] + 4 * layout.n_samples * (self.n_epochs > 0)
         )
-        least += 8 * self.dropped[1] + 4 * layout.n_samples * (self.n_epochs > 0)
         if least > n_bytes:
             raise ValueError(f"it claims at least {least} bytes, the file has {n_bytes}")
 
@@ -365,8 +365,7 @@ class Chunks:
         file: the recording.
         state: read from it.
         at: address of the state.
-        one: the dataset.
-        dropped: the epochs without chunks.
+        one: the dataset. Epochs that were never written share one unseen chunk.
 
     Attributes:
         at: `[chunk]` addresses.
@@ -377,17 +376,14 @@ class Chunks:
         DamagedError: the index is damaged, or does not hold exactly the chunks that the state says there are.
     """
 
-    def __init__(
-        self, file: RawFile, state: State, at: int, one: Field, dropped: npt.NDArray[np.int64]
-    ) -> None:
+    def __init__(self, file: RawFile, state: State, at: int, one: Field) -> None:
         layout, self.index = state.head.layout, state.head.index(one)
         state_block = read_block(file, at, STATE)
         n_rows = layout.chunk_rows(one)
         starts = np.arange(0, layout.n_samples if state.n_epochs else 0, n_rows)
         wanted = [starts]
         if one is not LABELS:
-            written = np.setdiff1d(np.arange(state.n_epochs), dropped)
-            wanted = [np.repeat(written, len(starts)), np.tile(starts, len(written))]
+            wanted = [np.repeat(np.arange(state.n_epochs), len(starts)), np.tile(starts, state.n_epochs)]
         self.n_a_epoch = len(starts)
 
         def read(node: int) -> bytes:
@@ -407,6 +403,6 @@ class Chunks:
             or any((first[:, axis] != column).any() for axis, column in enumerate(wanted))
             or first[:, len(wanted) :].any()
             or (self.n_bytes * _DEFLATE_MAX_RATIO < n_bytes if packed else self.n_bytes != n_bytes).any()
-            or self.n_bytes.sum() > file.n_bytes
+            or self.n_bytes[np.unique(self.at, return_index=True)[1]].sum() > file.n_bytes
         ):
             raise DamagedError(f"the chunk index of '{one.name}' is not that of {state.n_epochs} epochs")

@@ -254,7 +254,7 @@ class TrainingDynamicsStore:
 
     def _chunks_of(self, one: Field) -> Chunks:
         if one.name not in self._chunks:
-            self._chunks[one.name] = Chunks(self._file, self._state, self._commit.at, one, self._dropped)
+            self._chunks[one.name] = Chunks(self._file, self._state, self._commit.at, one)
         return self._chunks[one.name]
 
     def _chunk(self, one: Field, number: int) -> npt.NDArray[Any]:
@@ -271,15 +271,14 @@ class TrainingDynamicsStore:
         out = np.empty((max(0, n_chosen), self.n_epochs, *self.layout.epoch_shape(one)[1:]), one.dtype)
         if out.size == 0:  # no bytes back the size of a recording without epochs
             return out
-        written = np.setdiff1d(np.arange(self.n_epochs), self._dropped).tolist()
         with self._saying_what_is_damaged():
             a_epoch = self._chunks_of(one).n_a_epoch
             for number, place, rows in _by_chunk(chosen, n_rows):
                 part = out[place]
                 # Epoch by epoch as they are stored, then turned as a whole: far fewer cache misses.
-                block = np.full((self.n_epochs, *part.shape[:1], *part.shape[2:]), one.unseen, one.dtype)
-                for at, epoch in enumerate(written):
-                    block[epoch] = self._chunk(one, at * a_epoch + number)[rows]
+                block = np.empty((self.n_epochs, *part.shape[:1], *part.shape[2:]), one.dtype)
+                for epoch in range(self.n_epochs):
+                    block[epoch] = self._chunk(one, epoch * a_epoch + number)[rows]
                 out[place] = np.swapaxes(block, 0, 1)
         return out
 

@@ -292,7 +292,7 @@ class _Examined:
             if report.ok:
                 state.check_metadata(self._file, newest)
                 for number, one in enumerate((*state.head.layout.fields, LABELS)):
-                    self._check_index(Chunks(self._file, state, newest.at, one, dropped), number, one)
+                    self._check_index(Chunks(self._file, state, newest.at, one), number, one)
                 self._check_superblock(state, newest)
         except DamagedError as error:
             report.add(str(error))
@@ -301,16 +301,20 @@ class _Examined:
 
     def _check_index(self, chunks: Chunks, number: int, one: Field) -> None:
         """Whether the index of a dataset leads to the chunks that the log holds."""
+        found = np.stack([chunks.at, chunks.n_bytes], axis=1)
         if one is LABELS:
             known = [self._label_chunks[key] for key in sorted(self._label_chunks)]
         else:
+            dropped = self._report.dropped_epochs
+            is_written = ~np.isin(np.arange(self._report.n_epochs), dropped)
+            found = found[np.repeat(is_written, chunks.n_a_epoch)]
             known = [
                 place
-                for epoch in sorted(self._chunks)
+                for epoch in sorted(set(self._chunks).difference(dropped))
                 for (field, _), place in sorted(self._chunks[epoch].items())
                 if field == number
             ]
-        if known != list(zip(chunks.at.tolist(), chunks.n_bytes.tolist(), strict=True)):
+        if known != list(map(tuple, found.tolist())):
             self._report.add(
                 f"the chunk index of '{one.name}' leads to other chunks than those of its epochs"
             )

@@ -233,7 +233,7 @@ class StoreWriter:
                 f"resume with a number up to {state.n_epochs}"
             )
         dropped = state.read_dropped(file)
-        chunks = {one.name: Chunks(file, state, commit.at, one, dropped) for one in (*there.fields, LABELS)}
+        chunks = {one.name: Chunks(file, state, commit.at, one) for one in (*there.fields, LABELS)}
         writer = cls(log, name, state, {one.name: chunks[one.name].index for one in there.fields})
         writer._dropped = dropped.tolist()
         writer._read_labels(file, chunks[LABELS.name])
@@ -254,13 +254,12 @@ class StoreWriter:
     def _keep(self, n_epochs: int, chunks: Mapping[str, Chunks]) -> None:
         """Commit a state that has the first epochs alone."""
         dropped = [epoch for epoch in self._dropped if epoch < n_epochs]
-        written = sorted(set(range(n_epochs)).difference(dropped))
         with self._log.transaction():
             indexes = {}
             for field in self.layout.fields:
                 index, found = self._state.head.index(field), chunks[field.name]
                 starts = range(0, self.layout.n_samples, self.layout.chunk_rows(field))
-                keys = [(epoch, start) for epoch in written for start in starts]
+                keys = [(epoch, start) for epoch in range(n_epochs) for start in starts]
                 for (epoch, start), at, n_bytes in zip(
                     keys, found.at.tolist(), found.n_bytes.tolist(), strict=False
                 ):
@@ -287,6 +286,7 @@ class StoreWriter:
         if index >= self.n_epochs:
             with self._log.transaction():
                 indexes = {name: one.copy() for name, one in self._indexes.items()}
+                self._skip(range(self.n_epochs, index), indexes)
                 for number, field in enumerate(self.layout.fields):
                     for start, part in self._blocks(field, epoch):
                         at, n_bytes = self._put_chunk(
@@ -295,6 +295,16 @@ class StoreWriter:
                         indexes[field.name].append(n_bytes, _first(field, index, start), at, self._put_node)
                 self._end_commit(index + 1, indexes, labels, [*self._dropped, *range(self.n_epochs, index)])
         self._take_name()
+
+    def _skip(self, epochs: range, indexes: Mapping[str, ChunkIndex]) -> None:
+        """Let all chunks of epochs that were never written be one unseen chunk: some readers know no gaps."""
+        for number, field in enumerate(self.layout.fields if epochs else ()):
+            shape = self.layout.chunk_rows(field), *self.layout.epoch_shape(field)[1:]
+            unseen = np.full(shape, field.unseen, field.dtype)
+            at, n_bytes = self._put_chunk(number, epochs[0], 0, unseen, self.layout.gzip_level)
+            for epoch in epochs:
+                for start in range(0, self.layout.n_samples, shape[0]):
+                    indexes[field.name].append(n_bytes, _first(field, epoch, start), at, self._put_node)
 
     def _blocks(
         self, field: Field, epoch: Mapping[str, npt.NDArray[Any]]
