@@ -115,18 +115,6 @@ def test_snippet_of_a_loop_in_paddle(training):
     assert h5py.File("run.h5").attrs["committed_epochs"] == 2
 
 
-def test_snippet_of_a_loop_in_pytorch(training):
-    torch = pytest.importorskip("torch")
-    digits = training["dataset"]
-    dataset = torch.utils.data.TensorDataset(torch.tensor(digits.images), torch.tensor(digits.labels))
-    names = {"dataset": dataset}
-    (snippet,) = (one for one in snippets_of(ROOT / "docs" / "own-loops.md") if one.startswith("# pytorch"))
-    exec(compile(snippet, "own-loops.md", "exec"), names)
-    assert names["issues"].ranking.shape == (len(digits),)
-    found = digits.is_changed[names["issues"].ranking[:100]].mean()
-    assert found > 0.5  # a fifth by chance
-
-
 def test_every_page_with_a_snippet_is_run():
     pages = {path.stem for path in PAGES if snippets_of(path)}
     assert pages == {"results", "file-format", "own-detectors", "streams", "own-loops"}
