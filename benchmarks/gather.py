@@ -21,7 +21,7 @@ import paddle
 import paddle.distributed as dist
 
 from paddle_td_callback import TrainingDynamicsRecorder
-from paddle_td_callback.recording.sinks import TILE_BYTES, row_dtype
+from paddle_td_callback.recording.gathering import TILE_BYTES, row_dtype
 from paddle_td_callback.store.schema import Layout
 
 BATCH = 128
@@ -73,13 +73,13 @@ def main() -> None:
                 rows = mine[start : start + BATCH]
                 recorder.update(rows, logits[: len(rows)], labels[: len(rows)])
             recorder.flush()  # of the epoch before: what remains is the gather
-            recorder.meet()
+            recorder.barrier()
             before, begin, blocked = recorder.gathered_bytes, time.perf_counter(), recorder.blocked_seconds
             recorder.end_epoch()
             seconds.append(time.perf_counter() - begin)
             waits.append(recorder.blocked_seconds - blocked)
             sent.append(recorder.gathered_bytes - before)
-        recorder.meet()
+        recorder.barrier()
         peak = status_bytes("VmHWM") - first_of_all
         bare = baseline_seconds(row_dtype(layout).itemsize * arguments.samples) if size > 1 else 0.0
         recorder.close()

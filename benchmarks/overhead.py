@@ -1,42 +1,43 @@
-"""What the callback costs a training: the same fit with and without it, in turn, as ratios.
+"""What recording costs a training: pairs of the same fit with and without it, and what a step's part of it is spent on.
 
-    python -m benchmarks.overhead [--repeats 7]
+    python -m benchmarks.overhead [--pairs 15] [--only mlp ...] [--update-only]
 
-Each row is one kind of training. A repeat runs every variant once, in an order that changes; the ratio is taken
-within a repeat, so that a machine that slows down slows all variants. Prints the median and the range of ratios.
+Each pair runs the same fit twice, with and without the callback, in an order that alternates; the ratio is taken
+within a pair, so that a machine that slows down slows both. The file and its commits are included. Prints the median
+ratio with its quartiles and its range, and of the recorded fits the microseconds of a step: "tap" sees the loss's
+arguments and takes them to the host, "copy" puts them into the recorder's block, "block work" makes of a block what
+is stored (softmax, margin, float16, scatter), "commit" is what training waited for the disk. Last, `update` against
+a NumPy softmax and copy of the same array. Numbers of a machine that does something else meanwhile mean little.
 """
 
 import argparse
 import contextlib
-import gzip
 import io
 import pathlib
 import statistics
 import tempfile
 import time
 import warnings
+from collections import defaultdict
 
 import numpy as np
 import paddle
 from paddle import nn
 
-from paddle_td_callback import TrainingDynamicsCallback
+from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsRecorder
+from paddle_td_callback.paddle_fit.outputs import OutputReader
+from paddle_td_callback.recording.blocks import Block
 
-FASHION = pathlib.Path("/usr/share/datasets/fashion-mnist/train-images-idx3-ubyte.gz")
-VARIANTS = {
-    "no callback": None,
-    "keep=given": {"keep": "given"},
-    "keep=all": {},
-    "keep=all gzip": {"compression": "gzip"},
-}
+PEAKED = 30.0  # logits so far apart that most probabilities are subnormal in float16, as after some epochs of training
 
 
 class Arrays(paddle.io.Dataset):
     """Inputs and labels in memory."""
 
-    def __init__(self, inputs, labels):
+    def __init__(self, inputs, n_classes):
         super().__init__()
-        self.inputs, self.labels = inputs, labels
+        self.inputs = inputs
+        self.labels = np.random.default_rng(1).integers(0, n_classes, len(inputs))
 
     def __len__(self):
         return len(self.labels)
@@ -45,75 +46,205 @@ class Arrays(paddle.io.Dataset):
         return self.inputs[index], self.labels[index]
 
 
+class Times(nn.Layer):
+    """Makes the softmax behind it peaked."""
+
+    def forward(self, values):
+        """Multiply."""
+        return values * PEAKED
+
+
+def noise(*shape):
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def lenet():
+    """LeNet on 28 x 28."""
+    return Arrays(noise(3_200, 1, 28, 28), 10), paddle.vision.models.LeNet(), 64, {}
+
+
+def resnet18():
+    """ResNet-18 on 32 x 32."""
+    return Arrays(noise(320, 3, 32, 32), 10), paddle.vision.models.resnet18(num_classes=10), 32, {}
+
+
 def mlp():
-    """A table: the smallest step anybody trains with, so the largest share of overhead."""
-    rng = np.random.default_rng(0)
-    data = Arrays(rng.standard_normal((20_000, 32), np.float32), rng.integers(0, 10, 20_000))
-    return data, nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 10)), 128
+    """A table: steps of a millisecond."""
+    return (
+        Arrays(noise(20_000, 32), 10),
+        nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 10)),
+        128,
+        {},
+    )
 
 
 def wide():
-    """A thousand classes."""
-    rng = np.random.default_rng(0)
-    data = Arrays(rng.standard_normal((20_000, 64), np.float32), rng.integers(0, 1000, 20_000))
-    return data, nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 1000)), 128
+    """1,000 classes, all kept, peaked."""
+    network = nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 1000), Times())
+    return Arrays(noise(10_000, 64), 1000), network, 128, {}
 
 
-def cnn():
-    """Two convolutions over 28x28 images: Fashion-MNIST where Debian's package is installed, else noise."""
-    n = 6_000
-    if FASHION.exists():
-        images = np.frombuffer(gzip.decompress(FASHION.read_bytes()), np.uint8, offset=16)[: n * 784]
-    else:
-        images = np.random.default_rng(0).integers(0, 256, n * 784)
-    labels = np.random.default_rng(0).integers(0, 10, n)
-    data = Arrays((images.reshape(n, 1, 28, 28) / 255).astype(np.float32), labels)
-    network = nn.Sequential(
-        nn.Conv2D(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2D(2),
-        nn.Conv2D(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2D(2),
-        nn.Flatten(), nn.Linear(32 * 49, 10),
-    )  # fmt: skip
-    return data, network, 64
+def widest():
+    """21,841 classes, five kept, peaked."""
+    network = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 21_841), Times())
+    return Arrays(noise(1_280, 64), 21_841), network, 64, {"keep": 5}
 
 
-def seconds(make, options, epochs, folder):
-    """Wall time of one fit, network and data made anew."""
+TRAININGS = {make.__name__: make for make in (lenet, resnet18, mlp, wide, widest)}
+
+
+class Split:
+    """Seconds spent in parts of recording, by wrapping what does them."""
+
+    def __init__(self):
+        self.seconds = defaultdict(float)
+        self.inside = []
+        self.recorders = []
+
+    @contextlib.contextmanager
+    def watching(self):
+        """Wrap and unwrap."""
+        parts = [
+            (TrainingDynamicsCallback, "on_train_batch_end", "tap"),
+            (OutputReader, "read", "tap"),
+            (TrainingDynamicsRecorder, "update", "copy"),
+            (TrainingDynamicsRecorder, "end_epoch", "commit"),
+            (TrainingDynamicsRecorder, "close", "commit"),
+            (Block, "flush", "block work"),
+        ]
+        originals = [(owner, name, vars(owner)[name]) for owner, name, _ in parts]
+        for owner, name, part in parts:
+            setattr(owner, name, self.timed(vars(owner)[name], part))
+        try:
+            yield
+        finally:
+            for owner, name, original in originals:
+                setattr(owner, name, original)
+
+    def timed(self, function, part):
+        """The function, its own time noted under `part` without that of parts called within it."""
+
+        def call(*arguments, **options):
+            self.inside.append(0.0)
+            started = time.perf_counter()
+            try:
+                return function(*arguments, **options)
+            finally:
+                spent = time.perf_counter() - started
+                self.seconds[part] += spent - self.inside.pop()
+                if self.inside:
+                    self.inside[-1] += spent
+
+        return call
+
+
+def fit(make, epochs, path):
+    """Wall time and number of steps of one fit, network and data made anew; recorded where there is a path."""
     paddle.seed(0)
     np.random.seed(0)  # noqa: NPY002  Paddle's samplers shuffle by it
-    data, network, batch_size = make()
+    data, network, batch_size, options = make()
     model = paddle.Model(network)
     model.prepare(paddle.optimizer.Adam(1e-3, parameters=network.parameters()), nn.CrossEntropyLoss())
-    path = pathlib.Path(folder) / "run.h5"
-    callbacks = [] if options is None else [TrainingDynamicsCallback(path, overwrite=True, **options)]
+    callbacks = [] if path is None else [TrainingDynamicsCallback(path, overwrite=True, **options)]
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         model.fit(data, epochs=epochs, batch_size=batch_size, verbose=0, callbacks=callbacks)
-    return time.perf_counter() - started
+    return time.perf_counter() - started, epochs * -(-len(data) // batch_size)
+
+
+def compare(name, n_pairs, epochs, path):
+    """Print one row of the first table."""
+    make = TRAININGS[name]
+    fit(make, 1, path)  # warms up
+    plain, recorded, split = [], [], Split()
+    for pair in range(n_pairs):
+        for with_it in (True, False) if pair % 2 else (False, True):
+            with split.watching() if with_it else contextlib.nullcontext():
+                seconds, n_steps = fit(make, epochs, path if with_it else None)
+            (recorded if with_it else plain).append(seconds)
+    ratios = sorted(a / b for a, b in zip(recorded, plain, strict=True))
+    quartiles = statistics.quantiles(ratios, n=4) if n_pairs > 1 else ratios * 3
+    parts = [
+        1e6 * split.seconds[part] / n_steps / n_pairs for part in ("tap", "copy", "block work", "commit")
+    ]
+    print(
+        f"{name:9} {1e3 * statistics.median(plain) / n_steps:8.2f} {statistics.median(ratios):7.3f}  "
+        f"{quartiles[0]:.3f} to {quartiles[2]:.3f}  {ratios[0]:.3f} to {ratios[-1]:.3f} "
+        + "".join(f"{part:11.0f}" for part in parts),
+        flush=True,
+    )
+
+
+def softmax_and_copy(logits, copy):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    np.copyto(copy, logits)
+    return powers
+
+
+def compare_update(n_rows, n_classes, keep, scale, folder):
+    """Print one row of the second table: an epoch of steps, the baseline and `update` in turn."""
+    rng = np.random.default_rng(0)
+    n_samples = max(n_rows * 8, 64_000_000 // n_classes // n_rows * n_rows)
+    logits = rng.standard_normal((n_rows, n_classes), np.float32) * scale
+    labels, copy = rng.integers(0, n_classes, n_rows), np.empty_like(logits)
+    starts = range(0, n_samples, n_rows)
+    steps = [rng.permutation(n_samples)[:n_rows] for _ in range(8)]
+    recorder = TrainingDynamicsRecorder(
+        pathlib.Path(folder) / "update.h5",
+        n_samples=n_samples,
+        n_classes=n_classes,
+        keep=keep,
+        overwrite=True,
+    )
+    ratios, mine = [], []
+    for _ in range(9):
+        started = time.perf_counter()
+        for _ in starts:
+            softmax_and_copy(logits, copy)
+        between = time.perf_counter()
+        for number, _ in enumerate(starts):
+            recorder.update(steps[number % 8], logits, labels)
+        recorder._block.flush()
+        ended = time.perf_counter()
+        mine.append((ended - between) / len(starts))
+        ratios.append((ended - between) / (between - started))
+    recorder.close()
+    print(
+        f"{n_rows:>4} x {n_classes:<6} {keep!s:6} {'peaked' if scale > 1 else 'flat':7} "
+        f"{1e6 * statistics.median(mine[1:]):10.0f} {statistics.median(ratios[1:]):7.2f}  "
+        f"{min(ratios[1:]):.2f} to {max(ratios[1:]):.2f}",
+        flush=True,
+    )
 
 
 def main():
-    """Print the table."""
+    """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--only", nargs="*", choices=TRAININGS, default=list(TRAININGS))
+    parser.add_argument("--update-only", action="store_true")
+    parser.add_argument("--folder", help="where the recordings go", default=None)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    print(f"{'training':8} {'variant':14} {'seconds':>8} {'ratio':>7}   range")
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        for make in (mlp, wide, cnn):
-            seconds(make, None, 1, folder)
-            times = {name: [] for name in VARIANTS}
-            for repeat in range(options.repeats):
-                names = list(VARIANTS)
-                for name in names[repeat % 4 :] + names[: repeat % 4]:
-                    times[name].append(seconds(make, VARIANTS[name], options.epochs, folder))
-            for name, row in times.items():
-                ratios = [a / b for a, b in zip(row, times["no callback"], strict=True)]
-                print(
-                    f"{make.__name__:8} {name:14} {statistics.median(row):>8.2f} {statistics.median(ratios):>7.3f}"
-                    f"   {min(ratios):.3f} to {max(ratios):.3f}",
-                    flush=True,
-                )
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        if not options.update_only:
+            print(f"{'':62}microseconds of a step")
+            print("training  ms/step   ratio  quartiles       range", end="")
+            print("                   tap       copy block work     commit")
+            for name in options.only:
+                compare(name, options.pairs, options.epochs, pathlib.Path(folder) / "run.h5")
+            print()
+        print("update, rows x classes       microseconds   times a NumPy softmax and copy")
+        for n_rows, n_classes, keep in (
+            (64, 10, "all"),
+            (128, 1000, "all"),
+            (64, 21_841, "all"),
+            (64, 21_841, 5),
+        ):
+            for scale in (1.0, PEAKED):
+                compare_update(n_rows, n_classes, keep, scale, folder)
 
 
 if __name__ == "__main__":

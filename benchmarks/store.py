@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 
 from paddle_td_callback.recording.committer import Committer
-from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store import StoreWriter
+from paddle_td_callback.store.schema import Layout
 
 BATCH = 128
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from . import _zlib_guard
@@ -21,6 +22,7 @@ from .errors import (  # noqa: E402
     StoreNotFoundError,
     TrainingDynamicsError,
 )
+from .recording import recorder as _recorder  # noqa: E402
 from .recording.recorder import TrainingDynamicsRecorder  # noqa: E402
 from .store import TrainingDynamicsStore  # noqa: E402
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from .detection.lstm.detector import NoiseDetector
     from .paddle_fit.issues_callback import LabelIssuesCallback
     from .paddle_fit.recording_callback import TrainingDynamicsCallback
+    from .recording.gathering import Ranks as _Ranks
 
 __all__ = [
     "CaptureError",
@@ -71,6 +74,18 @@ def __getattr__(name: str) -> Any:
             name="paddle",
         ) from error
     return getattr(module, name)
+
+
+def _paddle_ranks() -> _Ranks | None:
+    """All ranks of Paddle's parallel environment; None without one, or without Paddle."""
+    if "paddle.distributed" not in sys.modules:
+        return None
+    from .paddle_fit.ranks import current_ranks
+
+    return current_ranks()
+
+
+_recorder.find_ranks = _paddle_ranks
 
 
 def __dir__() -> list[str]:

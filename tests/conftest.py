@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +12,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order, and the mach
 import numpy as np
 import pytest
 
-from paddle_td_callback.recording import recorder
+from paddle_td_callback.recording import open_recorders
 
 try:
     import paddle
 except ModuleNotFoundError:
     paddle = None
+
+# Some shells and CI runners start processes with SIGINT ignored; the tests of Ctrl-C need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +42,6 @@ def _close_what_was_abandoned() -> Iterator[None]:
     """Some tests leave recordings as a fit that dies does; Python would complain of the files when it ends."""
     yield
     gc.collect()
-    for path in [one.path for one in recorder._open_recorders]:
-        recorder.close_abandoned(path)
-    recorder.close_abandoned("")
+    for path in [one.path for one in open_recorders._open]:
+        open_recorders.close_abandoned(path)
+    open_recorders.close_abandoned()

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
-from ..recording.recorder import as_array
+from ..recording.batches import as_array
 
 
 class SampleIds:

@@ -16,7 +16,7 @@ import paddle
 from ..detection.find_issues import check_method, find_label_issues
 from ..detection.label_issues import LabelIssues, check_csv_path
 from ..errors import CaptureError
-from ..recording.recorder import wait_for_commits
+from ..recording.open_recorders import wait_for_commits
 from .ranks import current_ranks
 from .rendezvous import SharedResult
 

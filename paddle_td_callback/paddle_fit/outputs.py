@@ -13,7 +13,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ..errors import CaptureError
-from ..recording.recorder import as_array
+from ..recording.batches import as_array
 
 OUTPUTS = ("auto", "logits", "probabilities")
 _IGNORE_INDEX = -100

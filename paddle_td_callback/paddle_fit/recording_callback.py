@@ -14,24 +14,18 @@ import numpy.typing as npt
 import paddle
 
 from ..errors import CaptureError
-from ..recording.recorder import (
-    TrainingDynamicsRecorder,
-    as_integers,
-    check_indices,
-    check_labels,
-    check_on_error,
-    check_rows,
-    close_abandoned,
-    gzip_level_of,
-    is_open,
-)
+from ..recording.arguments import check_on_error, gzip_level_of
+from ..recording.batches import as_integers, check_indices, check_labels, check_rows
+from ..recording.gathering import Ranks, RanksEndedError, RanksLostError
+from ..recording.open_recorders import close_abandoned, is_open
+from ..recording.recorder import TrainingDynamicsRecorder
 from ..store.paths import check_path
 from ..store.schema import Keep, Layout, is_whole
 from .evaluation_pass import EvaluationPass
 from .index_field import FieldTap, SampleIds, split_field
 from .issues_callback import LabelIssuesCallback, recordings
 from .outputs import OUTPUTS, OutputReader
-from .ranks import RankGroup, RanksEndedError, RanksLostError, current_ranks
+from .ranks import current_ranks
 from .rendezvous import MISSING_CALLBACK, Session, SharedResult, first_line
 from .taps import (
     Batch,
@@ -168,7 +162,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         self._tap: EpochTap | None = None
         self._first_step: LossTap | None = None
         self._loader: Any = None
-        self._ranks: RankGroup | None = None
+        self._ranks: Ranks | None = None
         self._session: Session | None = None  # of all ranks, from the start of a fit to its end
         self._leave_when_fit_is_gone: weakref.finalize[..., Any] | None = None
         self._classes_agreed = False
@@ -209,10 +203,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             self._refuse_early()
         except Exception as error:
             if session is not None:
-                session.meet(error)
+                session.barrier(error)
             raise
         if session is not None:
-            session.meet(hint=MISSING_CALLBACK)
+            session.barrier(hint=MISSING_CALLBACK)
         self._session = session
 
     def _refuse_early(self) -> None:
@@ -457,6 +451,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def _count_epoch(self) -> None:
         self.n_recorded += 1
+        if self._recorder is not None:
+            self.n_nonfinite = self._recorder.n_nonfinite
         if self.n_recorded == 1 and self._like_sigmoid:
             self._warn(
                 "the network's one output is recorded as a logit, as the loss takes it, but was in [0, 1] all through "
@@ -479,14 +475,14 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         ) as error:  # also what the data set or the network raises: training did without this pass
             self._give_up(error)
 
-    def _all_well(self, ranks: RankGroup, well: bool) -> bool:
+    def _all_well(self, ranks: Ranks, well: bool) -> bool:
         try:
             return bool(ranks.all_gather([int(well)]).all())
         except RanksEndedError:
             self._ranks_ended = True
             raise
 
-    def _end_epoch_of_ranks(self, ranks: RankGroup) -> None:
+    def _end_epoch_of_ranks(self, ranks: Ranks) -> None:
         """All ranks come here at the end of every epoch, until they have agreed to record no more."""
         if self._ranks_ended:
             return
@@ -535,7 +531,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         session = self._end_session()
         if session is not None:
             try:
-                session.meet()
+                session.barrier()
             except CaptureError as error:
                 self._warn(f"{error}; committed epochs stay")
             if fit is not None:  # where it dies now, a finder of the others would wait for ours
@@ -596,6 +592,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         from_the_start = self._resumes() and self.n_recorded == 0 and isinstance(error, CaptureError)
         if self._ranks is None:
             self._close_recorder()
+            if from_the_start:
+                raise error
         elif from_the_start:
             self._stopped, self._refusal = True, error
             return  # all ranks raise at the end of the epoch

@@ -17,7 +17,8 @@ from ..errors import StoreError
 from ..store import StoreWriter
 from ..store.schema import Layout
 from ..threads import one_thread, run_beside
-from .spill import Spill, default_memory_limit_bytes
+from .memory_limit import default_memory_limit_bytes
+from .spill import Spill
 
 EpochArrays = dict[str, npt.NDArray[Any]]
 _N_BUFFERS = 2
@@ -44,7 +45,7 @@ class Committer:
         on_error: "warn" to say once what went wrong and go on, "raise" to raise it from `submit`, `flush` or
             `close`.
         memory_limit_bytes: where two epochs are larger, they are kept in a file beside the store; None = a
-            quarter of the machine's memory.
+            quarter of the memory that this process may use.
 
     Raises:
         StoreError: the disk has no room for that file.

@@ -1,32 +1,36 @@
-"""One epoch in memory: rows come in by sample index, a whole epoch goes out to the store."""
+"""The recorder: rows come in by sample index, a whole epoch goes out to the store."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import sys
 import warnings
-import weakref
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError
+from ..errors import CaptureError, StoreError, StoreNotFoundError
 from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
+from .arguments import check_on_error, check_resume, gzip_level_of, ordered_names
+from .batches import as_integers, as_matrix, check_indices
+from .blocks import Block, Softmax
 from .committer import spill_bytes
-from .sinks import LocalSink, Sink
+from .gathering import Ranks, RankZeroSink, SendingSink, Session
+from .open_recorders import close_abandoned, register, unregister
+from .sinks import LocalSink
 
-if TYPE_CHECKING:
-    from ..paddle_fit.ranks import RankGroup
-    from ..paddle_fit.rendezvous import Session
 
-_open_recorders: weakref.WeakSet[TrainingDynamicsRecorder] = weakref.WeakSet()
-# Of recorders that nobody closed and that are gone, as where `fit` died between two epochs. The garbage collector may
-# run anywhere, even inside h5py with the lock that a commit needs, so it must not wait for one: closed later on.
-_orphans: list[Sink] = []
+def no_ranks() -> Ranks | None:
+    """This process is alone."""
+    return None
+
+
+# Whoever knows a framework may put a function here that finds its ranks; the package's front door does so for Paddle.
+find_ranks: Callable[[], Ranks | None] = no_ranks
 
 
 class TrainingDynamicsRecorder:
@@ -49,28 +53,34 @@ class TrainingDynamicsRecorder:
         n_classes: number of classes, at least 2.
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label.
         mode: "train" for outputs of training steps, "eval" for those of a pass in evaluation mode.
-        class_names: one for each class, or None.
-        sample_ids: `[sample]` strings or integers that name the samples in every output, or None.
+        class_names: one for each class, in a list or a mapping from class to name, or None.
+        sample_ids: `[sample]` strings or integers that name the samples in every output, in a list or a mapping from
+            index to name, or None.
         dtype: of the stored probabilities of all or the largest classes, "float16" or "float32".
         compression: "gzip" or None.
         expected_epochs: how many epochs are to come, to refuse at once what the disk has no room for.
         memory_limit_bytes: where two epochs are larger, they are kept in a nameless file beside the store
-            instead of in memory; None = a quarter of the machine's memory. On ranks above 0, what is larger of their
-            share of one epoch.
-        resume: continue an existing file after its last committed epoch.
+            instead of in memory; None = a quarter of the memory that this process may use. On ranks above 0, what is
+            larger of their share of one epoch.
+        resume: True continues an existing file after its last committed epoch, or begins it. A number N keeps its
+            first N epochs and continues after them, as a training does that goes on from an older checkpoint.
         overwrite: replace an existing file.
         on_error: what to do when an epoch cannot be written: "warn" once and go on, or "raise".
         distributed: whether all ranks of Paddle's parallel environment record into this one file, which rank 0
             writes; every rank then makes a recorder, waits for the others here, and calls `end_epoch` equally often.
-            None: if there are several ranks. False: this process records alone. A `RankGroup` is that of a caller
-            who lets the ranks meet by itself.
+            None: if there are several ranks. False: this process records alone. `Ranks` of the caller's own, whatever
+            carries their bytes: the same, but the ranks do not wait for each other here or in `barrier`.
+        every: record every n-th epoch, beginning with the first; the others cost nothing and are not stored at all.
+            Epoch `e` of the file is then epoch `e * every` of the training.
+        softmax: of float32 logits `[row, class]`, as the network's own framework computes it, so that the recorded
+            probabilities are the network's own to the last bit; None = NumPy's.
 
     Attributes:
         path: of the file, absolute.
         layout: its fixed facts.
-        n_nonfinite: rows with NaN or infinite outputs so far; they are recorded as unseen.
 
     Raises:
+        TypeError: names that have no order, such as a set.
         ValueError: an argument out of range.
         StoreError: the path exists, cannot be written, or holds another recording than the one to resume.
     """
@@ -83,23 +93,28 @@ class TrainingDynamicsRecorder:
         n_classes: int,
         keep: Keep = "all",
         mode: str = "train",
-        class_names: Sequence[str] | None = None,
-        sample_ids: Sequence[Any] | None = None,
+        class_names: Sequence[str] | Mapping[int, str] | None = None,
+        sample_ids: Sequence[Any] | Mapping[int, Any] | None = None,
         dtype: str = "float16",
         compression: str | None = None,
         expected_epochs: int | None = None,
         memory_limit_bytes: int | None = None,
-        resume: bool = False,
+        resume: bool | int = False,
         overwrite: bool = False,
         on_error: str = "warn",
-        distributed: bool | RankGroup | None = None,
+        distributed: bool | Ranks | None = None,
+        every: int = 1,
+        softmax: Softmax | None = None,
     ) -> None:
         check_on_error(on_error)
+        check_resume(resume)
         if resume and overwrite:
-            raise ValueError("resume=True and overwrite=True contradict each other")
-        for name, value in (("n_samples", n_samples), ("n_classes", n_classes)):
+            raise ValueError("resume and overwrite=True contradict each other; give one of them")
+        for name, value in (("n_samples", n_samples), ("n_classes", n_classes), ("every", every)):
             if not is_whole(value):
-                raise ValueError(f"{name} must be a whole number, got {value!r}")
+                raise ValueError(f"{name} must be a whole number, got {value!r}; pass an int")
+        if every < 1:
+            raise ValueError(f"every must be at least 1, got {every}; every=2 records each second epoch")
         self.layout = Layout(
             n_samples=int(n_samples),
             n_classes=int(n_classes),
@@ -108,64 +123,49 @@ class TrainingDynamicsRecorder:
             mode=mode,
             gzip_level=gzip_level_of(compression),
         )
+        names = ordered_names(class_names, "class_names", self.layout.n_classes)
+        ids = ordered_names(sample_ids, "sample_ids", self.layout.n_samples)
         self.path = os.path.abspath(path)  # the training may change the working folder
-        _close_orphans()
-        ranks = None if distributed is False else _ranks()
-        if distributed and ranks is None:
-            raise ValueError(
-                "distributed=True, but Paddle is in no parallel environment of several ranks; call "
-                "paddle.distributed.init_parallel_env() first"
-            )
+        close_abandoned()
+        ranks = _chosen_ranks(distributed)
 
-        def open_sink() -> Sink:
+        def open_sink() -> LocalSink | SendingSink:
+            limit = memory_limit_bytes
             if ranks is not None and ranks.rank > 0:
-                from ..paddle_fit.ranks import SendingSink
-
+                folder = os.path.dirname(self.path)
                 return SendingSink(
-                    self.layout,
-                    ranks,
-                    memory_limit_bytes=memory_limit_bytes,
-                    folder=os.path.dirname(self.path),
-                    sample_ids=sample_ids,
+                    self.layout, ranks, memory_limit_bytes=limit, folder=folder, sample_ids=ids, every=every
                 )
             if expected_epochs is not None:
-                buffer_bytes = spill_bytes(self.layout, memory_limit_bytes)
-                check_space(self.path, self.layout, expected_epochs, buffer_bytes=buffer_bytes)
-            if resume and os.path.exists(self.path):
-                _check_names(self.path, sample_ids, class_names)
-                writer = StoreWriter.resume(self.path, self.layout)
+                buffer_bytes = spill_bytes(self.layout, limit)
+                check_space(self.path, self.layout, -(-expected_epochs // every), buffer_bytes=buffer_bytes)
+            if resume and _is_there(self.path, resume):
+                _check_names(self.path, ids, names)
+                n_kept = None if resume is True else int(resume)
+                writer = StoreWriter.resume(self.path, self.layout, n_epochs=n_kept)
             else:
                 writer = StoreWriter.create(
-                    self.path,
-                    self.layout,
-                    class_names=class_names,
-                    sample_ids=sample_ids,
-                    overwrite=overwrite,
+                    self.path, self.layout, class_names=names, sample_ids=ids, overwrite=overwrite
                 )
             if ranks is None:
-                return LocalSink(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
-            from ..paddle_fit.ranks import RankZeroSink
-
+                return LocalSink(writer, on_error=on_error, memory_limit_bytes=limit)
             return RankZeroSink(
-                writer,
-                ranks,
-                on_error=on_error,
-                memory_limit_bytes=memory_limit_bytes,
-                sample_ids=sample_ids,
+                writer, ranks, on_error=on_error, memory_limit_bytes=limit, sample_ids=ids, every=every
             )
 
         self._session: Session | None = None
-        if ranks is None or distributed is ranks:
+        if ranks is None or ranks is distributed:
             self._sink = open_sink()
         else:
             self._session = ranks.session("recorder")
             self._sink = _open_together(self._session, open_sink)
-        self.n_nonfinite = 0
+        self._block = Block(self.layout, self._sink.put, softmax=softmax, name=self.path)
+        self._every = int(every)
+        self._epoch = 0  # of the training, as far as this recorder saw it
+        self._step = 0
         self._n_rows = 0
         self._closed = False
-        _open_recorders.add(self)
-        self._release = weakref.finalize(self, _orphans.append, self._sink)
-        self._release.atexit = False
+        self._finalizer = register(self, self._sink)
 
     def __enter__(self) -> TrainingDynamicsRecorder:
         return self
@@ -179,7 +179,7 @@ class TrainingDynamicsRecorder:
             )
         try:
             if exception_type is None:
-                self.meet()
+                self.barrier()
             elif self._session is not None:
                 self._session.leave(f"its training ended by {exception_type.__name__}: {exception[0]}")
         finally:
@@ -187,13 +187,31 @@ class TrainingDynamicsRecorder:
 
     @property
     def n_epochs(self) -> int:
-        """Epochs ended so far; on the rank that writes the file, those of a resumed one included."""
+        """Epochs recorded so far; on the rank that writes the file, those of a resumed one included."""
         return self._sink.n_epochs
 
     @property
     def labels(self) -> npt.NDArray[np.int32]:
-        """`[sample]`, the given labels that this rank has seen so far, -1 = not yet."""
+        """`[sample]`, the given labels that were recorded so far, on ranks above 0 those seen there; -1 = not yet."""
         return self._sink.labels
+
+    @property
+    def n_nonfinite(self) -> int:
+        """Rows with NaN or infinite outputs so far; they are recorded as unseen."""
+        return self._block.n_nonfinite
+
+    @property
+    def skipped_rows(self) -> int:
+        """Rows recorded as unseen so far, since their label is no class, or not the one that the sample had before.
+
+        With several ranks, the latter are counted on rank 0.
+        """
+        return self._block.n_outside + self._sink.n_changed
+
+    @property
+    def records_epoch(self) -> bool:
+        """Whether the epoch under way is recorded, by `every`."""
+        return self._epoch % self._every == 0
 
     @property
     def gathered_bytes(self) -> int:
@@ -215,6 +233,10 @@ class TrainingDynamicsRecorder:
     ) -> None:
         """Record one batch of the current epoch. A sample that comes again replaces its earlier row.
 
+        The batch is copied; the work on it is done for many batches at once, at the latest in `end_epoch`.
+        A row with a label that is no class, or that is not the first one of its sample, is left out and counted in
+        `skipped_rows`; a row with NaN or infinite outputs in `n_nonfinite`. Each kind warns once.
+
         Args:
             indices: `[row]` integers, the samples' places in the data set.
             logits: `[row, class]`, the network's outputs before the softmax.
@@ -224,37 +246,38 @@ class TrainingDynamicsRecorder:
 
         Raises:
             TypeError: labels or indices that are no integers.
-            ValueError: shapes that disagree, an index outside the data set, a label outside the classes.
-            CaptureError: the label of a sample is not the one it had before.
+            ValueError: shapes that disagree, an index outside the data set.
         """
-        if self._closed:
-            raise ValueError(f"the recorder of '{self.path}' is closed")
-        rows = as_integers(indices, "indices")
-        given = as_integers(labels, "labels")
-        scores, softmax = self._outputs(logits, probabilities, len(rows))
-        if len(given) != len(rows):
-            raise ValueError(f"{self._where}: {len(given)} labels for {len(rows)} indices")
-        check_rows(rows, given, self.layout.n_samples, self.layout.n_classes, self._where)
-        finite = np.isfinite(scores).all(axis=1) & np.isfinite(softmax).all(axis=1)
-        if not finite.all():
-            self._note_nonfinite(rows[~finite])
-            rows, given, scores, softmax = rows[finite], given[finite], scores[finite], softmax[finite]
-        self._sink.put(rows, given, self._values(given, scores, softmax))
-        self._n_rows += len(rows)
+        self._check_open()
+        if not self.records_epoch:
+            return
+        samples, given = as_integers(indices, "indices"), as_integers(labels, "labels")
+        where = f"epoch {self.n_epochs}"
+        if len(given) != len(samples):
+            raise ValueError(f"{where}: {len(given)} labels for {len(samples)} indices; give one for each")
+        if logits is None and probabilities is None:
+            raise ValueError(f"{where}: update() needs logits or probabilities, got neither; pass logits=")
+        shape = (len(samples), self.layout.n_classes)
+        scores = None if logits is None else as_matrix(logits, "logits", shape, where)
+        softmax = None if probabilities is None else as_matrix(probabilities, "probabilities", shape, where)
+        check_indices(samples, self.layout.n_samples, where)
+        self._step += 1
+        self._block.add(samples, given, scores, softmax, self._step)
+        self._n_rows += len(samples)
 
     def end_epoch(self, *, count_once: bool = False) -> None:
         """End the epoch and commit it in the background; samples not seen in it are stored as unseen.
 
-        With several ranks, all of them call it; their rows go to rank 0. Of a sample that several ranks saw, the row
-        of the latest step stays, of equal steps that of the highest rank.
+        With several ranks, all of them call it; their rows go to rank 0. If a sample appears on several ranks, the
+        row of its latest step is kept. Ties go to the highest rank.
 
         Args:
             count_once: a sample that came more than once was padding, as `paddle.io.DistributedBatchSampler` deals it
                 to fill up the last batch, and counts as seen once.
 
         Raises:
-            CaptureError: a rank could not record, or is gone, or two of them saw different labels of a sample; all
-                ranks raise, and nothing of this epoch is kept.
+            CaptureError: a rank could not record, or is lost, or more than half of the rows have another label than
+                before; all ranks raise, and nothing of this epoch is kept.
             OSError: with `on_error="raise"`, this or the epoch before cannot be written.
         """
         self.agree_on_epoch(count_once=count_once)
@@ -266,97 +289,69 @@ class TrainingDynamicsRecorder:
             failed: this rank cannot record; says so to the others, which raise, and commits nothing.
             count_once: as for `end_epoch`.
         """
-        if self._closed:
-            raise ValueError(f"the recorder of '{self.path}' is closed")
-        self._n_rows = 0
+        self._check_open()
+        is_recorded = self.records_epoch
+        self._epoch += 1
+        self._n_rows = self._step = 0
+        if not is_recorded:
+            return
+        try:
+            self._block.flush()
+        except Exception:
+            with contextlib.suppress(CaptureError):  # the other ranks must not wait for this one
+                self._sink.end_epoch(failed=True, count_once=count_once)
+            raise
         self._sink.end_epoch(failed=failed, count_once=count_once)
 
     def flush(self) -> None:
         """Wait until every ended epoch is on disk, as far as this rank writes it."""
         self._sink.flush()
 
-    def meet(self) -> None:
+    def barrier(self) -> None:
         """Wait until every ended epoch of all ranks is on disk. With several ranks, all of them call it."""
         self._sink.flush()
         if self._session is not None:
-            self._session.meet()
+            self._session.barrier()
 
     def close(self) -> None:
         """Commit what has ended, forget an epoch that has not, release the file. Closing twice is fine."""
         if not self._closed:
             self._closed = True
-            _open_recorders.discard(self)
-            self._release.detach()
+            unregister(self, self._finalizer)
             self._sink.close()
 
-    @property
-    def _where(self) -> str:
-        return f"epoch {self.n_epochs}"
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError(f"the recorder of '{self.path}' is closed; make another one with resume=True")
 
-    def _outputs(
-        self, logits: npt.ArrayLike | None, probabilities: npt.ArrayLike | None, n_rows: int
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        if logits is None and probabilities is None:
-            raise ValueError("update() needs logits or probabilities")
-        softmax = None if probabilities is None else self._matrix(probabilities, "probabilities", n_rows)
-        if logits is None:
-            assert softmax is not None
-            with np.errstate(divide="ignore", invalid="ignore"):
-                scores = np.log(np.maximum(softmax, np.finfo(np.float32).tiny))
-            return scores, softmax
-        scores = self._matrix(logits, "logits", n_rows)
-        if softmax is None:
-            with np.errstate(invalid="ignore", over="ignore"):
-                softmax = np.exp(scores - scores.max(axis=1, keepdims=True))
-                softmax /= softmax.sum(axis=1, keepdims=True)
-        return scores, softmax
 
-    def _matrix(self, values: npt.ArrayLike, name: str, n_rows: int) -> npt.NDArray[np.float32]:
-        array = as_array(values)
-        if array.shape != (n_rows, self.layout.n_classes):
-            raise ValueError(
-                f"{self._where}: {name} must have shape ({n_rows}, {self.layout.n_classes}) [row, class], "
-                f"got {array.shape}"
-            )
-        if array.dtype.kind != "f":
-            raise TypeError(f"{self._where}: {name} must be floating point, got {array.dtype}")
-        return array.astype(np.float32, copy=False)
+def _chosen_ranks(distributed: bool | Ranks | None) -> Ranks | None:
+    if distributed is False:
+        return None
+    if not isinstance(distributed, bool) and distributed is not None:
+        return distributed
+    ranks = find_ranks()
+    if distributed and ranks is None:
+        raise ValueError(
+            "distributed=True, but Paddle is in no parallel environment of several ranks; call "
+            "paddle.distributed.init_parallel_env() first, or pass distributed=None"
+        )
+    return ranks
 
-    def _note_nonfinite(self, rows: npt.NDArray[np.int64]) -> None:
-        if self.n_nonfinite == 0:
-            warnings.warn(
-                f"'{self.path}', {self._where}: the network's output for sample {rows[0]} is NaN or infinite; such "
-                "rows are recorded as unseen and counted, and this is said once",
-                RuntimeWarning,
-                stacklevel=3,
-            )
-        self.n_nonfinite += len(rows)
 
-    def _values(
-        self,
-        given: npt.NDArray[np.int64],
-        scores: npt.NDArray[np.float32],
-        softmax: npt.NDArray[np.float32],
-    ) -> dict[str, npt.NDArray[Any]]:
-        """What is stored of each row, by field."""
-        at = (np.arange(len(given)), given)
-        others = scores.copy()
-        others[at] = -np.inf
-        largest = np.finfo(np.float32).max
-        with np.errstate(over="ignore"):
-            margin = np.clip(scores[at] - others.max(axis=1), -largest, largest)
-        values: dict[str, npt.NDArray[Any]] = {
-            "given_probability": softmax[at],
-            "margin": margin,
-            "predicted": scores.argmax(axis=1),
-        }
-        if self.layout.keep == "all":
-            values["probabilities"] = softmax
-        elif isinstance(self.layout.keep, int):
-            top = np.argsort(-softmax, axis=1, kind="stable")[:, : self.layout.keep]
-            values["top_classes"] = top
-            values["top_probabilities"] = np.take_along_axis(softmax, top, axis=1)
-        return values
+def _is_there(path: str, resume: bool | int) -> bool:
+    """Whether there is a recording to resume.
+
+    Raises:
+        StoreNotFoundError: there is none to keep epochs of.
+    """
+    is_there = os.path.exists(path)
+    if not is_there and resume is not True:
+        raise StoreNotFoundError(
+            f"'{path}': there is no recording to keep the first {resume} epochs of; give the path of one, or "
+            "resume=True to begin one"
+        )
+    return is_there
 
 
 def _check_names(path: str, sample_ids: Sequence[Any] | None, class_names: Sequence[str] | None) -> None:
@@ -387,133 +382,22 @@ def _shortened(names: Sequence[str]) -> str:
     return f"[{text}]" if len(names) <= 5 else f"[{text}, ...]"
 
 
-def _ranks() -> RankGroup | None:
-    """All ranks of Paddle's parallel environment; None without one, or without Paddle."""
-    if "paddle.distributed" not in sys.modules:
-        return None
-    from ..paddle_fit.ranks import current_ranks
-
-    return current_ranks()
-
-
-def _open_together(session: Session, open_sink: Callable[[], Sink]) -> Sink:
+def _open_together(
+    session: Session, open_sink: Callable[[], LocalSink | SendingSink]
+) -> LocalSink | SendingSink:
     """Open on all ranks or on none.
 
     Raises:
-        CaptureError: another rank cannot, or does not come.
+        CaptureError: another rank cannot, or does not arrive.
     """
     try:
         sink = open_sink()
     except Exception as error:
-        session.meet(error)
+        session.barrier(error)
         raise
     try:
-        session.meet(hint="every rank must make a TrainingDynamicsRecorder")
+        session.barrier(hint="every rank must make a TrainingDynamicsRecorder")
     except BaseException:
         sink.close()
         raise
     return sink
-
-
-def _close_orphans() -> None:
-    while _orphans:
-        sink = _orphans.pop()
-        try:
-            sink.close()
-        except Exception as error:  # of a training long gone; must not stop the one that begins
-            warnings.warn(
-                f"an abandoned recording could not be closed: {error}", RuntimeWarning, stacklevel=3
-            )
-
-
-def _open_recorders_of(path: str | os.PathLike[str]) -> list[TrainingDynamicsRecorder]:
-    wanted = os.path.abspath(path)
-    return [recorder for recorder in list(_open_recorders) if recorder.path == wanted]
-
-
-def is_open(path: str | os.PathLike[str]) -> bool:
-    """Whether this process has a recorder of `path` that is not closed."""
-    return bool(_open_recorders_of(path))
-
-
-def close_abandoned(path: str | os.PathLike[str]) -> None:
-    """Close what a training that died between two epochs left open, so that `path` can be recorded into again."""
-    _close_orphans()
-    for recorder in _open_recorders_of(path):
-        recorder.close()
-
-
-def wait_for_commits(path: str | os.PathLike[str]) -> None:
-    """Make every epoch that a recorder of this process has ended in `path` durable."""
-    _close_orphans()
-    for recorder in _open_recorders_of(path):
-        recorder.flush()
-
-
-def check_on_error(on_error: str) -> None:
-    """Raise ValueError unless `on_error` is "warn" or "raise"."""
-    if on_error not in ("warn", "raise"):
-        raise ValueError(f"on_error must be 'warn' or 'raise', got {on_error!r}")
-
-
-def gzip_level_of(compression: str | None) -> int | None:
-    """The gzip level that a `compression=` argument means.
-
-    Raises:
-        ValueError: neither "gzip" nor None.
-    """
-    if compression not in (None, "gzip"):
-        raise ValueError(f"compression must be 'gzip' or None, got {compression!r}")
-    return 1 if compression == "gzip" else None
-
-
-def as_array(values: Any) -> npt.NDArray[Any]:
-    """A NumPy array of whatever was given; bfloat16 tensors, for which NumPy has no type, as float32."""
-    if "bfloat16" in str(getattr(values, "dtype", "")).lower() and hasattr(values, "astype"):
-        values = values.astype("float32")
-    return np.asarray(values)
-
-
-def as_integers(values: Any, name: str) -> npt.NDArray[np.int64]:
-    """`[row]` or `[row, 1]` integers as `[row]` int64.
-
-    Raises:
-        TypeError: something else than integers.
-        ValueError: another shape.
-    """
-    array = as_array(values)
-    if array.dtype.kind not in "iu" and array.size:
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have shape [row] or [row, 1], got {array.shape}")
-    return array.astype(np.int64)
-
-
-def check_indices(rows: npt.NDArray[np.int64], n_samples: int, where: str) -> None:
-    """Raise ValueError unless all indices `[row]` are in range."""
-    outside = np.flatnonzero((rows < 0) | (rows >= n_samples))
-    if len(outside):
-        raise ValueError(
-            f"{where}: indices must be in [0, {n_samples}), got index {rows[outside[0]]} in row {outside[0]}"
-        )
-
-
-def check_rows(
-    rows: npt.NDArray[np.int64], given: npt.NDArray[np.int64], n_samples: int, n_classes: int, where: str
-) -> None:
-    """Raise ValueError unless all indices and labels, both `[row]`, are in range."""
-    check_indices(rows, n_samples, where)
-    check_labels(given, n_classes, where, rows)
-
-
-def check_labels(
-    given: npt.NDArray[np.int64], n_classes: int, where: str, rows: npt.NDArray[np.int64] | None = None
-) -> None:
-    """Raise ValueError unless all labels `[row]` are in range; `rows` `[row]` are their samples, where known."""
-    outside = np.flatnonzero((given < 0) | (given >= n_classes))
-    if len(outside):
-        row = outside[0]
-        whose = f"in row {row}" if rows is None else f"for sample {rows[row]}"
-        raise ValueError(f"{where}: labels must be in [0, {n_classes}), got {given[row]} {whose}")

@@ -13,15 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 _TRIM_SECONDS = 0.02
-_FALLBACK_LIMIT_BYTES = 4 << 30
-
-
-def default_memory_limit_bytes() -> int:
-    """A quarter of the machine's memory."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    except (AttributeError, ValueError, OSError):  # not POSIX
-        return _FALLBACK_LIMIT_BYTES
 
 
 class Spill:
@@ -59,8 +50,9 @@ class Spill:
         return array
 
     def _trim(self) -> None:
-        while not self._closed.wait(_TRIM_SECONDS):
-            self._map.madvise(mmap.MADV_DONTNEED)  # of a shared file mapping: nothing is lost
+        with contextlib.suppress(ValueError):  # closed between the two lines
+            while not self._closed.wait(_TRIM_SECONDS):
+                self._map.madvise(mmap.MADV_DONTNEED)  # of a shared file mapping: nothing is lost
 
     def close(self) -> None:
         """Release the file, unless arrays of it are still in use; then it goes with the last of them."""

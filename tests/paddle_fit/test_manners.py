@@ -231,11 +231,11 @@ def test_two_networks_in_one_file_on_purpose(path: str) -> None:
 def test_corrected_labels_cannot_be_appended(mode: str, path: str) -> None:
     record(path, mode=mode)
     corrected = Points()
-    corrected.labels[40] = (corrected.labels[40] + 1) % N_CLASSES
+    corrected.labels = (corrected.labels + 1) % N_CLASSES
     network = Witness()
     model = model_of(network)
     callbacks = [Bell(), TrainingDynamicsCallback(path, resume=True, mode=mode)]
-    match = "label of sample 40 was .* corrected, record to another path or with overwrite=True; .*labels="
+    match = "label of sample 0 was .* corrected, record to another path or with overwrite=True; .*labels="
     with pytest.raises(CaptureError, match=match):
         model.fit(corrected, batch_size=BATCH, shuffle=False, epochs=3, verbose=0, callbacks=callbacks)
     assert len(network.epochs) == 1
@@ -243,6 +243,21 @@ def test_corrected_labels_cannot_be_appended(mode: str, path: str) -> None:
     record(path, mode=mode, resume=True)
     with TrainingDynamicsStore(path) as store:
         assert store.n_epochs == 2
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_one_corrected_label_costs_that_sample(mode: str, path: str) -> None:
+    record(path, mode=mode)
+    corrected = Points()
+    corrected.labels[40] = (corrected.labels[40] + 1) % N_CLASSES
+    callback = TrainingDynamicsCallback(path, resume=True, mode=mode)
+    with pytest.warns(RuntimeWarning, match="label of sample 40 was .* corrected, record to another path"):
+        fit(corrected, callback, epochs=2)
+    with TrainingDynamicsStore(path) as store:
+        seen = store.predictions() >= 0
+    assert seen[40].tolist() == [True, False, False]
+    assert seen[:40].all()
+    assert seen[41:].all()
 
 
 def test_a_callback_made_of_others(path: str) -> None:
@@ -345,7 +360,7 @@ COPIES = {"pickle": lambda one: pickle.loads(pickle.dumps(one)), "deepcopy": cop
 def test_callbacks_can_be_copied_before_their_training(copied: Any, path: str) -> None:
     network = Witness()
     labels = Points().classes
-    callback = copied(TrainingDynamicsCallback(path, dtype="float32", labels=labels, class_names="abcd"))
+    callback = copied(TrainingDynamicsCallback(path, dtype="float32", labels=labels, class_names=[*"abcd"]))
     finder = copied(LabelIssuesCallback(path, method="aum"))
     fit(Points(), [Bell(), callback, finder], network=network, epochs=2)
     assert_same(read(path), expected(network.epochs, labels))
@@ -410,7 +425,7 @@ def test_rows_that_are_not_finite_are_counted_to_the_end(path: str) -> None:
         fit(Points(), callback, network=Spoilt(), loss=of_finite_rows, epochs=2)
     messages = [str(one.message) for one in said if one.category is RuntimeWarning]
     assert len(messages) == 1
-    assert "run.h5', epoch 0: the network's output for sample 3 is NaN or infinite" in messages[0]
+    assert "run.h5': the network's output for sample 3 is NaN or infinite" in messages[0]
     assert callback.n_nonfinite == 2
 
 
@@ -441,7 +456,7 @@ def test_rows_in_another_order_than_dealt_show_as_changed_labels(path: str) -> N
         return np.stack(features), np.stack(labels)
 
     loader = paddle.io.DataLoader(Points(), batch_size=BATCH, shuffle=True, collate_fn=shuffling)
-    match = "label of sample .* not in the order in which the sampler dealt them, no epoch of this recording"
+    match = "label of sample .* not in the order of the sampler's indices, no epoch of this recording"
     with pytest.warns(RuntimeWarning, match=match):
         fit(loader, TrainingDynamicsCallback(path), epochs=2)
     assert "permutes" in str(TrainingDynamicsCallback.__doc__)

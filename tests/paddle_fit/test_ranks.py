@@ -21,7 +21,7 @@ from support.ranks import N_TRAIN, SIZES
 from support.training import N_CLASSES, Bell, Points, Recorded, Witness, assert_same, expected, model_of, read
 
 from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore
-from paddle_td_callback.recording import sinks
+from paddle_td_callback.recording import gathering
 
 pytestmark = pytest.mark.distributed
 
@@ -297,23 +297,32 @@ def test_padding_counts_once_with_an_index_field_too(runs: Run) -> None:
         assert (store.n_presentations() == 1).all()
 
 
-@pytest.mark.parametrize("sample", [0, 12])
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_labels_other_than_those_of_the_file_to_resume_raise_on_every_rank(
-    runs: Run, mode: str, sample: int
-) -> None:
-    name = f"refused_{mode}_{sample}"
+def test_labels_other_than_those_of_the_file_to_resume_raise_on_every_rank(runs: Run, mode: str) -> None:
+    name = f"corrected_{mode}_13"
     said = [note["text"] for note in runs.notes(name)]  # each rank raised
-    assert f"the label of sample {sample} was" in said[0]
+    assert "rows of this epoch have another label than their sample had before" in said[0]
     for text in said[1:]:
-        assert "rank 0 did not take the epoch" in text or "ranks [0] of" in text
+        assert "rank 0 did not take the epoch" in text
     with TrainingDynamicsStore(runs.path(name)) as store:
         assert store.n_epochs == 1
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_one_corrected_label_costs_that_sample_on_whichever_rank(runs: Run, mode: str) -> None:
+    name = f"corrected_{mode}_1"
+    texts = [note["texts"] for note in runs.notes(f"{name}.warnings")]
+    assert "the label of sample 12 was" in texts[0][0]
+    assert texts[1:] == [[]] * (runs.n_ranks - 1)
+    with TrainingDynamicsStore(runs.path(name)) as store:
+        seen = store.predictions() >= 0
+    assert seen[:12].all()
+    assert seen[12].tolist() == [True, False]
+
+
 def test_an_error_on_one_rank_ends_the_recording_on_all_and_training_on_none(runs: Run) -> None:
     texts = [note["texts"] for note in runs.notes("error.warnings")]
-    assert "the label of sample" in texts[1][0]
+    assert "no more of this" in texts[1][0]
     for rank, said in enumerate(texts):
         assert len(said) == 1
         if rank != 1:
@@ -467,7 +476,7 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
     assert statuses[victim] == {"raise": 1, "caught": 0, "after": 0}.get(where, -signal.SIGKILL), logs[-6000:]
     death = json.loads((tmp_path / f"death.rank{victim}.json").read_text())["time"]
     in_training = where in ("epoch", "gather", "eval")
-    # Paddle's own collective, or our meeting; and a few seconds for processes to end on a busy machine.
+    # Paddle's own collective, or our barrier; and a few seconds for processes to end on a busy machine.
     bound = GLOO_SECONDS if in_training or where == "first" else SILENT_SECONDS
     assert ended - death < bound + 10, logs[-6000:]
     for rank in set(range(n_ranks)) - {victim}:
@@ -481,7 +490,7 @@ def test_ranks_that_nobody_watches_end_when_one_is_killed(
             "caught": "its fit ended between two epochs",
             "after": "its fit has ended",
         }.get(where, "no sign of life")
-        causes = [f"rank {victim} of {n_ranks} does not come: {why}"]
+        causes = [f"rank {victim} of {n_ranks} did not arrive: {why}"]
         if victim == 0 and where != "after":  # its note may still be read, or the store is gone with it
             causes.append("rank 0's process ended")
         waits = where in ("end", "raise", "caught", "after", "start", "first") or (
@@ -513,7 +522,7 @@ def test_a_rank_without_the_callback_is_named(tmp_path: Path) -> None:
     assert statuses[0] == 1, ranks.log(0)[-3000:]
     hint = "TrainingDynamicsCallback must be among the callbacks of every rank"
     assert f"rank 0 still waits for ranks [1]; {hint}" in ranks.log(0)
-    assert "rank 1 of 2 does not come: no sign of life ever after 30 s; " + hint in ranks.log(0)
+    assert "rank 1 of 2 did not arrive: no sign of life ever after 30 s; " + hint in ranks.log(0)
 
 
 @pytest.mark.slow
@@ -526,7 +535,7 @@ def test_a_host_whose_cable_is_cut_is_not_waited_for(tmp_path: Path, victim: int
     other = 1 - victim
     done = json.loads((tmp_path / f"done-cut-{victim}-{SILENT_SECONDS}.rank{other}.json").read_text())["time"]
     assert done - cut < GLOO_SECONDS + 10
-    cause = "rank 1 of 2 does not come: no sign of life" if victim else "rank 0 has not answered for 30 s"
+    cause = "rank 1 of 2 did not arrive: no sign of life" if victim else "rank 0 has not answered for 30 s"
     assert cause in ranks.log(other), ranks.log(other)[-3000:]
     with TrainingDynamicsStore(tmp_path / "killed.h5") as store:
         assert store.n_epochs >= 2
@@ -552,7 +561,7 @@ def test_memory_of_the_ranks_stays_within_its_bounds(tmp_path: Path, n_ranks: in
     first, *others = Run(tmp_path, n_ranks).notes("memory")
     # Beside the two epochs that every recording needs: tiles, whatever their number, and what is one value a sample.
     # Measured: 266 to 310 MB of 334, as the allocator likes; an epoch that travels whole would add another 100.
-    extra = 12 * sinks.TILE_BYTES + 40 * first["n_samples"]
+    extra = 12 * gathering.TILE_BYTES + 40 * first["n_samples"]
     assert first["grown"] < first["two_epochs"] + extra
     for other in others:
         assert other["grown"] < first["two_epochs"] / 2 / n_ranks * 1.2 + extra

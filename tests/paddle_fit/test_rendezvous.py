@@ -1,4 +1,4 @@
-"""Ranks that meet, wait and hear of each other's end, each a `Lookout` on one store in memory."""
+"""Ranks that wait for each other and notice each other's end, each a `RankMonitor` on one store in memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from paddle_td_callback import CaptureError
-from paddle_td_callback.paddle_fit import rendezvous as meeting
-from paddle_td_callback.paddle_fit.rendezvous import Lookout, Session, SharedResult
+from paddle_td_callback.paddle_fit import rendezvous
+from paddle_td_callback.paddle_fit.rendezvous import RankMonitor, Session, SharedResult
 
 SIZE = 3
 
@@ -55,15 +55,15 @@ def store() -> Iterator[Store]:
 
 
 @pytest.fixture
-def lookouts(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Lookout]]:
-    monkeypatch.setattr(meeting, "_BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(meeting, "_SILENT_SECONDS", 0.3)
-    monkeypatch.setattr(meeting, "_SAY_SECONDS", 0.1)
-    monkeypatch.setattr(meeting.atexit, "register", lambda end: None)
-    made = [Lookout(store, rank, SIZE, patience_seconds=0.5) for rank in range(SIZE)]
+def monitors(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[RankMonitor]]:
+    monkeypatch.setattr(rendezvous, "_HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(rendezvous, "_SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(rendezvous, "_WARN_SECONDS", 0.1)
+    monkeypatch.setattr(rendezvous.atexit, "register", lambda end: None)
+    made = [RankMonitor(store, rank, SIZE, patience_seconds=0.5) for rank in range(SIZE)]
     yield made
-    for lookout in made:
-        lookout._line.close()
+    for monitor in made:
+        monitor._store.close()
 
 
 def together(*calls: Any) -> list[Any]:
@@ -79,141 +79,143 @@ def together(*calls: Any) -> list[Any]:
         return list(pool.map(outcome, calls))
 
 
-def sessions(lookouts: list[Lookout]) -> list[Session]:
-    return [lookout.session("fit") for lookout in lookouts]
+def sessions(monitors: list[RankMonitor]) -> list[Session]:
+    return [monitor.session("fit") for monitor in monitors]
 
 
-def test_ranks_meet_however_late_one_is(lookouts: list[Lookout]) -> None:
-    first, second, third = sessions(lookouts)
+def test_ranks_meet_however_late_one_is(monitors: list[RankMonitor]) -> None:
+    first, second, third = sessions(monitors)
     arrived = []
 
     def late() -> None:
         time.sleep(0.3)
         arrived.append(third)
-        third.meet()
+        third.barrier()
 
     for _ in range(2):
-        assert together(first.meet, second.meet, late) == [None] * 3
+        assert together(first.barrier, second.barrier, late) == [None] * 3
     assert len(arrived) == 2
 
 
 def test_rank_0_does_not_take_the_store_away_from_those_who_have_not_read_it(
-    lookouts: list[Lookout], store: Store, monkeypatch: pytest.MonkeyPatch
+    monitors: list[RankMonitor], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second, third = sessions(lookouts)
-    monkeypatch.setattr(meeting, "_POLL_SECONDS", 0.4)  # the others look up late
+    first, second, third = sessions(monitors)
+    monkeypatch.setattr(rendezvous, "_POLL_SECONDS", 0.4)  # the others look up late
 
-    def meet_and_end() -> None:
+    def barrier_and_end() -> None:
         time.sleep(0.5)
-        first.meet()
+        first.barrier()
         store.error = ValueError("TCP connection reset by peer")
 
-    assert together(meet_and_end, second.meet, third.meet) == [None] * 3
+    assert together(barrier_and_end, second.barrier, third.barrier) == [None] * 3
 
 
-def test_an_error_of_one_raises_on_all(lookouts: list[Lookout]) -> None:
-    first, second, third = sessions(lookouts)
+def test_an_error_of_one_raises_on_all(monitors: list[RankMonitor]) -> None:
+    first, second, third = sessions(monitors)
     cause = ValueError("path exists")
-    outcomes = together(lambda: first.meet(cause), second.meet, third.meet)
+    outcomes = together(lambda: first.barrier(cause), second.barrier, third.barrier)
     assert outcomes[0] is cause
     for outcome in outcomes[1:]:
         assert isinstance(outcome, CaptureError)
         assert str(outcome) == "rank 0 of 3 cannot record: path exists"
 
 
-def test_nobody_waits_for_one_that_left(lookouts: list[Lookout]) -> None:
-    first, second, third = sessions(lookouts)
+def test_nobody_waits_for_one_that_left(monitors: list[RankMonitor]) -> None:
+    first, second, third = sessions(monitors)
     third.leave("its fit ended by KeyError")
-    for outcome in together(first.meet, second.meet):
-        assert str(outcome) == "rank 2 of 3 does not come: its fit ended by KeyError"
-    again = sessions(lookouts)  # what is over does not count in the next fit
-    assert together(*(one.meet for one in again)) == [None] * 3
+    for outcome in together(first.barrier, second.barrier):
+        assert str(outcome) == "rank 2 of 3 did not arrive: its fit ended by KeyError"
+    again = sessions(monitors)  # what is over does not count in the next fit
+    assert together(*(one.barrier for one in again)) == [None] * 3
 
 
-def test_one_that_came_before_it_left_is_not_missed(lookouts: list[Lookout]) -> None:
-    first, second, third = sessions(lookouts)
+def test_one_that_came_before_it_left_is_not_missed(monitors: list[RankMonitor]) -> None:
+    first, second, third = sessions(monitors)
 
     def come_and_end() -> None:
-        third.meet()
-        lookouts[2]._end()
+        third.barrier()
+        monitors[2]._end()
 
-    assert together(first.meet, second.meet, come_and_end) == [None] * 3
-    for outcome in together(first.meet, second.meet):
-        assert str(outcome) == "rank 2 of 3 does not come: its process ended"
+    assert together(first.barrier, second.barrier, come_and_end) == [None] * 3
+    for outcome in together(first.barrier, second.barrier):
+        assert str(outcome) == "rank 2 of 3 did not arrive: its process ended"
 
 
-def test_a_silent_rank_is_given_up_and_taken_back(lookouts: list[Lookout]) -> None:
-    first, second, _ = sessions(lookouts)
+def test_a_silent_rank_is_given_up_and_taken_back(monitors: list[RankMonitor]) -> None:
+    first, second, _ = sessions(monitors)
     wake = threading.Event()
-    lookouts[2].ask(lambda store: None)
-    lookouts[2]._line.post(lambda store: wake.wait(20))  # a call that keeps it from its beat
-    for outcome in together(first.meet, second.meet):
-        assert "rank 2 of 3 does not come: no sign of life for" in str(outcome)
-    assert "rank 2: no sign of life" in lookouts[1].gone()
+    monitors[2].ask(lambda store: None)
+    monitors[2]._store.submit(lambda store: wake.wait(20))  # a call that keeps it from its beat
+    for outcome in together(first.barrier, second.barrier):
+        assert "rank 2 of 3 did not arrive: no sign of life for" in str(outcome)
+    assert "rank 2: no sign of life" in monitors[1].describe_lost()
     wake.set()
     deadline = time.monotonic() + 10
-    while lookouts[1].gone():
+    while monitors[1].describe_lost():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    again = sessions(lookouts)
-    assert together(*(one.meet for one in again)) == [None] * 3
+    again = sessions(monitors)
+    assert together(*(one.barrier for one in again)) == [None] * 3
 
 
 def test_one_that_never_showed_itself_is_waited_for_as_long_as_paddle_does(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meeting.atexit, "register", lambda end: None)
-    monkeypatch.setattr(meeting, "_BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(meeting, "_SAY_SECONDS", 0.1)
-    lookout = Lookout(store, 0, 2, patience_seconds=0.4)
+    monkeypatch.setattr(rendezvous.atexit, "register", lambda end: None)
+    monkeypatch.setattr(rendezvous, "_HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(rendezvous, "_WARN_SECONDS", 0.1)
+    monitor = RankMonitor(store, 0, 2, patience_seconds=0.4)
     began = time.monotonic()
     with (
         pytest.warns(RuntimeWarning, match=r"rank 0 still waits for ranks \[1\]; look there"),
-        pytest.raises(CaptureError, match=r"rank 1 of 2 does not come: no sign of life ever.*look there"),
+        pytest.raises(CaptureError, match=r"rank 1 of 2 did not arrive: no sign of life ever.*look there"),
     ):
-        lookout.session("fit").meet(hint="look there")
+        monitor.session("fit").barrier(hint="look there")
     assert 0.4 < time.monotonic() - began < 5
-    lookout._line.close()
+    monitor._store.close()
 
 
-def test_all_hear_at_once_when_the_store_is_gone(lookouts: list[Lookout], store: Store) -> None:
-    _, second, third = sessions(lookouts)
+def test_all_hear_at_once_when_the_store_is_gone(monitors: list[RankMonitor], store: Store) -> None:
+    _, second, third = sessions(monitors)
 
     def cut() -> None:
         time.sleep(0.2)
         store.error = ValueError("(InvalidArgument) TCP connection reset by peer.\n  [Hint: a stack]")
 
-    for outcome in together(second.meet, third.meet, cut)[:2]:
+    for outcome in together(second.barrier, third.barrier, cut)[:2]:
         assert isinstance(outcome, CaptureError)
         assert str(outcome) == "rank 0's process ended ((InvalidArgument) TCP connection reset by peer.)"
-    assert "rank 0's process ended" in lookouts[1].gone()
+    assert "rank 0's process ended" in monitors[1].describe_lost()
 
 
 def test_a_store_that_does_not_answer_is_given_up(
-    lookouts: list[Lookout], store: Store, monkeypatch: pytest.MonkeyPatch
+    monitors: list[RankMonitor], store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meeting, "_ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(meeting, "_EXIT_SECONDS", 0.1)
-    _, second, _ = sessions(lookouts)
+    monkeypatch.setattr(rendezvous, "_ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr(rendezvous, "_EXIT_SECONDS", 0.1)
+    _, second, _ = sessions(monitors)
     store.hangs.clear()
     with pytest.raises(CaptureError, match="rank 0 has not answered"):
-        second.meet()
+        second.barrier()
     began = time.monotonic()
-    lookouts[1]._end()  # as Python does where the process ends
+    monitors[1]._end()  # as Python does where the process ends
     assert time.monotonic() - began < 5
 
 
-def test_a_result_goes_to_those_who_want_it(lookouts: list[Lookout], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "_PART_BYTES", 4)
-    first, second, _ = sessions(lookouts)
+def test_a_result_goes_to_those_who_want_it(
+    monitors: list[RankMonitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous, "_PART_BYTES", 4)
+    first, second, _ = sessions(monitors)
     finder, reader = SharedResult(first, "0"), SharedResult(second, "0")
     payload = b"a ranking in several parts"
     assert together(lambda: finder.publish(payload), reader.fetch) == [None, payload]
-    assert not any(payload[:4] in value for value in lookouts[0].ask(lambda store: store.values).values())
+    assert not any(payload[:4] in value for value in monitors[0].ask(lambda store: store.values).values())
 
 
-def test_no_reader_waits_for_a_finder_that_is_gone(lookouts: list[Lookout]) -> None:
-    first, second, third = sessions(lookouts)
+def test_no_reader_waits_for_a_finder_that_is_gone(monitors: list[RankMonitor]) -> None:
+    first, second, third = sessions(monitors)
     reader = SharedResult(third, "0")
     with pytest.raises(CaptureError, match="rank 0 has no LabelIssuesCallback"):
         reader.fetch()
@@ -221,11 +223,11 @@ def test_no_reader_waits_for_a_finder_that_is_gone(lookouts: list[Lookout]) -> N
     other = SharedResult(second, "0")
     first.leave("its fit ended by MemoryError")
     for outcome in together(reader.fetch, other.fetch):
-        assert str(outcome) == "rank 0 of 3 does not come: its fit ended by MemoryError"
+        assert str(outcome) == "rank 0 of 3 did not arrive: its fit ended by MemoryError"
 
 
-def test_a_finder_does_not_wait_for_a_reader_that_is_gone(lookouts: list[Lookout]) -> None:
-    first, second, third = sessions(lookouts)
+def test_a_finder_does_not_wait_for_a_reader_that_is_gone(monitors: list[RankMonitor]) -> None:
+    first, second, third = sessions(monitors)
     finder = SharedResult(first, "0")
     SharedResult(second, "0")
     reader = SharedResult(third, "0")

@@ -150,7 +150,7 @@ def test_resume_of_another_recording_is_refused_at_the_first_step(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_resume_with_other_labels_is_refused_at_the_first_step(tmp_path):
+def test_resume_with_other_labels_is_refused_in_the_first_epoch(tmp_path):
     path = tmp_path / "run.h5"
     fit(make_model(), path, 1)
     callback = TrainingDynamicsCallback(path, dtype="float32", resume=True)

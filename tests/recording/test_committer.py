@@ -16,7 +16,8 @@ from support.recordings import assert_same_epochs, make_epoch, make_labels, read
 from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.recording import committer as committer_module
 from paddle_td_callback.recording.committer import Committer, spill_bytes
-from paddle_td_callback.recording.spill import Spill, default_memory_limit_bytes
+from paddle_td_callback.recording.memory_limit import default_memory_limit_bytes
+from paddle_td_callback.recording.spill import Spill
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
 

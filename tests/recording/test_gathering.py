@@ -1,4 +1,4 @@
-"""The end of an epoch on several ranks, each a sink in a thread of this process."""
+"""The end of an epoch on several ranks, each a sink in a thread of this process; no framework."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import numpy.typing as npt
 import pytest
 
 from paddle_td_callback import CaptureError, TrainingDynamicsStore
-from paddle_td_callback.paddle_fit.ranks import RankZeroSink, SendingSink
-from paddle_td_callback.recording import sinks
+from paddle_td_callback.recording import gathering
+from paddle_td_callback.recording.batches import Rows
+from paddle_td_callback.recording.gathering import RankZeroSink, SendingSink
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
 
@@ -35,7 +36,7 @@ class Together:
 
 
 class Rank:
-    """As `RankGroup`."""
+    """As `Ranks`."""
 
     def __init__(self, rank: int, together: Together) -> None:
         self.rank = rank
@@ -94,6 +95,7 @@ class Sinks:
             )
             for rank in ranks[1:]
         ]
+        self.steps = [0] * size
         self.together = together
 
     def put(self, rank: int, rows: Any, value: float, label: int = 0) -> None:
@@ -103,7 +105,9 @@ class Sinks:
             "margin": np.full(n, value),
             "predicted": np.zeros(n),
         }
-        self.sinks[rank].put(np.asarray(rows, np.int64), np.full(n, label, np.int64), values)
+        self.steps[rank] += 1
+        labels, steps = np.full(n, label, np.int64), np.full(n, self.steps[rank], np.int64)
+        self.sinks[rank].put(Rows(np.asarray(rows, np.int64), labels, steps, values))
 
     def end_epoch(self, **options: Any) -> list[Exception | None]:
         """What each rank raised."""
@@ -115,6 +119,7 @@ class Sinks:
                 return error
             return None
 
+        self.steps = [0] * len(self.sinks)
         with ThreadPoolExecutor(len(self.sinks)) as pool:
             return list(pool.map(end, self.sinks))
 
@@ -130,7 +135,7 @@ class Sinks:
 
 @pytest.fixture
 def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(sinks, "TILE_BYTES", 1)  # a row a tile
+    monkeypatch.setattr(gathering, "TILE_BYTES", 1)  # a row a tile
     made: list[Sinks] = []
 
     def make(size: int, **options: Any) -> Sinks:
@@ -170,17 +175,36 @@ def test_the_latest_step_and_then_the_highest_rank_stays(
     np.testing.assert_array_equal(n_presentations, np.minimum(counts, 1) if count_once else counts)
 
 
+def test_a_label_on_which_ranks_disagree_costs_that_row(ranks: Callable[..., Sinks]) -> None:
+    together = ranks(3)
+    together.put(0, [0, 1, 5], 1.0)
+    together.put(1, [0, 6], 2.0, label=1)  # sample 0 has the label 0 on rank 0
+    together.put(2, [6, 7], 3.0)  # sample 6 has the label 1 on rank 1, which comes in a later tile
+    with pytest.warns(
+        RuntimeWarning, match=r"label of sample 6 was 0, now it is 1; .*2 so far.*skipped_rows"
+    ):
+        assert together.end_epoch() == [None] * 3
+    together.put(2, [0, 6], 4.0)
+    assert together.end_epoch() == [None] * 3
+    assert [sink.n_changed for sink in together.sinks] == [2, 0, 0]
+    labels = together.sinks[0].labels
+    margins, n_presentations = together.margins()
+    assert labels[[0, 1, 5, 6, 7]].tolist() == [0] * 5
+    assert margins[[0, 1, 5, 6, 7], 0].tolist() == [1.0, 1.0, 1.0, 3.0, 3.0]
+    assert n_presentations[[0, 1, 5, 6, 7], 0].tolist() == [1] * 5
+    np.testing.assert_array_equal(np.flatnonzero(~np.isnan(margins[:, 1])), [0, 6])
+
+
 def test_a_refused_epoch_is_refused_on_all_and_leaves_nothing(ranks: Callable[..., Sinks]) -> None:
     together = ranks(3)
     together.put(0, [0, 1], 1.0)
     together.put(1, [2], 1.0)
     assert together.end_epoch() == [None] * 3
-    together.put(0, [0, 1, 5], 2.0)
-    together.put(1, [0], 2.0, label=1)  # which is 0 elsewhere
-    together.put(2, [3], 2.0)
+    together.put(0, [1], 2.0)
+    together.put(1, [0, 2], 2.0, label=1)  # which is 0 elsewhere
     errors = together.end_epoch()
     assert all(isinstance(error, CaptureError) for error in errors)
-    assert "the label of sample 0 was 0, now it is 1" in str(errors[0])
+    assert "2 of 3 rows of this epoch have another label" in str(errors[0])
     assert "rank 0 did not take the epoch" in str(errors[1])
     assert [sink.n_epochs for sink in together.sinks] == [1] * 3
     together.put(2, [4], 3.0)
@@ -212,7 +236,8 @@ def test_ranks_with_other_sample_ids_or_another_order_are_refused(ranks: Callabl
 
 
 def test_ranks_may_leave_sample_ids_to_rank_0(ranks: Callable[..., Sinks]) -> None:
-    together = ranks(3, sample_ids=(range(N_SAMPLES), None, [str(i) for i in range(N_SAMPLES)]))
+    ids = [str(i) for i in range(N_SAMPLES)]
+    together = ranks(3, sample_ids=(ids, None, list(ids)))
     assert together.end_epoch() == [None] * 3
 
 
@@ -266,17 +291,17 @@ def test_ranks_wait_outside_the_collectives_for_a_slow_disk(
 def test_rows_beyond_the_memory_limit_wait_in_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(50_000, 100, dtype="float32")
     made: list[int] = []
-    spill = sinks.Spill
+    spill = gathering.Spill
 
     def note_and_spill(folder: str, n_bytes: int) -> Any:
         made.append(n_bytes)
         return spill(folder, n_bytes)
 
-    monkeypatch.setattr(sinks, "Spill", note_and_spill)
-    monkeypatch.setattr(sinks, "TILE_BYTES", 1 << 20)
-    n_tile_rows = sinks.tile_rows(layout, 2)
-    row_bytes = sinks.row_dtype(layout).itemsize
-    buffer = sinks.RowBuffer(
+    monkeypatch.setattr(gathering, "Spill", note_and_spill)
+    monkeypatch.setattr(gathering, "TILE_BYTES", 1 << 20)
+    n_tile_rows = gathering.tile_rows(layout, 2)
+    row_bytes = gathering.row_dtype(layout).itemsize
+    buffer = gathering.RowBuffer(
         layout, n_tile_rows, memory_limit_bytes=2 << 20, folder=str(tmp_path / "not here")
     )
     rows = np.random.default_rng(0).permutation(50_000)
@@ -287,7 +312,7 @@ def test_rows_beyond_the_memory_limit_wait_in_files(tmp_path: Path, monkeypatch:
             "predicted": some % 100,
             "probabilities": np.broadcast_to(some[:, None], (len(some), 100)),
         }
-        buffer.put(some, some % 7, values, step)
+        buffer.put(Rows(some, some % 7, np.full(len(some), step), values))
     assert 2 <= len(made) <= 6
     n_bytes = 50_000 * row_bytes
     assert n_bytes - (2 << 20) <= sum(made) <= 2 * n_bytes

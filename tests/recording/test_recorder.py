@@ -21,6 +21,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
+from paddle_td_callback.store import StoreWriter
 
 
 def record(path: str, epochs: list[list[tuple[Any, ...]]], **options: Any) -> None:
@@ -164,9 +165,9 @@ def test_nonfinite_rows_are_unseen_counted_and_said_once(value: float, where: st
     values = {"logits": good, "probabilities": good, where: bad}
     recorder = TrainingDynamicsRecorder(path, n_samples=3, n_classes=2)
     match = "output for sample 2 is NaN or infinite.*unseen.*said once"
+    recorder.update([0, 2, 1], labels=[0, 1, 0], **values)
     with pytest.warns(RuntimeWarning, match=match):
-        recorder.update([0, 2, 1], labels=[0, 1, 0], **values)
-    recorder.end_epoch()
+        recorder.end_epoch()
     recorder.update([0, 2, 1], labels=[0, 1, 0], **values)  # a second warning would be an error here
     recorder.end_epoch()
     assert recorder.n_nonfinite == 2
@@ -226,7 +227,11 @@ ROW = np.zeros((1, 3), np.float32)
         (([True], ROW, [0]), TypeError, "indices must be integers, got bool"),
         (([0], ROW, [0.5]), TypeError, "labels must be integers, got float64"),
         (([0], ROW, [[0.1, 0.2, 0.7]]), TypeError, "labels must be integers"),
-        (([0], ROW, [[0, 0, 1]]), ValueError, r"labels must have shape \[row\] or \[row, 1\], got \(1, 3\)"),
+        (
+            ([0], ROW, [[0, 0, 1]]),
+            ValueError,
+            r"labels must have shape .*, one number a row, got \(1, 3\)",
+        ),
         (([0], ROW, [0, 1]), ValueError, "epoch 0: 2 labels for 1 indices"),
         (([0, 1], ROW, [0, 1]), ValueError, r"logits must have shape \(2, 3\) \[row, class\], got \(1, 3\)"),
         (([0], ROW[:, :2], [0]), ValueError, r"logits must have shape \(1, 3\) \[row, class\], got \(1, 2\)"),
@@ -235,8 +240,6 @@ ROW = np.zeros((1, 3), np.float32)
         (([0], ROW, None), (TypeError, ValueError), "labels"),
         (([5], ROW, [0]), ValueError, r"epoch 0: indices must be in \[0, 5\), got index 5 in row 0"),
         (([-1], ROW, [0]), ValueError, r"indices must be in \[0, 5\), got index -1 in row 0"),
-        (([4], ROW, [3]), ValueError, r"epoch 0: labels must be in \[0, 3\), got 3 for sample 4"),
-        (([4], ROW, [-1]), ValueError, r"labels must be in \[0, 3\), got -1 for sample 4"),
     ],
 )
 def test_batches_that_are_refused_leave_no_trace(arguments: Any, error: Any, match: str, path: str) -> None:
@@ -250,19 +253,72 @@ def test_batches_that_are_refused_leave_no_trace(arguments: Any, error: Any, mat
         assert store.n_presentations()[:, 0].tolist() == [0, 0, 1, 0, 0]
 
 
-def test_a_changed_label_is_named_and_changes_nothing(path: str) -> None:
-    with TrainingDynamicsRecorder(path, n_samples=5, n_classes=3) as recorder:
-        recorder.update([2], ROW, [1])
+@pytest.mark.parametrize("label", [3, -1, -100, 2**40])
+def test_a_label_that_is_no_class_costs_its_row(label: int, path: str) -> None:
+    recorder = TrainingDynamicsRecorder(path, n_samples=5, n_classes=3)
+    for _ in range(2):
+        recorder.update([4, 2], np.zeros((2, 3), np.float32), [label, 1])
+    match = rf"labels must be in \[0, 3\), got {label} for sample 4; .*unseen.*skipped_rows.*n_classes="
+    with pytest.warns(RuntimeWarning, match=match):
         recorder.end_epoch()
+    assert recorder.skipped_rows == 2
+    recorder.close()
+    with TrainingDynamicsStore(path) as store:
+        assert store.labels.tolist() == [-1, -1, 1, -1, -1]
+        assert store.n_presentations()[:, 0].tolist() == [0, 0, 2, 0, 0]
+
+
+def test_a_changed_label_costs_its_row_of_that_epoch(path: str) -> None:
+    rows = np.zeros((3, 3), np.float32)
+    recorder = TrainingDynamicsRecorder(path, n_samples=5, n_classes=3)
+    recorder.update([2, 3, 4], rows, [1, 1, 1])
+    recorder.end_epoch()
+    recorder.update([2, 3, 4], rows, [0, 1, 1])
+    with pytest.warns(RuntimeWarning, match=r"label of sample 2 was 1, now it is 0; .*unseen.*labels="):
+        recorder.end_epoch()
+    recorder.update([2, 3, 4], rows, [0, 1, 1])  # a second warning would be an error here
+    recorder.end_epoch()
+    recorder.update([2, 3, 4], rows, [1, 1, 1])
+    recorder.end_epoch()
+    assert recorder.skipped_rows == 2
+    recorder.close()
+    with TrainingDynamicsStore(path) as store:
+        assert store.labels.tolist() == [-1, -1, 1, 1, 1]
+        assert (store.predictions([2, 3]) >= 0).tolist() == [[True, False, False, True], [True] * 4]
+
+
+def test_two_labels_of_a_sample_in_one_epoch(path: str) -> None:
+    """The first one is kept, also where both are new."""
+    first, second = np.float32([[3, 0], [0, 5]])
+    recorder = TrainingDynamicsRecorder(path, n_samples=2, n_classes=2)
+    recorder.update([1, 0, 1], [first, first, second], [0, 1, 1])
+    with pytest.warns(RuntimeWarning, match="label of sample 1 was 0, now it is 1"):
+        recorder.end_epoch()
+    recorder.close()
+    with TrainingDynamicsStore(path) as store:
+        assert store.labels.tolist() == [1, 0]
+        assert store.margins().tolist() == [[-3.0], [3.0]]
+        assert store.n_presentations().tolist() == [[1], [1]]
+
+
+def test_an_epoch_of_other_labels_is_refused_whole(path: str) -> None:
+    """Rows that are not in the order of their indices: most labels are wrong."""
+    rows, labels = np.zeros((5, 3), np.float32), np.array([0, 1, 2, 0, 1])
+    with TrainingDynamicsRecorder(path, n_samples=5, n_classes=3) as recorder:
+        recorder.update(np.arange(5), rows, labels)
+        recorder.end_epoch()
+        recorder.update(np.arange(5), rows, labels[[1, 2, 0, 3, 4]])
         match = (
-            "epoch 1: the label of sample 2 was 1, now it is 0; .*one given label for each sample.*labels="
+            "3 of 5 rows of this epoch have another label than their sample had before: the label of "
+            "sample 0 was 0, now it is 1; .*one given label for each sample.*labels=.*no epoch of this"
         )
         with pytest.raises(CaptureError, match=match):
-            recorder.update([3, 2], np.zeros((2, 3), np.float32), [2, 0])
-        recorder.update([3], ROW, [0])  # another label than in the refused batch
+            recorder.end_epoch()
+        recorder.update([1], rows[:1], [1])
         recorder.end_epoch()
     with TrainingDynamicsStore(path) as store:
-        assert store.labels.tolist() == [-1, -1, 1, 0, -1]
+        assert store.labels.tolist() == labels.tolist()
+        assert store.n_presentations().tolist() == [[1, 0], [1, 1], [1, 0], [1, 0], [1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -279,8 +335,8 @@ def test_a_changed_label_is_named_and_changes_nothing(path: str) -> None:
         ({"mode": "test"}, "mode must be 'train' or 'eval', got 'test'"),
         ({"compression": "lzf"}, "compression must be 'gzip' or None, got 'lzf'"),
         ({"on_error": "ignore"}, "on_error must be 'warn' or 'raise', got 'ignore'"),
-        ({"class_names": ["a", "b"]}, "class_names must have 3 names, got 2"),
-        ({"resume": True, "overwrite": True}, "resume=True and overwrite=True contradict"),
+        ({"class_names": ["a", "b"]}, "class_names: got 2 names, wanted 3"),
+        ({"resume": True, "overwrite": True}, "resume and overwrite=True contradict"),
         ({"distributed": True}, "distributed=True, but Paddle is in no parallel environment"),
     ],
 )
@@ -326,8 +382,101 @@ def test_labels_are_remembered_over_a_resume(path: str) -> None:
     record(path, [[([0], ROW, [1])]], n_samples=5, n_classes=3)
     with TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, resume=True) as recorder:
         assert recorder.n_epochs == 1
-        with pytest.raises(CaptureError, match="epoch 1: the label of sample 0 was 1, now it is 2"):
-            recorder.update([0], ROW, [2])
+        recorder.update([0], ROW, [2])
+        match = "1 of 1 rows of this epoch have another label .*: the label of sample 0 was 1, now it is 2"
+        with pytest.raises(CaptureError, match=match):
+            recorder.end_epoch()
+
+
+@pytest.mark.parametrize("n_kept", [0, -1, 1.5, "2"])
+def test_a_number_of_epochs_to_keep_is_checked(n_kept: Any, path: str) -> None:
+    with pytest.raises(ValueError, match="resume must be True, False or the number of epochs to keep"):
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, resume=n_kept)
+
+
+def test_epochs_to_keep_of_what_is_not_there(path: str) -> None:
+    with pytest.raises(
+        StoreNotFoundError, match=r"no recording to keep the first 3 epochs of; .*resume=True"
+    ):
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, resume=3)
+    assert not Path(path).exists()
+
+
+def test_the_writer_is_told_how_many_epochs_to_keep(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(path, [[([0], ROW, [1])]] * 3, n_samples=5, n_classes=3)
+    resume, kept = StoreWriter.resume, []
+
+    def noted(path: str, layout: Any, *, n_epochs: int | None = None) -> StoreWriter:
+        kept.append(n_epochs)
+        return resume(path, layout)
+
+    monkeypatch.setattr(StoreWriter, "resume", noted)
+    for value in (True, 2, np.int64(3)):
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, resume=value).close()
+    assert kept == [None, 2, 3]
+
+
+def test_every_second_epoch(path: str) -> None:
+    """Epoch `e` of the file is epoch `2 e` of the training; the others may hold anything."""
+    with TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, every=2) as recorder:
+        for epoch in range(5):
+            assert recorder.records_epoch == (epoch in (0, 2, 4))
+            recorder.update([epoch], ROW if recorder.records_epoch else ROW * np.nan, [1])
+            recorder.end_epoch()
+        assert recorder.n_epochs == 3
+        recorder.update([0], ROW, [1])  # of a skipped epoch, so nothing is missed at the end
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 3
+        assert not store.dropped_epochs
+        seen = store.predictions() >= 0
+    assert seen.tolist() == [[e == s for e in (0, 2, 4)] for s in range(5)]
+
+
+@pytest.mark.parametrize("every", [0, -1, 1.5, True])
+def test_every_is_checked(every: Any, path: str) -> None:
+    with pytest.raises(ValueError, match="every must be"):
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, every=every)
+
+
+def test_the_network_s_own_softmax_is_recorded(path: str) -> None:
+    def third(logits: Any) -> Any:
+        return np.full_like(logits, 1 / 3)
+
+    with TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, softmax=third, dtype="float32") as recorder:
+        recorder.update([1], np.float32([[9, 0, 0]]), [0])
+        recorder.end_epoch()
+    with TrainingDynamicsStore(path) as store:
+        assert store.given_probabilities([1])[0, 0] == np.float32(1 / 3)
+        assert (store.probabilities([1]) == np.float32(1 / 3)).all()
+        assert store.margins([1])[0, 0] == 9
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"class_names": {"b", "a", "c"}}, r"class_names must be a list .* got set .*class_names=list"),
+        ({"class_names": "abc"}, "class_names must be a list .* got str 'abc'"),
+        ({"class_names": (name for name in "abc")}, "class_names must be a list .* got generator"),
+        ({"class_names": {"a": 0, "b": 1, "c": 2}}, r"class_names is a mapping from names, .*sorted\(names"),
+        ({"sample_ids": {f"s{i}" for i in range(5)}}, r"sample_ids must be a list .* got set"),
+        ({"sample_ids": map(str, range(5))}, r"sample_ids must be a list .* got map"),
+        ({"sample_ids": dict.fromkeys("abcde", 1).keys()}, r"sample_ids must be a list .* got dict_keys"),
+    ],
+)
+def test_names_without_an_order_make_no_file(options: dict[str, Any], match: str, path: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, **options)
+    assert not list(Path(path).parent.iterdir())
+
+
+def test_names_by_index(path: str) -> None:
+    class_names = {2: "cow", 0: "cat", 1: "dog"}
+    ids = np.array([10, 20, 30, 40, 50])
+    names: dict[str, Any] = {"class_names": class_names, "sample_ids": ids}
+    record(path, [[([0], ROW, [1])]], n_samples=5, n_classes=3, **names)
+    with TrainingDynamicsStore(path) as store:
+        assert store.class_names == ["cat", "dog", "cow"]
+        assert store.sample_ids == ["10", "20", "30", "40", "50"]
 
 
 def test_the_end_of_a_recording(path: str) -> None:

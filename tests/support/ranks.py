@@ -32,8 +32,8 @@ from paddle_td_callback import (
 from paddle_td_callback.paddle_fit import evaluation_pass as evaluation
 from paddle_td_callback.paddle_fit import issues_callback as finder
 from paddle_td_callback.paddle_fit import ranks as distributed
-from paddle_td_callback.paddle_fit import rendezvous as meeting
-from paddle_td_callback.recording import sinks
+from paddle_td_callback.paddle_fit import rendezvous
+from paddle_td_callback.recording import gathering
 from paddle_td_callback.store import StoreWriter
 
 SIZES = ((50, 8), (33, 16), (101, 7), (7, 4), (3, 2), (1, 2))  # (samples, batch size): few divide by anything
@@ -117,13 +117,13 @@ def training() -> None:
         network.set_state_dict(start)
         return network
 
-    tile_bytes, sinks.TILE_BYTES = sinks.TILE_BYTES, 512  # several tiles an epoch
+    tile_bytes, gathering.TILE_BYTES = gathering.TILE_BYTES, 512  # several tiles an epoch
     for record in (True, False):
         fit(f"training{record}", network=again(), record=record)
         fit(f"num_iters{record}", network=again(), record=record, num_iters=11)
         fit(f"workers{record}", network=again(), record=record, num_workers=1, epochs=1)
         fit(f"eval{record}", network=again(), record=record, options={"mode": "eval"})
-    sinks.TILE_BYTES = tile_bytes
+    gathering.TILE_BYTES = tile_bytes
 
 
 class StopAfter(paddle.callbacks.EarlyStopping):
@@ -236,45 +236,42 @@ def padded_with_an_index_field() -> None:
 
 
 class Corrected(Points):
-    """One sample's label may be another one: the last is of the last rank's share of the evaluation pass."""
+    """Some samples' labels may be others; the last ones are of the last rank's share of the evaluation pass."""
 
-    wrong = -1
+    wrong = range(0)
 
     def __getitem__(self, i: int) -> tuple[Any, ...]:
         x, label = super().__getitem__(i)
-        return x, (label + (i == self.wrong)) % N_CLASSES
+        return x, (label + (i in self.wrong)) % N_CLASSES
 
 
-def refused_on_resume() -> None:
-    """A label is not the one that the file to resume holds, which rank 0 alone can find out."""
+def corrected_on_resume() -> None:
+    """Labels are not those that the file to resume holds, which rank 0 alone can find out: most, or only the last."""
     for mode in ("train", "eval"):
-        for wrong in (0, 12):
-            data, name = Corrected(13), f"refused_{mode}_{wrong}"
+        for wrong in (range(13), range(12, 13)):
+            data, name = Corrected(13), f"corrected_{mode}_{len(wrong)}"
             fit(name, data=data, batch_size=4, epochs=1, options={"mode": mode})
             data.wrong = wrong
             try:
-                fit(name, data=data, batch_size=4, options={"mode": mode, "resume": True})
+                fit(name, data=data, batch_size=4, options={"mode": mode, "resume": True}, epochs=1)
             except CaptureError as error:
                 note(name, text=str(error))
 
 
-class Relabelled(Points):
-    """On one rank, a label changes in the third epoch."""
-
-    def __init__(self, n: int) -> None:
-        super().__init__(n)
-        self.n_read = 0
-
-    def __getitem__(self, i: int) -> tuple[Any, ...]:
-        self.n_read += 1
-        x, label = super().__getitem__(i)
-        if dist.get_rank() == 1 and self.n_read > 2 * -(-len(self) // dist.get_world_size()):
-            label = (label + 1) % N_CLASSES
-        return x, label
-
-
 def error_on_one_rank() -> None:
-    fit("error", data=Relabelled(N_TRAIN), epochs=5)
+    update, n_updates = TrainingDynamicsRecorder.update, 0
+    steps_an_epoch = -(-N_TRAIN // dist.get_world_size() // 8)
+
+    def fails(*arguments: Any, **options: Any) -> None:
+        nonlocal n_updates
+        n_updates += 1
+        if dist.get_rank() == 1 and n_updates == 2 * steps_an_epoch + 2:
+            raise LookupError("no more of this")
+        update(*arguments, **options)
+
+    TrainingDynamicsRecorder.update = fails  # type: ignore[method-assign]
+    fit("error", epochs=5)
+    TrainingDynamicsRecorder.update = update  # type: ignore[method-assign]
 
 
 def existing_file() -> None:
@@ -317,7 +314,7 @@ def custom_loop() -> None:
     At the first step every rank sees sample 30, the higher ones in an earlier tile.
     """
     rank, size, points = dist.get_rank(), dist.get_world_size(), Points(40)
-    tile_bytes, sinks.TILE_BYTES = sinks.TILE_BYTES, 1
+    tile_bytes, gathering.TILE_BYTES = gathering.TILE_BYTES, 1
     path, log = str(folder / "loop.h5"), {}
     with TrainingDynamicsRecorder(path, n_samples=40, n_classes=N_CLASSES, dtype="float32") as recorder:
         for epoch in range(3):
@@ -342,7 +339,7 @@ def custom_loop() -> None:
             recorder.end_epoch(count_once=epoch == 1)
     with TrainingDynamicsStore(path) as store:  # whole on every rank once the recorder is left
         note("loop", n_epochs=store.n_epochs)
-    sinks.TILE_BYTES = tile_bytes
+    gathering.TILE_BYTES = tile_bytes
     np.savez(folder / f"loop.rank{rank}.npz", **log)
 
 
@@ -355,7 +352,7 @@ SCENARIOS: list[Callable[[], None]] = [
     one_rank_asks,
     two_recordings,
     padded_with_an_index_field,
-    refused_on_resume,
+    corrected_on_resume,
     error_on_one_rank,
     existing_file,
     stream,
@@ -431,7 +428,7 @@ def killed(where: str, victim: int) -> None:
             no death, but a fit without our callback.
         victim: the rank.
     """
-    sinks.TILE_BYTES = 512
+    gathering.TILE_BYTES = 512
     me = dist.get_rank() == victim
     sent: list[Any] = []
     n_fits = 0
@@ -486,7 +483,7 @@ def killed(where: str, victim: int) -> None:
     elif where == "eval":
         dies_in(evaluation.EvaluationPass, "_look", 2)
     elif where == "issues":
-        dies_in(*((finder, "find_label_issues") if victim == 0 else (meeting.Session, "get")), 1)
+        dies_in(*((finder, "find_label_issues") if victim == 0 else (rendezvous.Session, "get")), 1)
     fresh()
     path = str(folder / "killed.h5")
     epochs = 50 if where in ("epoch", "gather", "eval") else 3
@@ -510,7 +507,7 @@ def killed(where: str, victim: int) -> None:
             if where == "raise":
                 raise
         if me and where in ("caught", "after"):
-            time.sleep(20)  # this process lives, but comes to no meeting
+            time.sleep(20)  # this process lives, but arrives at no barrier
 
 
 if __name__ == "__main__":
@@ -529,6 +526,6 @@ if __name__ == "__main__":
         keep("nlp", train(str(folder / "nlp.h5"), record=True))
     else:
         where, victim, silent_seconds = what.split("-")
-        meeting._SILENT_SECONDS = float(silent_seconds)
+        rendezvous._SILENT_SECONDS = float(silent_seconds)
         killed(where, int(victim))
     note(f"done-{what}", time=time.time())

@@ -1,0 +1,71 @@
+"""Which recordings this process has open, so that whoever reads one can wait for its commits."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import weakref
+from typing import Any, Protocol
+
+
+class _Recorder(Protocol):
+    path: str
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+# What recorders that nobody closed left behind, as where `fit` died between two epochs. The garbage collector may run
+# anywhere, even inside h5py with the lock that a commit needs, so it must not wait for one: closed later on.
+_abandoned: list[Any] = []
+
+
+def register(recorder: _Recorder, sink: Any) -> weakref.finalize[..., Any]:
+    """Note an open recorder; where it is collected without being closed, its sink is closed later.
+
+    Returns:
+        What `unregister` needs.
+    """
+    _open.add(recorder)
+    finalizer = weakref.finalize(recorder, _abandoned.append, sink)
+    finalizer.atexit = False
+    return finalizer
+
+
+def unregister(recorder: _Recorder, finalizer: weakref.finalize[..., Any]) -> None:
+    """Forget a recorder that is being closed."""
+    _open.discard(recorder)
+    finalizer.detach()
+
+
+def is_open(path: str | os.PathLike[str]) -> bool:
+    """Whether this process has a recorder of `path` that is not closed."""
+    return bool(_recorders_of(path))
+
+
+def close_abandoned(path: str | os.PathLike[str] | None = None) -> None:
+    """Close what nobody refers to any more, and every recorder of `path`, so that it can be recorded into again."""
+    while _abandoned:
+        sink = _abandoned.pop()
+        try:
+            sink.close()
+        except Exception as error:  # of a training long gone; must not stop the one that begins
+            warnings.warn(
+                f"an abandoned recording could not be closed: {error}", RuntimeWarning, stacklevel=3
+            )
+    for recorder in [] if path is None else _recorders_of(path):
+        recorder.close()
+
+
+def wait_for_commits(path: str | os.PathLike[str]) -> None:
+    """Make every epoch that a recorder of this process has ended in `path` durable."""
+    close_abandoned()
+    for recorder in _recorders_of(path):
+        recorder.flush()
+
+
+def _recorders_of(path: str | os.PathLike[str]) -> list[Any]:
+    wanted = os.path.abspath(path)
+    return [recorder for recorder in list(_open) if recorder.path == wanted]
