@@ -1,5 +1,6 @@
 """The README and the pages against the code: snippets run, links lead somewhere, tables are those of the code."""
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -23,6 +24,8 @@ PAPERS = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *ROOT.glob("benchmarks/**/*.md"),
 ]
+PACKAGE = ROOT / "paddle_td_callback"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PAGES = [path for path in PAPERS if path.parent == ROOT / "docs"]
 ALL_PAGES = README + "".join(path.read_text(encoding="utf-8") for path in PAGES)
 
@@ -198,3 +201,42 @@ def test_every_public_name_method_command_and_argument_is_mentioned():
 def test_the_install_commands_are_the_two_that_ci_runs():
     commands = [line for line in README.splitlines() if line.startswith("pip install") and "&&" in line]
     assert commands == ['pip install -e ".[cpu]" && paddle-td demo', 'pip install -e ".[cpu,test]" && pytest']
+
+
+def messages_of(source):
+    """All texts of a module, with a mark in place of each value that a message gets when it is raised."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+
+
+def test_the_messages_of_the_troubleshooting_page_are_those_of_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    cells = [line.strip("|").split("|")[0] for line in page.splitlines() if line.startswith("| `")]
+    known = "\n".join(text for path in PACKAGE.rglob("*.py") for text in messages_of(path.read_text("utf-8")))
+    foreign = ("No module named 'setuptools'", 'pip install ".[gpu]"')  # Python's and pip's
+    told = [message for cell in cells for message in re.findall(r"`([^`]+)`", cell) if message not in foreign]
+    told = [one.removeprefix("'run.h5' ") for one in told if " " in one]
+    missing = [one for one in told if not re.search(re.escape(one).replace(r"\.\.\.", ".*"), known)]
+    assert len(told) > 40
+    assert not missing
+
+
+def test_the_rooms_are_those_of_the_contract():
+    drawing = re.search(r"## Rooms\n\n```\n(.*?)```", ARCHITECTURE, flags=re.DOTALL)[1]
+    contract = re.search(
+        r"layers = \[\n(.*?)\n\]", (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.DOTALL
+    )[1]
+    rooms = set(re.findall(r"\w+", contract)) - {"__main__", "csv_cells", "dataset_names"}
+    assert rooms == set(re.findall(r"\w+", drawing)) - {"imports", "go", "down", "only", "v"}
+
+
+def test_the_files_and_names_of_the_architecture_exist():
+    named = re.findall(r"`([\w/]+\.py)`(?:, `(?!\w+\.py)([\w.]+)`)?(?: and `(\w+)`)?", ARCHITECTURE)
+    assert len(named) > 40
+    for file, *names in named:
+        source = (PACKAGE / file).read_text(encoding="utf-8")
+        for name in filter(None, (name.split(".")[-1] for name in names)):
+            assert re.search(rf"^ *(def|class) {name}\b", source, flags=re.MULTILINE), (file, name)
