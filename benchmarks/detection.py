@@ -31,14 +31,14 @@ from benchmarks.shipped_detector.recordings.record import FURTHER_RUNS, cache_fo
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 from paddle_td_callback.detection.scores import NOISE_SCORES
 from paddle_td_callback.detection.suggestions import suggest_labels
-from paddle_td_callback.store import TrainingDynamicsStore
+from paddle_td_callback.detection.tile_reader import TileReader
 
 Key = tuple[Any, ...]  # data, kind, rate, regime, seed
 Cells = dict[Key, dict[str, dict[str, Any]]]  # of each cell the row of each method
 
 RESULTS = Path(__file__).parent / "results"
 HAND_MADE = tuple(name for name, score in NOISE_SCORES.items() if "probabilities" not in score.needs)
-OURS, FIRST, PAPER, EL2N = "ours", "ours, first look", "paper LSTM", "el2n"
+OURS, FIRST, PAPER, EL2N = "ours", "ours, first stage", "paper LSTM", "el2n"
 CROSS_VALIDATED = "cleanlab cross-validated"
 PROBABILITIES = (OURS, FIRST, PAPER, "ours, 3 runs")
 FURTHER = (EL2N, *(f"{CROSS_VALIDATED} {m}" for m in ("self_confidence", "normalized_margin", "issues")),
@@ -119,7 +119,7 @@ def further(recording: Recording, extra: Path, ours: NoiseDetector) -> dict[str,
 def scored(detector: NoiseDetector, recording: Recording) -> np.ndarray:
     """What our detector says, [sample]."""
     raw = training.trajectories(recording)
-    return detector.predict_proba(raw, evidence=training.table(recording)).astype(float)
+    return detector.predict_proba(raw, dataset_features=training.table(recording)).astype(float)
 
 
 def suggestion_accuracy(recording: Recording, score: np.ndarray) -> dict[str, float]:
@@ -127,15 +127,15 @@ def suggestion_accuracy(recording: Recording, score: np.ndarray) -> dict[str, fl
     rows = np.flatnonzero(recording.is_mislabeled)
     if not len(rows):
         return {}
-    store = SimpleNamespace(
+    tile = SimpleNamespace(
         keep="given",
         n_classes=int(recording.about["n_classes"]),
         labels=recording.labels[rows],
-        given_probabilities=lambda _: recording.given_probabilities[rows],
-        margins=lambda _: recording.margins[rows],
-        predictions=lambda _: recording.predictions[rows],
+        given_probabilities=recording.given_probabilities[rows],
+        margins=recording.margins[rows],
+        predictions=recording.predictions[rows],
     )
-    suggested, _ = suggest_labels(cast("TrainingDynamicsStore", store), slice(None))
+    suggested, _ = suggest_labels(cast("TileReader", tile))
     right, found = suggested == recording.right_labels[rows], score[rows] > 0.5
     made = {"suggestion": float(right.mean())}
     return made | ({"suggestion_found": float(right[found].mean())} if found.any() else {})
@@ -145,7 +145,7 @@ def paper_lstm(paths: list[Path], groups: list[str], folder: Path) -> list[Path]
     """One channel, two layers of 64, no more: trained on the same recordings, one for each fold."""
     files = []
     for number, left_out in enumerate(training.folds(groups)):
-        file = folder / f"paper-{number}.h5"
+        file = folder / f"paper-{number}.weights"
         unseen = (*left_out, *training.SECOND_ONLY)
         seen = [path for path, group in zip(paths, groups, strict=True) if group not in unseen]
         if not training.is_of(file, left_out, len(seen)):
@@ -187,8 +187,8 @@ def rows_of(path: Path, ours: NoiseDetector, paper: NoiseDetector | None) -> Ite
     recording = reading.read(path)
     cell, wrong = recording.about["cell"], recording.is_mislabeled
     methods = {OURS: scored(ours, recording)}
-    if ours.first is not None:
-        methods[FIRST] = scored(ours.first, recording)
+    if ours.first_stage is not None:
+        methods[FIRST] = scored(ours.first_stage, recording)
     if paper is not None:
         methods[PAPER] = paper.predict_proba(training.trajectories(recording)).astype(float)
     methods |= hand_made(recording) | in_sample(recording)
@@ -373,12 +373,12 @@ def held_out(cache: Path) -> dict[str, tuple[Path, Path]]:
     abouts = [reading.read_about(path) for path in paths]
     groups = [about["group"] for about in abouts]
     folder = cache / "detectors"
-    if not (folder / "fold-0.h5").exists():
+    if not (folder / "fold-0.weights").exists():
         raise SystemExit(f"no detectors in '{folder}'; python -m benchmarks.shipped_detector makes them")
     papers = paper_lstm(paths, groups, folder)
     judges = {}
     for number, (left_out, paper) in enumerate(zip(training.folds(groups), papers, strict=True)):
-        ours = folder / f"fold-{number}.h5"
+        ours = folder / f"fold-{number}.weights"
         if not training.is_of(ours, left_out, sum(group not in left_out for group in groups)):
             raise SystemExit(
                 "the detectors are of other recordings; run python -m benchmarks.shipped_detector again"

@@ -31,11 +31,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+from paddle_td_callback.store.journal import Journal
 
 from paddle_td_callback import StoreError, TrainingDynamicsError, TrainingDynamicsStore, find_label_issues
 from paddle_td_callback.cli import main as command
 from paddle_td_callback.recording.recorder import TrainingDynamicsRecorder
-from paddle_td_callback.store.journal import Journal
 from paddle_td_callback.store.verify import verify
 
 USER_BLOCK_BYTES = 128 * 1024

@@ -7,30 +7,49 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from . import _zlib_guard
+from ._version import __version__
 
 _zlib_guard.heal()  # before anything imports h5py
 
-from ._version import __version__  # noqa: E402
-from .detection import scores  # noqa: E402
-from .detection.find_issues import detector_evidence, detector_input, find_label_issues  # noqa: E402
-from .detection.label_issues import LabelIssues  # noqa: E402
-from .errors import (  # noqa: E402
-    CaptureError,
-    DetectorError,
-    StoreError,
-    StoreExistsError,
-    StoreNotFoundError,
-    TrainingDynamicsError,
-)
-from .recording import recorder as _recorder  # noqa: E402
-from .recording.recorder import TrainingDynamicsRecorder  # noqa: E402
-from .store import TrainingDynamicsStore  # noqa: E402
-
 if TYPE_CHECKING:
+    from .detection import scores
+    from .detection.find_issues import detector_features, detector_input, find_label_issues
+    from .detection.label_issues import LabelIssues
     from .detection.lstm.detector import NoiseDetector
+    from .errors import (
+        CaptureError,
+        DetectorError,
+        StoreError,
+        StoreExistsError,
+        StoreNotFoundError,
+        TrainingDynamicsError,
+    )
     from .paddle_fit.issues_callback import LabelIssuesCallback
     from .paddle_fit.recording_callback import TrainingDynamicsCallback
     from .recording.gathering import Ranks as _Ranks
+    from .recording.recorder import TrainingDynamicsRecorder
+    from .store import TrainingDynamicsStore
+
+# Public names and where they are defined. They are imported when first asked for: neither the package nor
+# `paddle-td --help` waits for NumPy and HDF5, and a recording can be read without Paddle.
+_HOMES = {
+    "CaptureError": "errors",
+    "DetectorError": "errors",
+    "LabelIssues": "detection.label_issues",
+    "LabelIssuesCallback": "paddle_fit.issues_callback",
+    "NoiseDetector": "detection.lstm.detector",
+    "StoreError": "errors",
+    "StoreExistsError": "errors",
+    "StoreNotFoundError": "errors",
+    "TrainingDynamicsCallback": "paddle_fit.recording_callback",
+    "TrainingDynamicsError": "errors",
+    "TrainingDynamicsRecorder": "recording.recorder",
+    "TrainingDynamicsStore": "store",
+    "detector_features": "detection.find_issues",
+    "detector_input": "detection.find_issues",
+    "find_label_issues": "detection.find_issues",
+    "scores": "detection",
+}
 
 __all__ = [
     "CaptureError",
@@ -46,25 +65,25 @@ __all__ = [
     "TrainingDynamicsRecorder",
     "TrainingDynamicsStore",
     "__version__",
-    "detector_evidence",
+    "detector_features",
     "detector_input",
     "find_label_issues",
     "scores",
 ]
 
-# These need Paddle, so they are imported when first asked for: a recording can be read without it.
-_NEED_PADDLE = {
-    "LabelIssuesCallback": "paddle_fit.issues_callback",
-    "TrainingDynamicsCallback": "paddle_fit.recording_callback",
-    "NoiseDetector": "detection.lstm.detector",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _NEED_PADDLE:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = f"{__name__}.{_HOMES[name]}"
     try:
-        module = importlib.import_module(f".{_NEED_PADDLE[name]}", __name__)
+        if name == "scores":  # a module, the others are its contents
+            value: Any = importlib.import_module(f"{home}.{name}")
+        else:
+            module: Any = importlib.import_module(home)
+            value = getattr(module, name)
+            if name == "TrainingDynamicsRecorder":  # which knows no framework by itself
+                module.find_ranks = _paddle_ranks
     except ModuleNotFoundError as error:
         if error.name != "paddle":
             raise
@@ -73,7 +92,8 @@ def __getattr__(name: str) -> Any:
             "or install Paddle for your device as its install page says",
             name="paddle",
         ) from error
-    return getattr(module, name)
+    globals()[name] = value
+    return value
 
 
 def _paddle_ranks() -> _Ranks | None:
@@ -85,8 +105,5 @@ def _paddle_ranks() -> _Ranks | None:
     return current_ranks()
 
 
-_recorder.find_ranks = _paddle_ranks
-
-
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

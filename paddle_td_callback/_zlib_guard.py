@@ -5,6 +5,7 @@ dynamic loader binds the calls inside libz.so.1 to libpaddle's functions. These 
 so inflating fails and deflating crashes, in Python's zlib and in HDF5. Paddle 3 works in any order.
 """
 
+import contextlib
 import ctypes
 import os
 import sys
@@ -37,7 +38,11 @@ def heal() -> None:
     Raises:
         ImportError: zlib is broken and cannot be repaired in this process.
     """
-    if "paddle" not in sys.modules or not sys.platform.startswith("linux") or sys.maxsize < 2**32:
+    if not sys.platform.startswith("linux") or sys.maxsize < 2**32:
+        return
+    if "paddle" not in sys.modules:
+        with contextlib.suppress(OSError):  # loaded, and bound to itself, before Paddle can spoil it
+            ctypes.CDLL("libz.so.1")
         return
     try:  # in the order in which the loader resolves HDF5's symbols: global ones, then libz.so.1
         libz = ctypes.CDLL(None)

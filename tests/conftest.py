@@ -4,14 +4,17 @@ import gc
 import os
 import random
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order, and the machine left to the other tests
 
 import numpy as np
 import pytest
 
+from paddle_td_callback import messages
 from paddle_td_callback.recording import open_recorders
 
 try:
@@ -29,6 +32,23 @@ def _fresh_random_streams() -> None:
     np.random.seed(0)  # noqa: NPY002  (the global stream is what Paddle draws from)
     if paddle is not None:
         paddle.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """`messages.warn` never raises, so a warning that no test asked for has to be noticed here."""
+    unraised: list[str] = []
+    show = messages.show
+
+    def noticing(text: object, stream: TextIO | None = None) -> bool:
+        if stream is not None and stream is sys.stderr:
+            unraised.append(str(text))
+        return show(text, stream)
+
+    monkeypatch.setattr(messages, "show", noticing)
+    yield
+    if request.node.get_closest_marker("expects_unraised") is None:
+        assert not unraised
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_detect_ranks_and_writes_csv(recording, tmp_path, capsys):
     assert main(["detect", str(recording), "--method", "aum", "--csv", str(table)]) == 0
     out = capsys.readouterr().out
     assert "1 of 6 labels look wrong; 1 samples were never seen" in out
-    assert out.splitlines()[2].split()[:4] == ["1", "4", "bee", "cow"]
+    assert out.splitlines()[4].split()[:4] == ["1", "4", "bee", "cow"]
     assert str(table) in out
     with open(table, newline="") as file:
         rows = list(csv.DictReader(file))
@@ -142,6 +143,8 @@ def test_verify_says_what_is_good_and_salvages(recording, tmp_path, capsys):
             "--detector goes with --method lstm",
         ),
         (["detect", "{tmp}/run.h5", "--detector", "{tmp}/w.h5"], "w.h5"),
+        (["verify", "{tmp}/run.h5", "--salvage", "{tmp}/run.h5"], "give --salvage another path"),
+        (["detect", "{tmp}/run.h5", "--method", "aum", "--sample-ids", "{tmp}/none.txt"], "none.txt"),
         (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", "{tmp}/none/i.csv"], "none"),
         (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", ""], "the path of the CSV is empty"),
     ],
@@ -174,11 +177,164 @@ def test_wrong_usage_is_status_2(arguments, capsys):
     assert "usage: paddle-td" in capsys.readouterr().err
 
 
+ESCAPES = "\x1b]0;owned\x07\x1b[2J"
+
+
+def record_odd(path, **options):
+    """Forty samples of four classes, four epochs."""
+    labels = np.arange(40) % 4
+    rng = np.random.default_rng(0)
+    with TrainingDynamicsRecorder(path, n_samples=40, n_classes=4, **options) as recorder:
+        for epoch in range(4):
+            recorder.update(np.arange(40), rng.normal(0, 2, (40, 4)) + epoch * np.eye(4)[labels], labels)
+            recorder.end_epoch()
+    return path
+
+
+def is_safe(text):
+    return not any((ord(char) < 32 and char not in "\n\t") or char in "\u202e\ud800" for char in text)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["info", "{run}"],
+        ["info", "--json", "{run}"],
+        ["verify", "{run}"],
+        ["detect", "{run}", "--method", "aum"],
+        ["detect", "{run}", "--method", "aum", "--json"],
+        ["detect", "{run}", "--method", "aum", "--csv", "-"],
+        ["info", "{run}" + ESCAPES],
+        ["detect", "{run}", "--csv", ESCAPES + "/x"],
+        ["detect", "{run}", "--detector", ESCAPES],
+        ["detect", "{run}", "--class-names", ESCAPES],
+        ["detect", "{run}", "--device", ESCAPES],
+    ],
+)
+def test_no_name_reaches_the_terminal_raw(arguments, tmp_path, capsys):
+    names = [ESCAPES + "all is well", "b\nfile  /etc/shadow", "\u202egnirts", "d\x00"]
+    ids = [f"{ESCAPES}{i}\r" for i in range(40)]
+    run = record_odd(tmp_path / "run.h5", class_names=names, sample_ids=ids, keep="given")
+    main([argument.format(run=run) for argument in arguments])
+    captured = capsys.readouterr()
+    assert captured.out + captured.err
+    assert is_safe(captured.out.replace("\r\n", "\n"))  # a line of a CSV ends so
+    assert is_safe(captured.err)
+    assert len(captured.err.splitlines()) <= 1
+
+
+def test_names_that_stdout_cannot_encode_are_printed_all_the_same(tmp_path):
+    run = record_odd(tmp_path / "run.h5", class_names=["\u732b", "\u72d7", "\u725b", "\u732a"])
+    for arguments in (
+        ["info", run],
+        ["detect", run, "--method", "aum"],
+        ["detect", run, "--method", "aum", "--csv", "-"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "paddle_td_callback", *map(str, arguments)],
+            env={**os.environ, "PYTHONIOENCODING": "latin-1", "LC_ALL": "C"},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"\\u732b" in done.stdout
+
+
+def test_detect_prints_as_many_as_asked_for_in_text_and_json(tmp_path, capsys):
+    run = str(record_odd(tmp_path / "run.h5", class_names=list("abcd")))
+    assert main(["detect", run, "--method", "aum", "--top", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "a label looks wrong where its mean margin is below 0" in out
+    assert "rests on 4 epochs" in out
+    assert out.splitlines()[-1] == "   ... 37 more in .ranking"
+    assert main(["detect", run, "--method", "aum", "--top", "3", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert [row["rank"] for row in facts["samples"]] == [1, 2, 3]
+    assert (facts["n_samples"], facts["n_epochs"], facts["noise_rate"]) == (40, 4, None)
+    assert main(["detect", run, "--method", "aum", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["samples"]) == 40
+    assert main(["detect", run, "--method", "aum", "--json", "--csv", "-"]) == 1
+    assert "give --csv a file" in capsys.readouterr().err
+
+
+def test_detect_prints_the_csv_and_takes_names_from_files(tmp_path, capsys):
+    run = str(record_odd(tmp_path / "run.h5"))
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncow\nd\u00f6g\n", encoding="utf-8")
+    (tmp_path / "ids.txt").write_text("".join(f"={i}.png\n" for i in range(40)))
+    names = ["--class-names", str(tmp_path / "classes.txt"), "--sample-ids", str(tmp_path / "ids.txt")]
+    assert main(["detect", run, "--method", "aum", "--csv", "-", *names]) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert len(rows) == 40
+    assert all(row["sample_id"] == f"'={row['sample']}.png" for row in rows)
+    assert {row["given_name"] for row in rows} == {"ant", "bee", "cow", "d\u00f6g"}
+    assert main(["detect", run, "--method", "aum", "--csv", "-", "--raw-csv", *names]) == 0
+    assert next(csv.DictReader(capsys.readouterr().out.splitlines()))["sample_id"].startswith("=")
+    (tmp_path / "classes.txt").write_text("ant\n")
+    assert main(["detect", run, "--method", "aum", *names]) == 1
+    assert "--class-names has 1 names for 4 classes; give one for each" in capsys.readouterr().err
+
+
+def test_info_takes_several_files(recording, tmp_path, capsys):
+    other = record_odd(tmp_path / "other.h5")
+    assert main(["info", str(recording), str(other)]) == 0
+    assert capsys.readouterr().out.count("label checksum") == 2
+    assert main(["info", "--json", str(recording), str(other)]) == 0
+    assert [facts["samples"] for facts in json.loads(capsys.readouterr().out)] == [6, 40]
+
+
+def test_a_missing_device_is_said_before_any_work(recording, capsys):
+    pytest.importorskip("paddle")
+    assert main(["detect", str(recording), "--device", "no-such:0"]) == 1
+    captured = capsys.readouterr()
+    assert "device 'no-such:0' cannot be used: this Paddle computes on" in captured.err
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_a_full_stdout_is_said_and_no_traceback(recording):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full")
+    for arguments in (["info"], ["detect", "--method", "aum"]):
+        command = [sys.executable, "-m", "paddle_td_callback", arguments[0], str(recording), *arguments[1:]]
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith("paddle-td: standard output cannot be written")
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_nothing_heavy_is_imported_before_it_is_needed(recording):
+    code = """
+import sys
+import paddle_td_callback
+from paddle_td_callback.cli import main
+assert not {"numpy", "h5py", "tqdm", "paddle"} & set(sys.modules)
+try:
+    main(["--help"])
+except SystemExit:
+    pass
+assert not {"numpy", "h5py", "tqdm", "paddle"} & set(sys.modules)
+main(["info", sys.argv[1]])
+main(["detect", sys.argv[1], "--method", "aum"])
+assert "paddle" not in sys.modules
+assert dir(paddle_td_callback) == sorted(paddle_td_callback.__all__)
+for name in paddle_td_callback.__all__:
+    getattr(paddle_td_callback, name)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(recording)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_interrupt_is_status_130(recording, monkeypatch, capsys):
     def interrupted(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("paddle_td_callback.cli.find_label_issues", interrupted)
+    monkeypatch.setattr("paddle_td_callback.detection.find_issues.find_label_issues", interrupted)
     assert main(["detect", str(recording), "--method", "aum"]) == 130
     assert "interrupted" in capsys.readouterr().err
 

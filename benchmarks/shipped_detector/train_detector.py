@@ -6,9 +6,9 @@
 A fold leaves a quarter of the groups of data sets out; the detector trained on the rest scores them. Those
 scores are what detection.py judges, and what the shipped detector's probabilities are calibrated on.
 
-A detector looks twice, and the second look must learn from first looks as they are at data never seen. So for
+A detector has two stages, and the second must learn from first stages as they are on data never seen. So for
 each detector there are first ones that leave a further fold out: each tells of that fold's recordings when
-the second is trained; together they are the first look of the finished detector. Some groups are in no fold
+the second is trained; together they are the first stage of the finished detector. Some groups are in no fold
 (`training.SECOND_ONLY`): no first detector has seen them, so one of a detector's own tells of each recording.
 """
 
@@ -32,8 +32,9 @@ from tqdm import tqdm
 
 from benchmarks.shipped_detector.recordings import reading, reliability, training
 from benchmarks.shipped_detector.recordings.record import cache_folder
-from paddle_td_callback.detection.lstm.calibration import doubt
+from paddle_td_callback.detection.lstm.calibration import uncertainty
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
+from paddle_td_callback.detection.lstm.detector_stages import average_members
 
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
 SHIPPED = "shipped"
@@ -45,7 +46,7 @@ FIRSTS = {  # name: the folds that it has not seen; what is left out of the ship
 
 
 def first_for(detector: str, fold: int) -> str:
-    """The first look of a detector (`fold-0` to `fold-3` or `shipped`) at recordings of another fold."""
+    """The first stage of a detector (`fold-0` to `fold-3` or `shipped`) at recordings of another fold."""
     if detector == SHIPPED:
         return f"first-{SHIPPED}-{fold}"
     a, b = sorted((int(detector.removeprefix("fold-")), fold))
@@ -56,7 +57,7 @@ class Work:
     """The steps of the training, each a job for any process; what they make lies in a folder.
 
     Args:
-        folder: for detectors, parts and evidence.
+        folder: for detectors, parts and features.
         paths: of the recordings.
         groups: of the recordings.
     """
@@ -84,7 +85,7 @@ class Work:
     def has_first(self, name: str) -> bool:
         """Whether a first detector is there, trained on what it would be trained on now."""
         rows = self.seen_first(name)
-        return training.is_of(self.folder / f"{name}.h5", self._left_out(name), len(rows))
+        return training.is_of(self.folder / f"{name}.weights", self._left_out(name), len(rows))
 
     def first(self, name: str) -> float:
         """Train one first detector; seconds that it took."""
@@ -93,18 +94,18 @@ class Work:
         parts = self._load("parts")
         detector = training.fit_first([part for k in rows for part in parts[k]], list(FIRSTS).index(name))
         detector.provenance |= {"left out": self._left_out(name), "recordings": len(rows)}
-        detector.save(self.folder / f"{name}.h5")
+        detector.save(self.folder / f"{name}.weights")
         return time.perf_counter() - start
 
-    def opinions(self, k: int) -> dict[str, list[Any]]:
-        """What the first detectors that have not seen a recording say of it, by the detector that will read it."""
+    def first_passes(self, k: int) -> dict[str, list[Any]]:
+        """The features of first stages that have not seen a recording, by the detector that will read them."""
         names = {}
         for name in self.detectors(k):
             others = [fold for fold in FOLDS if fold not in self.own(name)]
             own = self.fold[k]
             names[name] = first_for(name, others[k % len(others)] if own is None else own)
-        firsts = {name: training.loaded(self.folder / f"{first}.h5") for name, first in names.items()}
-        return training.opinions(self.paths[k], self.tables, firsts)
+        firsts = {name: training.loaded(self.folder / f"{first}.weights") for name, first in names.items()}
+        return training.first_passes(self.paths[k], self.tables, firsts)
 
     def detectors(self, k: int) -> list[str]:
         """The detectors that are trained on a recording."""
@@ -121,28 +122,30 @@ class Work:
         own = self.own(name)
         rows = self.seen(own, name == SHIPPED)
         firsts = [first_for(name, fold) for fold in FOLDS if fold not in own]
-        first = NoiseDetector.averaged([NoiseDetector.load(self.folder / f"{f}.h5") for f in firsts])
-        parts, opinions = self._load("parts"), self._load("opinions")
+        first = average_members([NoiseDetector.load(self.folder / f"{f}.weights") for f in firsts])
+        parts, first_passes = self._load("parts"), self._load("first_passes")
         tables = [
             part.table.with_more(found.of_sample, found.of_recording)
             for k in rows
-            for part, found in zip(parts[k], opinions[k][name], strict=True)
+            for part, found in zip(parts[k], first_passes[k][name], strict=True)
         ]
         detector = training.fit_second(
             [part for k in rows for part in parts[k]], tables, first, seed=len(own) and own[0]
         )
         detector.provenance |= {"left out": self._left_out(name), "recordings": len(rows)}
-        detector.save(self.folder / f"{name}.h5")
+        detector.save(self.folder / f"{name}.weights")
         return time.perf_counter() - start
 
     def odds(self, k: int) -> np.ndarray | None:
         """Log-odds of a recording's samples by the detector of its fold, which has not seen it; None = in no fold."""
         if self.fold[k] is None:
             return None
-        detector = training.loaded(self.folder / f"fold-{self.fold[k]}.h5")
+        detector = training.loaded(self.folder / f"fold-{self.fold[k]}.weights")
         with open(self.tables / f"{self.paths[k].stem}.pkl", "rb") as file:
-            evidence = pickle.load(file)[0]
-        return detector.log_odds(training.trajectories(reading.read(self.paths[k])), evidence=evidence)
+            features = pickle.load(file)[0]
+        return detector.log_odds(
+            training.trajectories(reading.read(self.paths[k])), dataset_features=features
+        )
 
     def keep(self, name: str, made: list[Any]) -> None:
         """Put what all processes need where they find it."""
@@ -164,7 +167,7 @@ def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float,
     """Scale and bias of log-odds with the least calibration error, each recording counting the same.
 
     Platt's likelihood serves this worse: recordings in which nothing can be told from wrong dominate it.
-    The third number times the mean doubt (see `calibration.doubt`) is the error of the noise rate that four
+    The third number times the mean uncertainty (see `calibration.uncertainty`) is the error of the noise rate that four
     recordings in five stay within.
     """
     rng = np.random.default_rng(0)
@@ -182,7 +185,7 @@ def calibration(odds: list[np.ndarray], wrong: list[np.ndarray]) -> tuple[float,
     tried = [(scale, bias) for scale in (0.8, 1.0, 1.2, 1.4) for bias in np.linspace(-1, 1, 11)]
     scale, bias = min(tried, key=lambda pair: error(*pair))
     said = [chance(o, scale, bias) for o in odds]
-    errors = [abs(p.mean() - w.mean()) / doubt(p) for p, w in zip(said, wrong, strict=True)]
+    errors = [abs(p.mean() - w.mean()) / uncertainty(p) for p, w in zip(said, wrong, strict=True)]
     return scale, float(bias), float(np.quantile(errors, 0.8))
 
 
@@ -190,7 +193,7 @@ def calibrate(work: Work, odds: list[np.ndarray | None], output: Path) -> None:
     """Give each detector its scale and bias, from recordings of folds that are not its own, and ship one."""
     wrong = [reading.read(path).is_mislabeled for path in work.paths]
     for name in [*(f"fold-{fold}" for fold in FOLDS), SHIPPED]:
-        detector = NoiseDetector.load(work.folder / f"{name}.h5")
+        detector = NoiseDetector.load(work.folder / f"{name}.weights")
         known = [k for k in range(len(work.paths)) if name in work.detectors(k)]
         judged = [(held_out, wrong[k]) for k in known if (held_out := odds[k]) is not None]
         scale, detector.bias, error = calibration([o for o, _ in judged], [w for _, w in judged])
@@ -198,12 +201,12 @@ def calibrate(work: Work, odds: list[np.ndarray | None], output: Path) -> None:
         detector.provenance |= {
             "trained on": sorted({work.groups[k] for k in known}),
             "recordings": len(known),
-            "noise_rate_error_by_doubt": round(error, 3),
+            "noise_rate_error_by_uncertainty": round(error, 3),
         }
-        detector.save(work.folder / f"{name}.h5")
+        detector.save(work.folder / f"{name}.weights")
         print(
             f"{name}: {len(known)} recordings, scale {scale}, bias {detector.bias:.1f}, "
-            f"noise rates within {error:.2f} of the doubt for four in five"
+            f"noise rates within {error:.2f} of the uncertainty for four in five"
         )
     detector.save(output)
 
@@ -211,7 +214,7 @@ def calibrate(work: Work, odds: list[np.ndarray | None], output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--keep-first", action="store_true", help="keep the first looks that are there")
+    parser.add_argument("--keep-first", action="store_true", help="keep the first stages that are there")
     parser.add_argument("--output", type=Path, default=PRETRAINED)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -225,14 +228,15 @@ def main() -> None:
             results = pool.map(job, over, chunksize=chunk)
             return list(tqdm(results, desc=what, total=len(over), mininterval=10))
 
-        work.keep("parts", each(work.parts, recordings, "evidence", 8))
+        work.keep("parts", each(work.parts, recordings, "features", 8))
         missing = [name for name in FIRSTS if not (arguments.keep_first and work.has_first(name))]
         print(
-            f"first looks: {[round(seconds) for seconds in each(work.first, missing, 'first')]} s", flush=True
+            f"first stages: {[round(seconds) for seconds in each(work.first, missing, 'first')]} s",
+            flush=True,
         )
-        work.keep("opinions", each(work.opinions, recordings, "opinions", 8))
+        work.keep("first_passes", each(work.first_passes, recordings, "first passes", 8))
         names = [SHIPPED, *(f"fold-{fold}" for fold in FOLDS)]
-        print(f"second looks: {[round(seconds) for seconds in each(work.second, names, 'second')]} s")
+        print(f"second stages: {[round(seconds) for seconds in each(work.second, names, 'second')]} s")
         odds = each(work.odds, recordings, "odds", 8)
         work.keep("odds", odds)
     calibrate(work, odds, arguments.output)

@@ -11,21 +11,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from ..errors import StoreError
+from ..messages import escape
+from ..names import in_order
 from ..store import TrainingDynamicsStore
-from .dataset_features import Evidence, Table, rank
+from .dataset_features import FeatureCollector
+from .feature_table import FeatureTable
 from .label_issues import LabelIssues
-from .lstm.calibration import doubt
+from .learning_clock import epochs_to_read
+from .lstm.calibration import uncertainty
+from .progress import Progress
 from .scores import NOISE_SCORES
+from .several_runs import Source, average_runs, check_runs
 from .suggestions import suggest_labels
+from .tile_reader import TileReader
 from .trajectories import trajectories_of
+from .writing_lock import is_being_written
 
 if TYPE_CHECKING:
     from .lstm.detector import NoiseDetector
 
-Source = str | os.PathLike[str] | TrainingDynamicsStore
 METHODS = ("lstm", *NOISE_SCORES)
 
 
@@ -56,6 +62,8 @@ def find_label_issues(
     detector: NoiseDetector | None = None,
     device: str | None = None,
     batch_size: int | None = None,
+    class_names: Any = None,
+    sample_ids: Any = None,
     progress: bool = True,
 ) -> LabelIssues:
     """Rank the samples of a recording by how much speaks against their labels.
@@ -67,15 +75,19 @@ def find_label_issues(
         source: path of a recording, an open `TrainingDynamicsStore`, or a list of these: several runs over the
             same data and labels, whose noise scores are averaged, each sample's over the runs that saw it.
         method: "lstm" for the detector, or the name of one of `scores.NOISE_SCORES`.
-        detector: a `NoiseDetector` of one's own, or None for the one that ships with the package.
+        detector: a `NoiseDetector` of your own, or None for the one that ships with the package.
         device: a Paddle device string for the detector ("cpu", "gpu:0", ...), None = where Paddle is now; the other
-            methods compute without Paddle and do not look at it.
-        batch_size: samples on the device at once, None = the detector's default; as `device`.
-        progress: whether to show a progress bar.
+            methods compute without Paddle and ignore it.
+        batch_size: samples on the device at once, None = the detector's default; the other methods ignore it.
+        class_names: one name for each class, in place of those in the recording: a list, an array, or a mapping from
+            class to name.
+        sample_ids: one name for each sample, likewise.
+        progress: whether to show a progress bar on a terminal or in a notebook.
 
     Raises:
-        ValueError: an unknown method, a detector for a method that has none, or runs of different data.
-        TypeError: a detector or a source that is none.
+        ValueError: an unknown method, a detector for a method that has none, runs of different data, or a wrong
+            number of names.
+        TypeError: a detector, a source or names that are none.
         StoreError: no recording, no committed epoch, or only one class among the labels.
         ModuleNotFoundError: `method="lstm"` without Paddle.
     """
@@ -88,38 +100,26 @@ def find_label_issues(
     sources: list[Source] = [source] if single else list(source)  # type: ignore[list-item, arg-type]
     if not sources:
         raise ValueError("source is an empty list; give at least one recording")
-    _check_runs(sources)
+    given_names = {
+        name: None if values is None else [str(value) for value in in_order(values, name)]
+        for name, values in (("class_names", class_names), ("sample_ids", sample_ids))
+    }
+    check_runs(sources)
+    options: dict[str, Any] = {"device": device}
+    if batch_size is not None:
+        options["batch_size"] = batch_size
     runs = []
     for one in sources:
         if isinstance(one, TrainingDynamicsStore):
-            runs.append(_score_run(one, method, detector, device, batch_size, progress))
+            runs.append(_Run(one, method, given_names).find(detector, options, progress))
         else:
             with TrainingDynamicsStore(one) as store:
-                runs.append(_score_run(store, method, detector, device, batch_size, progress))
-    return runs[0] if len(runs) == 1 else _average(runs, sources)
-
-
-def _check_runs(sources: list[Source]) -> None:
-    """Refuse, before any is scored, what are not several runs over the same classes."""
-    n_classes: dict[str, int] = {}
-    for source in sources if len(sources) > 1 else []:
-        if isinstance(source, TrainingDynamicsStore):
-            path, number = os.path.realpath(source.path), source.n_classes
-        else:
-            with TrainingDynamicsStore(source) as store:
-                path, number = os.path.realpath(store.path), store.n_classes
-        if path in n_classes:
-            raise ValueError(
-                f"{source!r} is given twice; as two runs it would only seem to agree with another"
-            )
-        first = next(iter(n_classes.values()), number)
-        if number != first:
-            raise ValueError(f"{source!r} has {number} classes, the first run {first}: not the same labels")
-        n_classes[path] = number
+                runs.append(_Run(store, method, given_names).find(detector, options, progress))
+    return runs[0] if len(runs) == 1 else average_runs(runs, sources)
 
 
 def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDArray[np.float32]:
-    """What `NoiseDetector` reads of a recording.
+    """The trajectories that `NoiseDetector` reads of a recording, up to the epoch that memorised the labels.
 
     Args:
         store: a recording.
@@ -129,209 +129,206 @@ def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDA
         `[sample, epoch, 3]` float32, NaN = unseen: the given label's probability, the largest other one, and
         whether the prediction was right (1 or 0; 1/2 = the given label tied with another class).
     """
-    return trajectories_of(store.given_probabilities(samples), store.margins(samples))
+    return _trajectories(store, samples, epochs_to_read(store))
 
 
-def detector_evidence(store: TrainingDynamicsStore) -> Table:
-    """What a whole recording says of each of its samples: ranks, classes, pairs of classes; see `evidence.Table`.
+def _trajectories(store: TrainingDynamicsStore, samples: Any, n_epochs: int) -> npt.NDArray[np.float32]:
+    return trajectories_of(
+        store.given_probabilities(samples)[:, :n_epochs], store.margins(samples)[:, :n_epochs]
+    )
+
+
+def detector_features(store: TrainingDynamicsStore) -> FeatureTable:
+    """The features that `NoiseDetector` reads of a whole recording: ranks, classes, pairs of classes.
 
     Args:
         store: a recording; it is read tile by tile.
     """
-    collected = Evidence(store.n_classes)
-    for tile in store.tiles():
-        collected.add(
-            store.given_probabilities(tile), store.margins(tile), store.predictions(tile), store.labels[tile]
-        )
-    return collected.table()
+    collector, n_epochs = FeatureCollector(store.n_classes), epochs_to_read(store)
+    for samples in store.tiles():
+        _add_features(collector, TileReader(store, samples), n_epochs)
+    return collector.table()
 
 
-def _score_run(
-    store: TrainingDynamicsStore,
-    method: str,
-    detector: NoiseDetector | None,
-    device: str | None,
-    batch_size: int | None,
-    progress: bool,
-) -> LabelIssues:
-    _check_detectable(store)
-    if method == "lstm" and detector is None:
-        from .. import NoiseDetector
-
-        detector = NoiseDetector.pretrained()
-    n_samples = store.n_samples
-    noise_score = np.full(n_samples, np.nan)
-    suggested = np.full(n_samples, -1, np.int32)
-    confidence = np.zeros(n_samples, np.float32)
-    n_seen = np.zeros(n_samples, np.int32)
-    with tqdm(
-        total=2 * n_samples, desc=f"label issues ({method})", unit="sample", disable=not progress
-    ) as bar:
-        scored = (
-            _by_score(store, method)
-            if detector is None
-            else _by_detector(store, detector, device, batch_size)
-        )
-        for tile, score in scored:
-            noise_score[tile] = score
-            bar.update(tile.stop - tile.start)
-        for tile in store.tiles(wide=True):
-            suggested[tile], confidence[tile] = suggest_labels(store, tile)
-            n_seen[tile] = (store.predictions(tile) >= 0).sum(axis=1)
-            bar.update(tile.stop - tile.start)
-    never = n_seen == 0
-    noise_score[never] = np.nan
-    suggested[never], confidence[never] = -1, 0
-    issues = LabelIssues(
-        method, noise_score, store.labels, suggested, confidence, n_seen, store.class_names, store.sample_ids
+def _add_features(collector: FeatureCollector, tile: TileReader, n_epochs: int) -> None:
+    collector.add(
+        tile.given_probabilities[:, :n_epochs],
+        tile.margins[:, :n_epochs],
+        tile.predictions[:, :n_epochs],
+        tile.labels,
     )
-    return issues if detector is None else _with_noise_rate(issues, detector)
+
+
+class _Run:
+    """The result of one recording while it is made, stage by stage.
+
+    Args:
+        store: the recording.
+        method: see `find_label_issues`.
+        names: `class_names` and `sample_ids` that the caller gave; None = those of the recording.
+    """
+
+    def __init__(self, store: TrainingDynamicsStore, method: str, names: dict[str, list[str] | None]) -> None:
+        _check_detectable(store)
+        self.store, self.method = store, method
+        self._class_names = _names(names["class_names"], store.class_names, "class_names", store.n_classes)
+        self._sample_ids = _names(names["sample_ids"], store.sample_ids, "sample_ids", store.n_samples)
+        self._is_recording = is_being_written(store.path)
+        self._n_epochs_read = store.n_epochs
+        n_samples = store.n_samples
+        self.noise_score = np.full(n_samples, np.nan)
+        self.suggested = np.full(n_samples, -1, np.int32)
+        self.confidence = np.zeros(n_samples, np.float32)
+        self.n_seen = np.zeros(n_samples, np.int32)
+        # All classes lie in chunks of fewer samples than the rest: they are read by themselves, and once.
+        self._suggests_apart = store.keep == "all"
+
+    def find(self, detector: NoiseDetector | None, options: dict[str, Any], progress: bool) -> LabelIssues:
+        """Score all samples and suggest labels."""
+        if self.method != "lstm":
+            self._score_by_hand(progress)
+            return self._issues()
+        if detector is None:
+            from .. import NoiseDetector
+
+            detector = NoiseDetector.pretrained()
+        self._score_by_detector(detector, options, progress)
+        return _with_noise_rate(self._issues(), detector)
+
+    def _score_by_hand(self, progress: bool) -> None:
+        score = NOISE_SCORES[self.method]
+        wide = "probabilities" in score.needs
+        if wide:
+            self._suggests_apart = False
+        stages = ["scores", *(["suggestions"] if self._suggests_apart else [])]
+        with self._progress(stages, progress) as bar:
+            bar.start("scores")
+            for tile in self._tiles(wide=wide):
+                try:
+                    arrays = {name: getattr(tile, name) for name in score.needs}
+                    self.noise_score[tile.samples] = score.compute(**arrays)
+                except ValueError as error:
+                    raise StoreError(
+                        f"'{escape(self.store.path)}', samples from {tile.samples.start}: {error}; the file is "
+                        "damaged, see `paddle-td verify`"
+                    ) from error
+                self._take(tile)
+                bar.done(len(tile.labels))
+            self._suggest(bar)
+
+    def _score_by_detector(self, detector: NoiseDetector, options: dict[str, Any], progress: bool) -> None:
+        detectors = [detector]
+        while detectors[0].first_stage is not None:
+            detectors.insert(0, detectors[0].first_stage)
+        names = [f"stage {number} of the detector" for number in range(1, len(detectors) + 1)]
+        stages = ["features", *names, *(["suggestions"] if self._suggests_apart else [])]
+        with self._progress(stages, progress) as bar:
+            bar.start("features")
+            n_epochs = self._n_epochs_read = epochs_to_read(self.store)
+            collector = FeatureCollector(self.store.n_classes) if detector.needs_features else None
+            for tile in self._tiles():
+                if collector is not None:
+                    _add_features(collector, tile, n_epochs)
+                self._take(tile)
+                bar.done(len(tile.labels))
+            table = None if collector is None else collector.table()
+            for name, one in zip(names[:-1], detectors[1:], strict=True):
+                if table is None:
+                    break  # no stage reads features
+                bar.start(name)
+                tiles = ((_trajectories(self.store, s, n_epochs), table[s]) for s in self.store.tiles())
+                table = one.run_first_stage(tiles, table, **options, on_batch=bar.done)
+            bar.start(names[-1])
+            for samples in self.store.tiles():
+                raw = _trajectories(self.store, samples, n_epochs)
+                features = None if table is None else table[samples]
+                self.noise_score[samples] = detector.predict_proba(raw, dataset_features=features, **options)
+                bar.done(samples.stop - samples.start)
+            self._suggest(bar)
+
+    def _progress(self, stages: list[str], wanted: bool) -> Progress:
+        return Progress(f"label issues ({self.method})", stages, self.store.n_samples, wanted=wanted)
+
+    def _tiles(self, *, wide: bool = False) -> Iterator[TileReader]:
+        wide = wide or (not self._suggests_apart and self.store.keep != "given")
+        return (TileReader(self.store, samples) for samples in self.store.tiles(wide=wide))
+
+    def _take(self, tile: TileReader) -> None:
+        """What every method says of a tile, besides its score."""
+        self.n_seen[tile.samples] = (tile.predictions >= 0).sum(axis=1)
+        if not self._suggests_apart:
+            self.suggested[tile.samples], self.confidence[tile.samples] = suggest_labels(tile)
+
+    def _suggest(self, bar: Progress) -> None:
+        if self._suggests_apart:
+            bar.start("suggestions")
+            for samples in self.store.tiles(wide=True):
+                tile = TileReader(self.store, samples)
+                self.suggested[samples], self.confidence[samples] = suggest_labels(tile)
+                bar.done(len(tile.labels))
+
+    def _issues(self) -> LabelIssues:
+        never = self.n_seen == 0
+        self.noise_score[never] = np.nan
+        self.suggested[never], self.confidence[never] = -1, 0
+        return LabelIssues(
+            method=self.method,
+            noise_score=self.noise_score,
+            given_label=self.store.labels,
+            suggested_label=self.suggested,
+            suggested_confidence=self.confidence,
+            n_epochs_seen=self.n_seen,
+            n_epochs=self.store.n_epochs - len(self.store.dropped_epochs),
+            n_epochs_read=self._n_epochs_read
+            - sum(e < self._n_epochs_read for e in self.store.dropped_epochs),
+            is_recording=self._is_recording,
+            class_names=self._class_names,
+            sample_ids=self._sample_ids,
+        )
+
+
+def _names(
+    given: list[str] | None, recorded: list[str] | None, argument: str, wanted: int
+) -> list[str] | None:
+    if given is not None and len(given) != wanted:
+        things = "classes" if argument == "class_names" else "samples"
+        raise ValueError(f"{argument} has {len(given)} names for {wanted} {things}; give one for each")
+    return recorded if given is None else given
 
 
 def _with_noise_rate(issues: LabelIssues, detector: NoiseDetector) -> LabelIssues:
     scored = issues.noise_score[~np.isnan(issues.noise_score)]
     rate = float(scored.mean())
-    # Known only where the weights were measured on data they had not seen; see benchmarks/train_detector.py.
-    by_doubt = detector.provenance.get("noise_rate_error_by_doubt")
+    # Known only where the weights were measured on data they had not seen; see benchmarks/shipped_detector.
+    by_uncertainty = detector.provenance.get("noise_rate_error_by_uncertainty")
     interval = None
-    if by_doubt is not None:
-        error = by_doubt * doubt(scored)
+    if by_uncertainty is not None:
+        error = by_uncertainty * uncertainty(scored)
         interval = max(0.0, rate - error), min(1.0, rate + error)
     return replace(issues, noise_rate=rate, noise_rate_interval=interval)
 
 
 def _check_detectable(store: TrainingDynamicsStore) -> None:
+    name = f"'{escape(store.path)}'"
     if store.n_epochs == 0:
         raise StoreError(
-            f"'{store.path}' holds no committed epoch yet; an epoch counts once it has ended, so try again then"
+            f"{name} holds no committed epoch yet; an epoch counts once it has ended, so try again then"
         )
     seen = store.labels[store.labels >= 0]
     if seen.size == 0:
         raise StoreError(
-            f"'{store.path}' holds {store.n_epochs} epochs, but no sample was seen in any of them"
+            f"{name} holds {store.n_epochs} epochs, but no sample was seen in any of them; record a training that "
+            "shows samples"
         )
     if (seen == seen[0]).all():
         raise StoreError(
-            f"'{store.path}': all {seen.size} labels are class {seen[0]}; with one class there is no other label "
-            "that a sample could rather have"
+            f"{name}: all {seen.size} labels are class {seen[0]}; with one class there is no other label "
+            "that a sample could rather have; record a data set of two classes or more"
         )
     if store.n_epochs - len(store.dropped_epochs) == 1:
         warnings.warn(
-            f"'{store.path}' holds one epoch: that tells hard samples from easy ones, but not yet how they were "
+            f"{name} holds one epoch: that tells hard samples from easy ones, but not yet how they were "
             "learned; record more epochs for a ranking to rely on",
             RuntimeWarning,
             stacklevel=4,
         )
-
-
-def _by_detector(
-    store: TrainingDynamicsStore, detector: NoiseDetector, device: str | None, batch_size: int | None
-) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    options: dict[str, Any] = {"device": device}
-    if batch_size is not None:
-        options["batch_size"] = batch_size
-    evidence = detector_evidence(store) if detector.needs_evidence else None
-    if evidence is not None:
-        evidence = _looked(store, detector, evidence, options)
-    for tile in store.tiles():
-        if evidence is not None:
-            options["evidence"] = evidence[tile]
-        yield tile, detector.predict_proba(detector_input(store, tile), **options)
-
-
-def _looked(
-    store: TrainingDynamicsStore, detector: NoiseDetector, evidence: Table, options: dict[str, Any]
-) -> Table:
-    """The evidence with what all detectors find that look before this one, each told by the one before it."""
-    if detector.first is None:
-        return evidence
-    before = _looked(store, detector.first, evidence, options)
-    tiles = ((detector_input(store, tile), before[tile]) for tile in store.tiles())
-    return detector.look_first(tiles, before, **options)
-
-
-def _by_score(store: TrainingDynamicsStore, method: str) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-    score = NOISE_SCORES[method]
-    for tile in store.tiles(wide="probabilities" in score.needs):
-        arrays = {
-            name: store.labels[tile] if name == "labels" else getattr(store, name)(tile)
-            for name in score.needs
-        }
-        try:
-            noise_score = score.compute(**arrays)
-        except ValueError as error:
-            raise StoreError(
-                f"'{store.path}', samples from {tile.start}: {error}; the file is damaged, see `paddle-td verify`"
-            ) from error
-        yield tile, noise_score
-
-
-def _average(runs: list[LabelIssues], sources: list[Source]) -> LabelIssues:
-    first = runs[0]
-    for run, source in zip(runs[1:], sources[1:], strict=True):
-        if len(run) != len(first):
-            raise ValueError(
-                f"{source!r} has {len(run)} samples, the first run {len(first)}: not the same data"
-            )
-        if run.class_names != first.class_names:
-            raise ValueError(f"{source!r} has other class names than the first run: not the same labels")
-        if run.sample_ids != first.sample_ids:
-            raise ValueError(f"{source!r} has other sample ids than the first run: not the same data")
-        both = (run.given_label >= 0) & (first.given_label >= 0)
-        differing = np.flatnonzero(both & (run.given_label != first.given_label))
-        if len(differing):
-            sample = int(differing[0])
-            raise ValueError(
-                f"{source!r} has label {run.given_label[sample]} for sample {sample}, the first run "
-                f"{first.given_label[sample]}: not the same labels"
-            )
-    scores = np.stack([run.noise_score for run in runs])
-    scored = ~np.isnan(scores)
-    total = np.where(scored, scores, 0).sum(axis=0)
-    mean = np.divide(total, scored.sum(axis=0), out=np.full(len(first), np.nan), where=scored.any(axis=0))
-    # The runs vote with their confidence; ties go to the earlier run.
-    classes = np.stack([run.suggested_label for run in runs])
-    weights = np.stack([run.suggested_confidence for run in runs])
-    votes = np.stack([np.where(classes == own, weights, 0).sum(axis=0) for own in classes])
-    chosen = votes.argmax(axis=0)[np.newaxis]
-    n_runs = np.maximum(np.sum([run.n_epochs_seen > 0 for run in runs], axis=0), 1)  # that saw the sample
-    return LabelIssues(
-        first.method,
-        mean,
-        np.max([run.given_label for run in runs], axis=0).astype(np.int32),
-        np.take_along_axis(classes, chosen, axis=0)[0],
-        (np.take_along_axis(votes, chosen, axis=0)[0] / n_runs).astype(np.float32),
-        np.sum([run.n_epochs_seen for run in runs], axis=0).astype(np.int32),
-        first.class_names,
-        first.sample_ids,
-        *_average_noise_rate(runs, mean),
-        _stability(scores),
-    )
-
-
-def _average_noise_rate(
-    runs: list[LabelIssues], score: npt.NDArray[np.float64]
-) -> tuple[float | None, tuple[float, float] | None]:
-    """The mean of the averaged scores, and an interval around it as wide as those of the runs are on average."""
-    rates = [run.noise_rate for run in runs if run.noise_rate is not None]
-    intervals = [run.noise_rate_interval for run in runs if run.noise_rate_interval is not None]
-    if len(rates) < len(runs):
-        return None, None
-    rate = float(np.nanmean(score))
-    if len(intervals) < len(runs):
-        return rate, None
-    # Runs over one data set err alike, so their mean is no surer than each of them.
-    low, high = np.mean(intervals, axis=0) + (rate - np.mean(rates))
-    return rate, (max(0.0, float(low)), min(1.0, float(high)))
-
-
-def _stability(scores: npt.NDArray[np.float64]) -> float | None:
-    """Mean Spearman correlation of the runs' scores `[run, sample]`, over samples that all of them scored."""
-    everywhere = scores[:, ~np.isnan(scores).any(axis=0)]
-    if everywhere.shape[1] < 2:
-        return None
-    ranks = np.stack([rank(run, np.zeros(len(run), np.int64)) for run in everywhere])
-    if (ranks.std(axis=1) == 0).any():
-        return None
-    correlations = np.atleast_2d(np.corrcoef(ranks))
-    return float(correlations[np.triu_indices(len(ranks), k=1)].mean())

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
-from ..store.paths import check_path
+from ..messages import escape
+from ..store.paths import replace_file, resolve_output
+from .label_text import as_html, as_text
+from .scores import rule_of
+
+if TYPE_CHECKING:
+    from ..store import TrainingDynamicsStore
 
 Indices = npt.NDArray[np.int64]
 
@@ -21,6 +28,8 @@ ISSUE_THRESHOLD = 0.5  # every noise score is scaled so that above one half spea
 
 STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr")
 _HEAD = 10
+# What a spreadsheet may take for a formula; a plain negative number is none.
+_FORMULA = re.compile(r"[=@\t\r\n\uff1d\uff0b\uff0d\uff20]|[+-](?!\d+(?:\.\d+)?\Z)")
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # equality of arrays has no single answer
@@ -32,7 +41,7 @@ class LabelIssues:
         noise_score: float64 in [0, 1], higher = more suspicious, NaN = never seen. With `method="lstm"` the
             probability that the label is wrong.
         given_label: int32, -1 = never seen.
-        suggested_label: int32, the class the network leant to instead, -1 = none. Never applied by itself.
+        suggested_label: int32, the class the network preferred to the given one, -1 = none. Never applied by itself.
         suggested_confidence: float32 in [0, 1], its share of the probability that the given label did not get.
         n_epochs_seen: int32, in how many epochs (of all runs) the sample was seen.
         class_names: one for each class, or None.
@@ -43,6 +52,11 @@ class LabelIssues:
             it had not seen, as sure as it is here (four in five lie within); None where that is not known.
         stability: with several runs, the mean rank correlation of their noise scores: 1 = the same ranking;
             None with one run.
+        n_runs: how many recordings were averaged.
+        n_epochs: how many epochs (of all runs) were recorded; None = not known.
+        n_epochs_read: on how many of them the result rests: by `method="lstm"`, those up to the one that predicted
+            99.9 percent of the given labels, since later ones tell nothing more; None = not known.
+        is_recording: whether a training was still recording when the file was read, so that epochs may follow.
     """
 
     method: str
@@ -56,6 +70,10 @@ class LabelIssues:
     noise_rate: float | None = field(default=None)
     noise_rate_interval: tuple[float, float] | None = field(default=None)
     stability: float | None = field(default=None)
+    n_runs: int = field(default=1)
+    n_epochs: int | None = field(default=None)
+    n_epochs_read: int | None = field(default=None)
+    is_recording: bool = field(default=False)
 
     def __len__(self) -> int:
         return len(self.noise_score)
@@ -129,16 +147,35 @@ class LabelIssues:
             return ""
         return str(label) if self.class_names is None else self.class_names[label]
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
+    def __getitem__(self, ranks: slice) -> Any:
+        """Rows of `to_dataframe` by their place in the ranking: `issues[:100]` are the 100 most suspicious samples.
+
+        Raises:
+            TypeError: not a slice.
+            ImportError: pandas is not installed.
+        """
+        if not isinstance(ranks, slice):
+            raise TypeError(
+                f"issues[...] takes a slice of the ranking, such as issues[:100], got {type(ranks).__name__}; "
+                "for one sample, index an array, such as issues.noise_score[i]"
+            )
+        return self.to_dataframe().iloc[: len(self.ranking)].iloc[ranks]
+
+    def to_csv(self, path: str | os.PathLike[str], *, raw: bool = False) -> None:
         """Write all samples, the most suspicious first and never-seen ones last.
 
         Columns: `sample`, where samples have ids `sample_id`, `rank` (1 = most suspicious, empty = never seen),
         `noise_score`, `label_quality`, `is_label_issue`, `given_label`, `suggested_label`,
         `suggested_confidence`, `n_epochs_seen`, and where class names are known `given_name`, `suggested_name`.
 
+        A spreadsheet takes a cell that begins with `=`, `+`, `-`, `@`, a tab or a line end for a formula and may run
+        it: such ids and names get an apostrophe in front, but for plain numbers. Control characters, which a terminal
+        would obey, are escaped. `raw=True` leaves both out.
+
         Args:
             path: the file to write; an existing one is replaced once the new one is whole. Pipes and devices are
                 written as they are.
+            raw: write ids and names as they are, for programs.
 
         Raises:
             StoreNotFoundError: its folder is missing.
@@ -146,44 +183,147 @@ class LabelIssues:
         """
         name = check_csv_path(path)
         if _is_stream(name):
-            with open(name, "a", newline="", encoding="utf-8") as file:  # behind what is there: `>>` keeps it
-                self._write_csv(file)
+            with open(name, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
+                self.write_csv(file, raw=raw)  # behind what is there: `>>` keeps it
             return
-        fresh = f"{name}.{os.getpid()}.new"
-        try:
-            with open(fresh, "w", newline="", encoding="utf-8") as file:
-                self._write_csv(file)
-            os.replace(fresh, name)
-        finally:
-            if os.path.exists(fresh):
-                os.unlink(fresh)
+        with replace_file(name) as file:
+            text = io.TextIOWrapper(file, newline="", encoding="utf-8", errors="backslashreplace")
+            self.write_csv(text, raw=raw)
+            text.flush()
+            text.detach()  # the file is closed by who opened it
 
-    def _write_csv(self, file: TextIO) -> None:
+    def write_csv(self, file: TextIO, *, raw: bool = False) -> None:
+        """Write the CSV of `to_csv` into a text stream that was opened with `newline=""`.
+
+        Args:
+            file: where to.
+            raw: as for `to_csv`.
+        """
         order = np.concatenate([self.ranking, self.unscored])
-        columns = {"sample": np.arange(len(self)), **self._columns()}
-        cells = {name: _cells(values[order]) for name, values in columns.items()}
+        cells = {name: _cells(values[order], raw=raw) for name, values in self._columns().items()}
         cells["rank"] = [*range(1, len(self.ranking) + 1), *[""] * len(self.unscored)]
         writer = csv.writer(file)
         writer.writerow(cells)
         writer.writerows(zip(*cells.values(), strict=True))
 
     def to_dataframe(self) -> Any:
-        """The columns of `to_csv` as a `pandas.DataFrame`, in the order of the samples, which are its index.
+        """The columns of `to_csv` as a `pandas.DataFrame`, the most suspicious first and never-seen samples last.
+
+        Its index is `sample`; `rank` holds integers that may be missing (pandas' `Int64`).
 
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise ImportError("to_dataframe() needs pandas: pip install pandas, or use to_csv()") from error
-        return pd.DataFrame(self._columns(), index=pd.RangeIndex(len(self), name="sample"))
+        pd = _pandas("to_dataframe()")
+        order = np.concatenate([self.ranking, self.unscored])
+        columns = {name: values[order] for name, values in self._columns().items()}
+        columns["rank"] = pd.array([*range(1, len(self.ranking) + 1), *[None] * len(self.unscored)], "Int64")
+        return pd.DataFrame(columns).set_index("sample")
+
+    def top(self, n: int = 10) -> Any:
+        """The `n` most suspicious samples as a `pandas.DataFrame`; see `to_dataframe`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return self[: max(0, n)]
+
+    def by_class(self) -> Any:
+        """One row for each given label as a `pandas.DataFrame`, the one with the largest share of issues first.
+
+        Columns: `label`, where names are known `name`, `n_samples` (scored), `n_issues`, `share` of them,
+        `mean_noise_score`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        pd = _pandas("by_class()")
+        scored = self.ranking
+        labels, place = np.unique(self.given_label[scored], return_inverse=True)
+        n_samples = np.bincount(place, minlength=len(labels))
+        n_issues = np.bincount(place, self.is_label_issue[scored], len(labels)).astype(np.int64)
+        columns: dict[str, Any] = {"label": labels}
+        if self.class_names is not None:
+            columns["name"] = [self.label_name(int(label)) for label in labels]
+        columns |= {
+            "n_samples": n_samples,
+            "n_issues": n_issues,
+            "share": n_issues / n_samples,
+            "mean_noise_score": np.bincount(place, self.noise_score[scored], len(labels)) / n_samples,
+        }
+        return pd.DataFrame(columns).sort_values("share", ascending=False, kind="stable", ignore_index=True)
+
+    def pairs(self) -> Any:
+        """Which classes are mixed up: the issues by given and suggested label, the most frequent pair first.
+
+        Columns: `given_label`, `suggested_label`, where names are known `given_name`, `suggested_name`, `n_issues`.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        pd = _pandas("pairs()")
+        issues = np.flatnonzero(self.is_label_issue & (self.suggested_label >= 0))
+        both = np.stack([self.given_label[issues], self.suggested_label[issues]], axis=1)
+        found, counts = np.unique(both, axis=0, return_counts=True)
+        columns: dict[str, Any] = {"given_label": found[:, 0], "suggested_label": found[:, 1]}
+        if self.class_names is not None:
+            columns["given_name"] = [self.label_name(int(label)) for label in found[:, 0]]
+            columns["suggested_name"] = [self.label_name(int(label)) for label in found[:, 1]]
+        columns["n_issues"] = counts
+        return pd.DataFrame(columns).sort_values(
+            "n_issues", ascending=False, kind="stable", ignore_index=True
+        )
+
+    def to_text(self, n: int = _HEAD) -> str:
+        """The summary and the `n` most suspicious samples, safe for a terminal."""
+        return as_text(self, n)
+
+    def to_json(self, n: int | None = None) -> dict[str, Any]:
+        """The same facts as JSON types, with the `n` most suspicious samples; None = all of them."""
+        samples = self.ranking[:n]
+        columns = self._columns()
+        rows = [
+            {name: _json(values[sample]) for name, values in columns.items()} | {"rank": rank}
+            for rank, sample in enumerate(samples, start=1)
+        ]
+        interval = None if self.noise_rate_interval is None else list(self.noise_rate_interval)
+        return {
+            "method": self.method,
+            "rule": rule_of(self.method),
+            "n_samples": len(self),
+            "n_issues": int(self.is_label_issue.sum()),
+            "n_unscored": len(self.unscored),
+            "noise_rate": self.noise_rate,
+            "noise_rate_interval": interval,
+            "stability": self.stability,
+            "n_runs": self.n_runs,
+            "n_epochs": self.n_epochs,
+            "n_epochs_read": self.n_epochs_read,
+            "is_recording": self.is_recording,
+            "samples": rows,
+        }
+
+    def plot(self, store: TrainingDynamicsStore, *, n_trajectories: int = 5) -> Any:
+        """The data map and the trajectories of the most suspicious samples, as a matplotlib figure.
+
+        Args:
+            store: the recording that these issues are of.
+            n_trajectories: how many samples.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            ValueError: the recording has another number of samples.
+        """
+        from .plots import plot_issues
+
+        return plot_issues(self, store, n_trajectories=n_trajectories)
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
-        rank = np.full(len(self), np.nan)
-        rank[self.ranking] = np.arange(1, len(self.ranking) + 1)
-        columns: dict[str, npt.NDArray[Any]] = {
-            "rank": rank,
+        columns: dict[str, npt.NDArray[Any]] = {"sample": np.arange(len(self))}
+        if self.sample_ids is not None:
+            columns["sample_id"] = np.asarray(self.sample_ids, object)
+        columns |= {
+            "rank": np.zeros(len(self), np.int64),  # depends on the order of the rows; filled by who knows it
             "noise_score": self.noise_score,
             "label_quality": self.label_quality,
             "is_label_issue": self.is_label_issue,
@@ -192,45 +332,16 @@ class LabelIssues:
             "suggested_confidence": self.suggested_confidence,
             "n_epochs_seen": self.n_epochs_seen,
         }
-        if self.sample_ids is not None:
-            columns = {"sample_id": np.asarray(self.sample_ids, object), **columns}
         if self.class_names is not None:
             names = np.asarray([*self.class_names, ""], object)  # the last one is for -1
             columns |= {"given_name": names[self.given_label], "suggested_name": names[self.suggested_label]}
         return columns
 
-    def _shown_interval(self) -> str:
-        if self.noise_rate_interval is None:
-            return ""
-        low, high = self.noise_rate_interval
-        return f" ({low:.1%} to {high:.1%})"
-
     def __repr__(self) -> str:
-        ranking, n_unscored = self.ranking, len(self.unscored)
-        title = [
-            f"LabelIssues by {self.method}: {int(self.is_label_issue.sum())} of {len(self)} labels look wrong"
-            + (f"; {n_unscored} samples were never seen and are not scored" if n_unscored else "")
-        ]
-        if self.noise_rate is not None:
-            title.append(f"estimated share of wrong labels: {self.noise_rate:.1%}" + self._shown_interval())
-        if self.stability is not None:
-            title.append(f"rank correlation between runs: {self.stability:.3f}")
-        lines = [
-            *title,
-            f"{'rank':>6} {'sample':>9} {'given':>12} {'suggested':>12} {'noise_score':>12}",
-        ]
-        for rank, sample in enumerate(ranking[:_HEAD], start=1):
-            given, other = (
-                _on_one_line(self.label_name(int(labels[sample])))[:12]
-                for labels in (self.given_label, self.suggested_label)
-            )
-            lines.append(
-                f"{rank:>6} {sample:>9} {given:>12} {other:>12} {self.noise_score[sample]:>12.4f}"
-                + ("" if self.sample_ids is None else f"  {self.sample_ids[sample]}")
-            )
-        if len(ranking) > _HEAD:
-            lines.append(f"   ... {len(ranking) - _HEAD} more in .ranking")
-        return "\n".join(lines)
+        return as_text(self, _HEAD)
+
+    def _repr_html_(self) -> str:
+        return as_html(self, _HEAD)
 
 
 def check_csv_path(path: str | os.PathLike[str]) -> str:
@@ -248,12 +359,22 @@ def check_csv_path(path: str | os.PathLike[str]) -> str:
         raise ValueError("the path of the CSV is empty; give a file name")
     if _is_stream(path):  # links of /dev/stdout end in names like pipe:[123], which are no paths
         return os.fspath(path)
-    name = os.path.realpath(check_path(path, overwrite=True))
-    if os.path.isfile(name) and h5py.is_hdf5(name):
-        raise StoreError(
-            f"'{os.fspath(path)}' is an HDF5 file, perhaps a recording; give the CSV another path"
-        )
+    name = resolve_output(path)
+    if os.path.isfile(name) and _is_hdf5(name):
+        raise StoreError(f"'{escape(path)}' is an HDF5 file, perhaps a recording; give the CSV another path")
     return name
+
+
+def _is_hdf5(path: str) -> bool:
+    """Also of a torn file: the signature stands at byte 0, 512, 1024, 2048 and so on."""
+    with open(path, "rb") as file:
+        size, place = file.seek(0, os.SEEK_END), 0
+        while place < size:
+            file.seek(place)
+            if file.read(8) == b"\x89HDF\r\n\x1a\n":
+                return True
+            place = max(512, 2 * place)
+    return False
 
 
 def _is_stream(path: str | os.PathLike[str]) -> bool:
@@ -271,8 +392,10 @@ def _check_share(value: float, name: str) -> None:
         raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
-def _cells(values: npt.NDArray[Any]) -> list[Any]:
+def _cells(values: npt.NDArray[Any], *, raw: bool) -> list[Any]:
     """One column of a CSV: NaN as empty, floats in the shortest form that reads back as the same number."""
+    if values.dtype == object:
+        return list(values) if raw else [_defused(text) for text in values]
     if values.dtype.kind != "f":
         return list(values.tolist())
     # A float32 has to be written as one: as a double it would show digits that are not there.
@@ -280,5 +403,17 @@ def _cells(values: npt.NDArray[Any]) -> list[Any]:
     return ["" if missing else cell for cell, missing in zip(cells, np.isnan(values), strict=True)]
 
 
-def _on_one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else " " for char in text)
+def _defused(text: str) -> str:
+    return f"'{escape(text, lines=True)}" if _FORMULA.match(text) else escape(text, lines=True)
+
+
+def _json(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _pandas(what: str) -> Any:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise ImportError(f"{what} needs pandas: pip install pandas, or use to_csv()") from error
+    return pd

@@ -1,49 +1,47 @@
-"""Which label a sample should rather have: what the network said while it was trained, given label left out."""
+"""Suggested labels: the class that the network preferred during training, the given label left out."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from ..store import TrainingDynamicsStore
+from .tile_reader import TileReader
 from .trajectories import largest_other_probabilities
 
 Suggestion = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
-def suggest_labels(store: TrainingDynamicsStore, tile: slice) -> Suggestion:
+def suggest_labels(tile: TileReader) -> Suggestion:
     """The class with the largest mean probability over epochs, the given label left out.
 
     With `keep="given"` the votes of `predicted` against the given label stand in for the probabilities of the
     other classes, each weighing as much as its probability; `keep=k` knows the k largest.
 
     Args:
-        store: a recording.
-        tile: which samples.
+        tile: some samples of a recording.
 
     Returns:
         `[sample]` int32, the suggested labels, -1 where there is nothing to suggest, and `[sample]` float32,
         their shares of all the probability that did not go to the given label: 1 = the network never thought
         of a third class.
     """
-    labels = store.labels[tile]
-    if store.keep == "all":
-        return _from_all(store, tile, labels)
-    given = store.given_probabilities(tile)
-    if isinstance(store.keep, int):
-        classes, weights = store.top(tile)
+    if tile.keep == "all":
+        return _from_all(tile)
+    labels, given = tile.labels, tile.given_probabilities
+    if isinstance(tile.keep, int):
+        classes, weights = tile.top
         weights = np.nan_to_num(weights.astype(np.float32))
     else:
-        classes = store.predictions(tile)[:, :, np.newaxis]
-        weights = np.nan_to_num(largest_other_probabilities(given, store.margins(tile)))[:, :, np.newaxis]
+        classes = tile.predictions[:, :, np.newaxis]
+        weights = np.nan_to_num(largest_other_probabilities(given, tile.margins))[:, :, np.newaxis]
     other = (classes >= 0) & (classes != labels[:, np.newaxis, np.newaxis])
-    return _heaviest(classes, np.where(other, weights, 0), np.nansum(1 - given, axis=1), store.n_classes)
+    return _heaviest(classes, np.where(other, weights, 0), np.nansum(1 - given, axis=1), tile.n_classes)
 
 
-def _from_all(store: TrainingDynamicsStore, tile: slice, labels: npt.NDArray[np.int32]) -> Suggestion:
-    probabilities = store.probabilities(tile)
-    total = np.zeros((len(labels), store.n_classes), np.float32)
-    for epoch in range(store.n_epochs):  # one at a time: float32 of all epochs would be twice what is read
+def _from_all(tile: TileReader) -> Suggestion:
+    probabilities, labels = tile.probabilities, tile.labels
+    total = np.zeros((len(labels), tile.n_classes), np.float32)
+    for epoch in range(probabilities.shape[1]):  # one at a time: float32 of all would be twice what is read
         total += np.nan_to_num(probabilities[:, epoch].astype(np.float32))
     rows = np.arange(len(labels))
     total[rows, np.maximum(labels, 0)] = 0

@@ -122,6 +122,10 @@ class RawFile:
         if fd >= 0:
             os.close(fd)
 
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):  # Ctrl-C may come between opening and any `try`
+            self.close()
+
 
 def open_file(path: str, flags: int) -> RawFile:
     """Open a file; the fault tests replace this."""

@@ -14,13 +14,14 @@ from paddle_td_callback import (
     StoreNotFoundError,
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
-    detector_evidence,
+    detector_features,
     detector_input,
     find_label_issues,
 )
 from paddle_td_callback.detection.find_issues import METHODS
 from paddle_td_callback.detection.scores import NOISE_SCORES
 from paddle_td_callback.detection.suggestions import suggest_labels
+from paddle_td_callback.detection.tile_reader import TileReader
 from paddle_td_callback.store import schema
 
 N_SAMPLES, N_CLASSES, N_EPOCHS = 57, 4, 5
@@ -108,8 +109,10 @@ def test_a_ranking_by_hand(path: str) -> None:
         text[0]
         == "LabelIssues by aum: 1 of 4 labels look wrong; 1 samples were never seen and are not scored"
     )
-    assert text[2].split()[:4] == ["1", "1", "bee", "cat"]
-    assert len(text) == 5
+    assert text[1].startswith("a label looks wrong where its mean margin is below 0")
+    assert text[2] == "rests on 2 epochs"
+    assert text[4].split()[:4] == ["1", "1", "bee", "cat"]
+    assert len(text) == 7
 
 
 @pytest.mark.parametrize("method", HAND_MADE)
@@ -152,11 +155,11 @@ def test_the_interval_of_the_noise_rate_is_as_wide_as_the_detector_is_unsure(
 ) -> None:
     record(path, **trajectories)
     detector = pytest.importorskip("paddle_td_callback.detection.lstm.detector").NoiseDetector.pretrained()
-    by_doubt = detector.provenance["noise_rate_error_by_doubt"]
+    by_uncertainty = detector.provenance["noise_rate_error_by_uncertainty"]
     sure, unsure = (find(path, detector=detector) for detector.temperature in (0.05, 5.0))
     for issues in (sure, unsure):
         p = issues.noise_score[~np.isnan(issues.noise_score)]
-        error = by_doubt * (np.minimum(p, 1 - p).mean() + 0.005)
+        error = by_uncertainty * (np.minimum(p, 1 - p).mean() + 0.005)
         low, high = issues.noise_rate_interval
         assert low == pytest.approx(max(0, p.mean() - error))
         assert high == pytest.approx(min(1, p.mean() + error))
@@ -251,7 +254,7 @@ def test_tiles_of_any_size_give_the_same(
 def test_suggestions_of_no_samples(trajectories: Any, path: str) -> None:
     for keep in ("all", 2, "given"):
         with TrainingDynamicsStore(record(path, **trajectories, keep=keep, overwrite=True)) as recording:
-            labels, confidence = suggest_labels(recording, slice(5, 5))
+            labels, confidence = suggest_labels(TileReader(recording, slice(5, 5)))
             assert labels.shape == confidence.shape == (0,)
 
 
@@ -372,15 +375,17 @@ def test_runs_of_other_data_are_refused(tmp_path: Path) -> None:
     first = record(tmp_path / "first.h5", logits, [0, 1, 1])
     longer = record(tmp_path / "longer.h5", np.zeros((4, 2, 2)), [0, 1, 1, 0])
     other = record(tmp_path / "other.h5", logits, [0, 1, 0])
-    with pytest.raises(ValueError, match=r"longer\.h5.* has 4 samples, the first run 3: not the same data"):
+    with pytest.raises(
+        ValueError, match=r"longer\.h5.* has 4 samples, the first run 3: give runs of the same data"
+    ):
         find([first, longer], method="aum")
     with pytest.raises(
-        ValueError, match=r"other\.h5.* has label 0 for sample 2, the first run 1: not the same"
+        ValueError, match=r"other\.h5.* has label 0 for sample 2, the first run 1: give runs of the same"
     ):
         find([first, other], method="aum")
     classes = record(tmp_path / "classes.h5", np.zeros((3, 2, 5)), [0, 1, 1])
     with pytest.raises(
-        ValueError, match=r"classes\.h5.* has 5 classes, the first run 2: not the same labels"
+        ValueError, match=r"classes\.h5.* has 5 classes, the first run 2: give runs of the same labels"
     ):
         find([first, classes], method="aum")
     (tmp_path / "link.h5").symlink_to(first)
@@ -431,15 +436,17 @@ def test_the_csv_holds_every_sample(tmp_path: Path, trajectories: Any, path: str
     assert [file.name for file in tmp_path.glob("*.new")] == []
 
 
-def test_the_data_frame_is_in_the_order_of_the_samples(trajectories: Any, path: str) -> None:
+def test_the_data_frame_is_in_the_order_of_the_ranking(trajectories: Any, path: str) -> None:
     pytest.importorskip("pandas")
     record(path, **trajectories)
     issues = find(path, method="aum")
     frame = issues.to_dataframe()
-    assert frame.index.tolist() == list(range(N_SAMPLES))
-    assert frame["rank"].isna().sum() == 2
-    assert frame.sort_values("rank").index[:5].tolist() == issues.ranking[:5].tolist()
-    np.testing.assert_array_equal(frame["noise_score"], issues.noise_score)
+    assert frame.index.tolist() == [*issues.ranking, 3, 40]
+    assert frame.index.name == "sample"
+    assert frame["rank"].tolist()[:-2] == list(range(1, N_SAMPLES - 1))
+    assert frame["rank"].isna().tolist()[-3:] == [False, True, True]
+    assert frame["rank"].dtype == "Int64"
+    np.testing.assert_array_equal(frame.loc[range(N_SAMPLES), "noise_score"], issues.noise_score)
     assert frame["is_label_issue"].dtype == bool
 
 
@@ -507,7 +514,7 @@ assert "paddle" not in sys.modules
 def test_what_the_detector_is_given_can_be_given_to_fit(
     tmp_path: Path, trajectories: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In tiles, with a detector that looks first: `find_label_issues` scores what public functions read."""
+    """In tiles, with a detector of several stages: `find_label_issues` scores what public functions read."""
     detector_module = pytest.importorskip("paddle_td_callback.detection.lstm.detector")
     monkeypatch.setattr(schema, "_CHUNK_ROWS", 19)
     path = record(tmp_path / "run.h5", **trajectories, keep="given")
@@ -516,21 +523,21 @@ def test_what_the_detector_is_given_can_be_given_to_fit(
         TrainingDynamicsStore, "tiles", lambda self, _=1, *, wide=False: original(self, 1, wide=wide)
     )
     with TrainingDynamicsStore(path) as reader:
-        raw, evidence = detector_input(reader), detector_evidence(reader)
+        raw, features = detector_input(reader), detector_features(reader)
         assert len(list(reader.tiles())) == 3
     wrong = np.asarray(trajectories["logits"].mean(axis=1).argmax(axis=1) != trajectories["labels"])
     options: dict[str, Any] = {"epochs": 30, "batch_size": 32, "learning_rate": 0.02, "progress": False}
-    first = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=("pair", "margin_rank"))
-    first.fit(raw, wrong, evidence=evidence, **options)
+    first = detector_module.NoiseDetector(("given",), 4, 4, 1, dataset_features=("pair", "margin_rank"))
+    first.fit(raw, wrong, dataset_features=features, **options)
     names = ("first_odds", "first_pair_odds", "confidence_rank")
-    both = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=names, first=first)
-    both.fit([raw], [wrong], evidence=[evidence], **options)
-    third = detector_module.NoiseDetector(("given",), 4, 4, 1, evidence=names, first=both)
-    third.fit([raw], [wrong], evidence=[evidence], **options)
+    both = detector_module.NoiseDetector(("given",), 4, 4, 1, dataset_features=names, first_stage=first)
+    both.fit([raw], [wrong], dataset_features=[features], **options)
+    third = detector_module.NoiseDetector(("given",), 4, 4, 1, dataset_features=names, first_stage=both)
+    third.fit([raw], [wrong], dataset_features=[features], **options)
     scores = find(path, detector=third).noise_score
-    np.testing.assert_allclose(scores, third.predict_proba(raw, evidence=evidence), atol=1e-5)
+    np.testing.assert_allclose(scores, third.predict_proba(raw, dataset_features=features), atol=1e-5)
     issues = find(path, detector=both)
-    expected = both.predict_proba(raw, evidence=evidence)
+    expected = both.predict_proba(raw, dataset_features=features)
     np.testing.assert_allclose(issues.noise_score, expected, atol=1e-5)
     assert np.isnan(issues.noise_score[[3, 40]]).all()
     seen = ~np.isnan(expected)

@@ -1,9 +1,11 @@
 """LabelIssues: thresholds, what to train on again, several runs."""
 
 import csv
+import json
 import os
 import shutil
 import stat
+import sys
 import threading
 from dataclasses import replace
 
@@ -17,9 +19,10 @@ from paddle_td_callback import (
     StoreError,
     StoreNotFoundError,
     TrainingDynamicsRecorder,
+    TrainingDynamicsStore,
     find_label_issues,
 )
-from paddle_td_callback.detection.find_issues import _stability
+from paddle_td_callback.detection.several_runs import stability
 
 
 class Lookalike:
@@ -96,12 +99,12 @@ def test_stability_is_spearmans_correlation():
     rng = np.random.default_rng(0)
     runs = np.round(rng.random((3, 50)), 1)  # rounded: ties
     pairs = [stats.spearmanr(runs[a], runs[b]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
-    assert _stability(runs) == pytest.approx(np.mean(pairs))
+    assert stability(runs) == pytest.approx(np.mean(pairs))
     runs[1, 7] = np.nan
-    assert _stability(runs[:2]) == pytest.approx(
+    assert stability(runs[:2]) == pytest.approx(
         stats.spearmanr(np.delete(runs[0], 7), np.delete(runs[1], 7)).statistic
     )
-    assert _stability(np.ones((2, 5))) is None
+    assert stability(np.ones((2, 5))) is None
 
 
 def test_several_runs_report_their_agreement(tmp_path):
@@ -153,6 +156,145 @@ def test_csv_and_frame_have_the_same_columns_with_names_and_ids(issues, tmp_path
     assert first[-2:] == ["ant", "bee\ncow"]
     assert frame.loc[3, ["given_name", "suggested_name"]].tolist() == ["", ""]
     assert len(repr(named).splitlines()) == len(repr(issues).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("=1+1", "'=1+1"),
+        ("+SUM(A1)", "'+SUM(A1)"),
+        ("-cmd|' /C calc'!A0", "'-cmd|' /C calc'!A0"),
+        ("@x", "'@x"),
+        ("\t=1", "'\t=1"),
+        ("\r=1", "'\\r=1"),
+        ("\n=1", "'\n=1"),
+        ("\uff1d1", "'\uff1d1"),
+        ("-5", "-5"),
+        ("-5\n", "'-5\n"),
+        ("+1.5", "+1.5"),
+        ("img=1.png", "img=1.png"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("\u202egnp", "\\u202egnp"),
+        ("a\x00b", "a\\x00b"),
+        ("\ud800", "\\ud800"),
+        ("d\u00f6g, \u732b", "d\u00f6g, \u732b"),
+    ],
+)
+def test_formulas_and_control_characters_in_the_csv_are_defused(issues, tmp_path, name, wanted):
+    named = replace(issues, class_names=[name, "b", "c"], sample_ids=[name] * 5)
+    named.to_csv(tmp_path / "i.csv")
+    row = rows_of(tmp_path / "i.csv")[1]
+    assert (row[1], row[-2]) == (wanted, wanted)
+    if name not in ("\ud800", "a\x00b"):  # which no CSV file holds on every Python
+        named.to_csv(tmp_path / "raw.csv", raw=True)
+        assert rows_of(tmp_path / "raw.csv")[1][1] == name
+
+
+def test_frames_by_hand(issues):
+    pytest.importorskip("pandas")
+    named = replace(issues, class_names=["ant", "bee", "cow"])
+    frame = named.to_dataframe()
+    assert frame.index.tolist() == [0, 2, 4, 1, 3]
+    assert frame["rank"].tolist()[:4] == [1, 2, 3, 4]
+    assert frame["rank"].isna().tolist() == [False] * 4 + [True]
+    assert named.top(2).index.tolist() == [0, 2]
+    assert named.top(99).index.tolist() == [0, 2, 4, 1]
+    assert named[1:3].index.tolist() == [2, 4]
+    assert named[::-1].index.tolist() == [1, 4, 2, 0]
+    with pytest.raises(TypeError, match=r"takes a slice of the ranking, such as issues\[:100\], got int"):
+        named[3]
+    classes = named.by_class()
+    assert classes["label"].tolist() == [0, 2, 1]
+    assert classes["name"].tolist() == ["ant", "cow", "bee"]
+    assert classes["n_samples"].tolist() == [1, 1, 2]
+    assert classes["n_issues"].tolist() == [1, 1, 0]
+    assert classes["share"].tolist() == [1, 1, 0]
+    assert classes["mean_noise_score"].tolist() == pytest.approx([0.9, 0.7, 0.3])
+    pairs = named.pairs()
+    assert pairs.to_dict("list") == {
+        "given_label": [0, 2],
+        "suggested_label": [1, 0],
+        "given_name": ["ant", "cow"],
+        "suggested_name": ["bee", "ant"],
+        "n_issues": [1, 1],
+    }
+    nothing = replace(named, noise_score=np.full(5, np.nan))
+    assert (len(nothing.by_class()), len(nothing.pairs()), len(nothing.top())) == (0, 0, 0)
+
+
+def test_html_and_text_are_escaped_and_say_what_the_result_rests_on(issues):
+    named = replace(
+        issues,
+        class_names=["<b>ant</b>", "\x1b[2J\n", "cow"],
+        sample_ids=["<script>alert(1)</script>"] * 5,
+        n_epochs=7,
+        is_recording=True,
+    )
+    shown = named._repr_html_()
+    assert "<script" not in shown
+    assert "<b>" not in shown
+    assert "&lt;script&gt;" in shown
+    assert shown.count("<tr>") == 5
+    for text in (shown, repr(named)):
+        assert "\x1b" not in text
+        assert "rests on 7 epochs; the training is not over, so more may come" in text
+    text = repr(replace(named, n_epochs=1, is_recording=False))
+    assert "rests on 1 epoch\n" in text
+    assert "a label looks wrong where the detector gives it a probability above 1/2" in text
+    assert "rests on 7 epochs of 2 runs" in repr(replace(named, n_runs=2, is_recording=False))
+    assert len(named.to_text(2).splitlines()) == len(repr(named).splitlines()) - 1
+
+
+def test_json_types(issues):
+    facts = json.loads(json.dumps(replace(issues, class_names=list("abc")).to_json(2)))
+    assert [row["sample"] for row in facts["samples"]] == [0, 2]
+    assert facts["samples"][0]["suggested_name"] == "b"
+    assert facts["noise_rate_interval"] == [0.5, 0.6]
+    assert len(issues.to_json()["samples"]) == 4
+
+
+def test_a_figure_of_the_map_and_the_suspects(tmp_path):
+    path = tmp_path / "run.h5"
+    rng = np.random.default_rng(0)
+    ids = [f"_$x^{i}\x1b" for i in range(30)]
+    with TrainingDynamicsRecorder(path, n_samples=30, n_classes=3, sample_ids=ids) as recorder:
+        for _ in range(3):
+            recorder.update(np.arange(30), rng.standard_normal((30, 3)).astype(np.float32), np.arange(30) % 3)
+            recorder.end_epoch()
+        with TrainingDynamicsStore(path) as store:
+            issues = find_label_issues(store, method="aum")
+            assert issues.is_recording == (sys.platform == "linux")
+            pytest.importorskip("matplotlib")
+            figure = issues.plot(store, n_trajectories=2)
+            assert len(figure.axes[1].lines) == 2
+            figure.savefig(tmp_path / "figure.png")
+            with pytest.raises(ValueError, match=r"has 30 samples, these issues 2; pass their recording"):
+                replace(issues, noise_score=issues.noise_score[:2]).plot(store)
+    assert not find_label_issues(path, method="aum").is_recording
+
+
+@pytest.mark.parametrize("as_mapping", [False, True])
+def test_names_may_be_given_later(tmp_path, as_mapping):
+    path = tmp_path / "run.h5"
+    with TrainingDynamicsRecorder(path, n_samples=4, n_classes=2, class_names=["x", "y"]) as recorder:
+        recorder.update(np.arange(4), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], np.array([0, 1, 1, 0]))
+        recorder.end_epoch()
+        recorder.update(np.arange(4), np.eye(2, dtype=np.float32)[[0, 1, 0, 1]], np.array([0, 1, 1, 0]))
+        recorder.end_epoch()
+
+    def names(values):
+        return dict(enumerate(values)) if as_mapping else np.array(values)
+
+    issues = find_label_issues(
+        path, method="aum", class_names=names(["cat", "dog"]), sample_ids=names(list("abcd"))
+    )
+    assert (issues.class_names, issues.sample_ids) == (["cat", "dog"], list("abcd"))
+    assert find_label_issues(path, method="aum").class_names == ["x", "y"]
+    for wrong in ({"cat", "dog"}, "ab", (name for name in "ab"), {"cat": 0, "dog": 1}):
+        with pytest.raises(TypeError, match="class_names"):
+            find_label_issues(path, method="aum", class_names=wrong)
+    with pytest.raises(ValueError, match="sample_ids has 2 names for 4 samples; give one for each"):
+        find_label_issues(path, method="aum", sample_ids=["a", "b"])
 
 
 def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues, tmp_path):

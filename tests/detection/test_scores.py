@@ -392,3 +392,40 @@ def test_el2n_refuses():
 def test_margins_of_another_shape():
     with pytest.raises(ValueError, match=r"shape of given_probabilities \(1, 2\), got \(2, 1\)"):
         scores.mean_loss([[0.5, 0.5]], [[0.0], [0.0]])
+
+
+@pytest.mark.parametrize("name", NOISE_SCORES)
+def test_the_rule_and_the_direction_of_a_score_are_those_of_its_noise(name):
+    score = NOISE_SCORES[name]
+    assert scores.rule_of(name) == score.rule
+    published = {
+        "aum": lambda a: scores.aum(a["margins"]),
+        "confidence": lambda a: scores.confidence(a["given_probabilities"]),
+        "correctness": lambda a: scores.correctness(a["predictions"], a["labels"]),
+        "el2n": lambda a: scores.el2n(a["probabilities"], a["labels"], epochs=20),
+        "mean_loss": lambda a: scores.mean_loss(a["given_probabilities"], a["margins"]),
+        "forgetting_events": lambda a: scores.never_learned(a["predictions"], a["labels"]).astype(float),
+    }
+    thresholds = {"aum": 0, "confidence": 0.5, "correctness": 0.5, "el2n": 2**0.5 / 2, "mean_loss": np.log(2)}
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (300, 6, 3))
+    labels = rng.integers(0, 3, 300)
+    logits[np.arange(300), :, labels] += rng.normal(1, 2, (300, 1))
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    given = probabilities[np.arange(300), :, labels]
+    others = logits.copy()
+    others[np.arange(300), :, labels] = -np.inf
+    arrays = {
+        "probabilities": probabilities,
+        "given_probabilities": given,
+        "margins": logits[np.arange(300), :, labels] - others.max(axis=2),
+        "predictions": logits.argmax(axis=2),
+        "labels": labels,
+    }
+    noise = score.compute(**{need: arrays[need] for need in score.needs})
+    if name == "variability":
+        np.testing.assert_array_equal(noise > 0.5, scores.confidence(given) < 0.5)
+        return
+    value = published[name](arrays)
+    sign = 1 if score.direction == "high" else -1
+    np.testing.assert_array_equal(noise > 0.5, sign * value > sign * thresholds.get(name, 0.5))

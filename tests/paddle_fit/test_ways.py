@@ -298,7 +298,7 @@ def test_string_ids(path: str, form: str, tmp_path: Path) -> None:
     assert rows[0].startswith("sample,sample_id,rank")
     assert rows[1].split(",")[1] == first
     assert first in repr(finder.issues)
-    assert finder.issues.to_dataframe()["sample_id"].tolist() == [str(one) for one in ids]
+    assert finder.issues.to_dataframe().sort_index()["sample_id"].tolist() == [str(one) for one in ids]
 
 
 def test_ids_of_a_map_style_data_set(path: str) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from paddle_td_callback.detection import dataset_features as evidence
-from paddle_td_callback.detection.dataset_features import Table
-from paddle_td_callback.detection.lstm import first_pass_features as opinion
+from paddle_td_callback.detection import dataset_features
+from paddle_td_callback.detection.feature_table import FeatureTable
+from paddle_td_callback.detection.lstm import first_pass_features
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
 from paddle_td_callback.detection.trajectories import trajectories_of
 
@@ -36,7 +36,10 @@ FIT: dict[str, Any] = {
 FIRST_BALANCE, SECOND_BALANCE = 0.3, 0.0  # the second's odds are to be probabilities
 N_MEMBERS = 2  # of the second
 N_FOLDS = 4
-SECOND_ONLY = ("graded", "trees")  # groups that are judged nowhere and that the second look alone learns from
+SECOND_ONLY = (
+    "graded",
+    "trees",
+)  # groups that are judged nowhere and that the second stage alone learns from
 
 
 def trajectories(recording: Recording, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
@@ -44,9 +47,9 @@ def trajectories(recording: Recording, rows: np.ndarray | slice = slice(None)) -
     return trajectories_of(recording.given_probabilities[rows], recording.margins[rows])
 
 
-def table(recording: Recording) -> Table:
-    """The evidence of all its samples."""
-    return evidence.evidence(
+def table(recording: Recording) -> FeatureTable:
+    """The features of all its samples."""
+    return dataset_features.feature_table(
         recording.given_probabilities, recording.margins, recording.predictions, recording.labels
     )
 
@@ -95,13 +98,13 @@ class Part:
         raw: trajectories [sample, epoch, 3].
         wrong: bool [sample].
         weight: [sample].
-        table: evidence of these samples.
+        table: features of these samples.
     """
 
     raw: np.ndarray
     wrong: np.ndarray
     weight: np.ndarray
-    table: Table
+    table: FeatureTable
 
 
 def views(path: Path) -> list[tuple[Recording, int]]:
@@ -111,7 +114,7 @@ def views(path: Path) -> list[tuple[Recording, int]]:
 
 
 def parts(path: Path, tables: Path) -> list[Part]:
-    """What detectors are trained on of a recording; the evidence of all samples goes into the folder `tables`."""
+    """What detectors are trained on of a recording; the features of all samples go into the folder `tables`."""
     rng = np.random.default_rng([1, *path.stem.encode()])
     made, whole = [], []
     for recording, n in views(path):
@@ -124,55 +127,63 @@ def parts(path: Path, tables: Path) -> list[Part]:
     return made
 
 
-def opinions(path: Path, tables: Path, firsts: dict[str, NoiseDetector]) -> dict[str, list[Table]]:
-    """What a look at the whole recording by each first detector says of the samples of `parts`."""
+def first_passes(path: Path, tables: Path, firsts: dict[str, NoiseDetector]) -> dict[str, list[FeatureTable]]:
+    """The features that each first stage adds to the samples of `parts`."""
     rng = np.random.default_rng([1, *path.stem.encode()])
     with open(tables / f"{path.stem}.pkl", "rb") as file:
-        whole: list[Table] = pickle.load(file)
-    made: dict[str, list[Table]] = {name: [] for name in firsts}
-    for (recording, n), evidences in zip(views(path), whole, strict=True):
+        whole: list[FeatureTable] = pickle.load(file)
+    made: dict[str, list[FeatureTable]] = {name: [] for name in firsts}
+    for (recording, n), table in zip(views(path), whole, strict=True):
         rows, _ = drawn(recording.is_mislabeled, n, rng)
         raw = trajectories(recording)
         for name, first in firsts.items():
-            found = opinion.with_opinion(evidences, first.log_odds(raw, evidence=evidences))[rows]
-            alone = {column: found.of_sample[column] for column in opinion.OF_SAMPLE}
-            made[name].append(Table(alone, found.of_recording, found.labels, found.others))
+            found = first_pass_features.with_first_pass(table, first.log_odds(raw, dataset_features=table))[
+                rows
+            ]
+            added = set(first_pass_features.feature_names())
+            alone = {name: column for name, column in found.of_sample.items() if name in added}
+            made[name].append(FeatureTable(alone, found.of_recording, found.labels, found.others))
     return made
 
 
 def fit_first(examples: Sequence[Part], seed: int = 0) -> NoiseDetector:
-    """The detector that looks first, on what `parts` made of many recordings."""
+    """The first stage, on what `parts` made of many recordings."""
     detector = NoiseDetector(
-        CHANNELS, N_STEPS, HIDDEN_SIZE, N_LAYERS, evidence=evidence.NAMES, mix_sizes=FIRST_MIX
+        CHANNELS,
+        N_STEPS,
+        HIDDEN_SIZE,
+        N_LAYERS,
+        dataset_features=dataset_features.feature_names(),
+        mix_sizes=FIRST_MIX,
     )
     return _fit(detector, examples, [part.table for part in examples], FIRST_BALANCE, seed)
 
 
 def fit_second(
-    examples: Sequence[Part], tables: list[Table], first: NoiseDetector, seed: int = 0
+    examples: Sequence[Part], tables: list[FeatureTable], first: NoiseDetector, seed: int = 0
 ) -> NoiseDetector:
-    """The detector that looks again; `tables` hold what was found by first ones that had not seen the recording."""
+    """The second stage; `tables` hold the features of first stages that had not seen the recording."""
     detector = NoiseDetector(
         CHANNELS,
         N_STEPS,
         HIDDEN_SIZE,
         N_LAYERS,
         n_members=N_MEMBERS,
-        evidence=(*evidence.NAMES, *opinion.NAMES),
+        dataset_features=(*dataset_features.feature_names(), *first_pass_features.feature_names()),
         mix_sizes=SECOND_MIX,
-        first=first,
+        first_stage=first,
     )
     return _fit(detector, examples, tables, SECOND_BALANCE, seed)
 
 
 def _fit(
-    detector: NoiseDetector, examples: Sequence[Part], tables: list[Table], balance: float, seed: int
+    detector: NoiseDetector, examples: Sequence[Part], tables: list[FeatureTable], balance: float, seed: int
 ) -> NoiseDetector:
     # recordings without any wrong label teach what clean data look like, so they stay
     return detector.fit(
         [part.raw for part in examples],
         [part.wrong for part in examples],
-        evidence=tables,
+        dataset_features=tables,
         sample_weight=[part.weight for part in examples],
         balance=balance,
         seed=seed,

@@ -32,9 +32,9 @@ def platt(odds: NDArray[np.float64], wrong: NDArray[np.bool_]) -> tuple[float, f
     return float(solution[0]), float(solution[1])
 
 
-def doubt(chance: NDArray[np.floating]) -> float:
+def uncertainty(probability: NDArray[np.floating]) -> float:
     """How unsure probabilities `[sample]` are on average, 0.005 for those that are all 0 or 1, 0.505 at most.
 
-    The estimated share of wrong labels is their mean; on recordings never seen, its error grows with this.
+    The estimated share of wrong labels is their mean; its error on recordings not trained on grows with this.
     """
-    return float(np.minimum(chance, 1 - chance).mean()) + 0.005
+    return float(np.minimum(probability, 1 - probability).mean()) + 0.005

@@ -1,4 +1,4 @@
-"""What the detector's LSTM is told: named channels per step, made on the device.
+"""What the detector's LSTM reads: named channels per step, made on the device.
 
 Everything here takes and gives Paddle tensors. Raw trajectories are [sample, epoch, 3] with the last axis
 (probability of the given label, largest other probability, predicted right 0 or 1). No channel knows which
@@ -54,9 +54,6 @@ class Inputs:
     """
 
     def __init__(self, channels: Sequence[str], n_steps: int | None) -> None:
-        for name in channels:
-            if name not in CHANNELS:
-                raise ValueError(f"channels must be named by {', '.join(CHANNELS)}, got {name!r}")
         self.n_steps = n_steps
         self._channels = [CHANNELS[name] for name in channels]
         self.columns = sorted({column for channel in self._channels for column in channel.columns}) or [0]

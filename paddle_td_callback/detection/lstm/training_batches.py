@@ -1,8 +1,9 @@
-"""Labelled recordings made ready for training: channels, evidence, and how much each sample counts."""
+"""Labelled recordings made ready for training: channels, features, and how much each sample counts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import paddle
@@ -10,33 +11,55 @@ from numpy.typing import NDArray
 
 from ..trajectories import Array
 from .channels import Inputs, as_tensor
-from .network import Group
 
 TYPICAL_RATE = 0.2  # of wrong labels, that balanced training brings each recording to
 PREPARE_SAMPLES = 16_384  # that are made into channels at once
 
 
-def groups_of(inputs: Inputs, recordings: Sequence[tuple[Array, ...]], balance: float) -> list[Group]:
+class Labelled(NamedTuple):
+    """A recording whose wrong labels are known, without samples that were never seen."""
+
+    raw: Array  # [sample, epoch, 3] trajectories
+    wrong: Array  # [sample], 1 = mislabeled
+    features: Array  # [sample, feature]
+    weight: Array  # [sample], how much each counts
+
+
+class Group(NamedTuple):
+    """Inputs of equal length, ready for the network."""
+
+    channels: NDArray[np.float32]  # [sample, step, channel]
+    features: NDArray[np.float32]  # [sample, feature]
+    targets: NDArray[np.float32]  # [sample], 1 = mislabeled
+    weights: NDArray[np.float32]  # [sample], how much each counts; 1 on average
+    recordings: NDArray[np.int64]  # [sample], which recording each is of, ascending
+
+
+def groups_of(inputs: Inputs, recordings: Sequence[Labelled], balance: float) -> list[Group]:
     """Inputs of all recordings, a group for each number of steps.
 
     Args:
         inputs: the channels to make.
-        recordings: of each, trajectories [sample, epoch, 3], 1 = wrong label [sample], evidence [sample, column]
-            and weights [sample].
+        recordings: what to learn from.
         balance: as for `NoiseDetector.fit`.
     """
-    mean_size = np.mean([len(wrong) for _, wrong, *_ in recordings])
+    mean_size = float(np.mean([len(one.wrong) for one in recordings]))
     by_steps: dict[int, list[Group]] = {}
     with paddle.no_grad():
-        for number, (raw, wrong, table, weight) in enumerate(recordings):
-            scored = inputs.scored(raw)  # augmentation may have hidden all of a sample
-            raw, wrong, table, weight = raw[scored], wrong[scored], table[scored], weight[scored]
-            weights = _weights(wrong, weight, float(mean_size), balance)
-            for start in range(0, len(raw), PREPARE_SAMPLES):
+        for number, one in enumerate(recordings):
+            scored = inputs.scored(one.raw)  # augmentation may have hidden all of a sample
+            some = Labelled(one.raw[scored], one.wrong[scored], one.features[scored], one.weight[scored])
+            weights = _weights(some, mean_size, balance)
+            for start in range(0, len(some.raw), PREPARE_SAMPLES):
                 rows = slice(start, start + PREPARE_SAMPLES)
-                channels = inputs.make(as_tensor(raw[rows])).numpy()
-                of = np.full(len(channels), number)
-                group = Group(channels, table[rows], wrong[rows], weights[rows], of)
+                channels = inputs.make(as_tensor(some.raw[rows])).numpy()
+                group = Group(
+                    channels=channels,
+                    features=some.features[rows],
+                    targets=some.wrong[rows],
+                    weights=weights[rows],
+                    recordings=np.full(len(channels), number),
+                )
                 by_steps.setdefault(channels.shape[1], []).append(group)
     return [
         Group(*(np.concatenate(arrays) for arrays in zip(*groups, strict=True)))
@@ -44,9 +67,9 @@ def groups_of(inputs: Inputs, recordings: Sequence[tuple[Array, ...]], balance: 
     ]
 
 
-def _weights(wrong: Array, own: Array, mean_size: float, balance: float) -> NDArray[np.float32]:
+def _weights(recording: Labelled, mean_size: float, balance: float) -> NDArray[np.float32]:
     """How much each trajectory of a recording counts; see `sample_weight` and `balance` of `fit`."""
-    weights = own.astype(np.float64)
+    weights, wrong = recording.weight.astype(np.float64), recording.wrong
     if balance and weights.sum():
         rate = float((weights * wrong).sum() / weights.sum())
         weights[wrong > 0] *= (TYPICAL_RATE / max(rate, 0.01)) ** balance

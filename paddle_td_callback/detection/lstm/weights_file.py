@@ -1,144 +1,183 @@
-"""A detector on disk: one HDF5 file of attributes and float32 arrays, no pickle, every value checked on the way in."""
+r"""A detector on disk: one file that is checked as a whole before anything in it is believed.
+
+| bytes | what |
+|---|---|
+| 8 | `\x89TDNET\r\n`; the line end shows a copy in text mode |
+| 4 | CRC-32 of all bytes behind it |
+| 4 | length of the header |
+| header | JSON in UTF-8, see below |
+| the rest | arrays of float32, one behind the other, nothing between them |
+
+Numbers are little-endian. The header is `{"version": 1, "stages": [...]}` with one entry for each stage, the last
+stage first: `{"about": {...}, "n_members": n, "arrays": [[name, shape], ...]}`. The arrays follow in this order: stage
+by stage, member by member, as listed.
+
+What is refused, because a file is a stranger: any byte that does not fit the checksum; a header longer than the file
+or than 4 MiB; arrays whose sizes do not add up to exactly the bytes that are there; values that are not
+finite. The file is read with plain reads, so it needs no lock, and no library parses it but `json`. It holds no code
+and no references.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 import os
-from collections.abc import Callable, Mapping
+import stat
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
-import h5py  # before paddle: Paddle 2.6 brings an old zlib that HDF5 must not meet
 import numpy as np
-from numpy.typing import NDArray
 
-from ...errors import DetectorError
+from ...errors import DetectorError, StoreError
+from ...messages import escape
+from ...store.paths import replace_file
+from .architecture import Weights
 
-SIGNATURE = b"\x89HDF\r\n\x1a\n"
-FORMAT = "paddle_td_callback noise detector"
-SCHEMA = 2  # 1: first; 2: mix_sizes, and a detector that looks first in the group "first"
-
-MAX_LOOKS = 4
-
-Weights = dict[str, NDArray[np.float32]]
-Shapes = Mapping[str, tuple[int, ...]]
-Part = tuple[Mapping[str, Any], list[Weights]]  # attributes and members of one detector
+MAGIC = b"\x89TDNET\r\n"
+VERSION = 1
+FIXED_BYTES = 16
+MAX_HEADER_BYTES = 4 << 20  # JSON takes up to 20 times its bytes in memory
 
 
-def write(path: str | os.PathLike[str], parts: list[Part]) -> None:
-    """Write a detector, the one that looks first, its first, and so on.
+class Stage(NamedTuple):
+    """One stage of a detector as its file holds it."""
 
-    It is written beside `path` first, so that an interrupted write leaves what was there before.
+    about: Mapping[str, Any]  # configuration, calibration, provenance
+    members: list[Weights]
+
+
+def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
+    """Write a detector, its last stage first.
+
+    An interrupted write leaves what was there before.
 
     Raises:
-        DetectorError: it cannot be written, or an HDF5 file of another kind stands there.
+        DetectorError: it cannot be written, or something else than a detector stands there.
     """
-    path = Path(path)
+    name, path = escape(os.fspath(path)), Path(path)
+    header: dict[str, Any] = {"version": VERSION, "stages": []}
+    data = b""
+    for stage in stages:
+        shapes = {key: array.shape for key, array in stage.members[0].items()}
+        arrays = [[key, list(shape)] for key, shape in shapes.items()]
+        header["stages"].append({"about": stage.about, "n_members": len(stage.members), "arrays": arrays})
+        for member in stage.members:
+            data += b"".join(np.ascontiguousarray(member[key], "<f4").tobytes() for key in shapes)
+    text = json.dumps(header).encode()
+    body = len(text).to_bytes(4, "little") + text + data
     _refuse_other_kinds(path)
-    partial = path.with_name(path.name + ".partial")
     try:
-        with h5py.File(partial, "w") as file:
-            file.attrs.update(format=FORMAT, schema=SCHEMA)
-            group: h5py.Group = file
-            for number, (attributes, members) in enumerate(parts):
-                group = group.create_group("first") if number else file
-                group.attrs.update(attributes)
-                for member, weights in enumerate(members):
-                    for name, array in weights.items():
-                        group[f"members/{member}/{name}"] = array
-        partial.replace(path)
-    except OSError as error:
-        raise DetectorError(f"{os.fspath(path)!r}: cannot be written: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        with replace_file(path) as file:
+            file.write(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
+    except (OSError, StoreError) as error:
+        raise DetectorError(f"'{name}': cannot be written: {escape(error)}; give another path") from error
 
 
 def _refuse_other_kinds(path: Path) -> None:
-    """A recording took hours and has the same ending: it is not replaced by a slip."""
-    if not path.is_file():
+    """Only detectors are replaced: a recording took hours, and a slip of the path must not cost it."""
+    try:
+        with open(path, "rb") as file:
+            head = file.read(len(MAGIC))
+    except FileNotFoundError:
         return
-    try:
-        with open(path, "rb") as raw:  # for h5py too: without HDF5's locks
-            if not _has_signature(raw):
-                return
-            with h5py.File(raw, "r") as file:
-                kind = file.attrs.get("format")
-    except Exception:  # a damaged file, or one that is being written
-        kind = "unreadable"
-    if not isinstance(kind, str) or kind != FORMAT:
+    except OSError as error:
         raise DetectorError(
-            f"{os.fspath(path)!r}: an HDF5 file of another kind ({kind!r}) stands there, perhaps a recording; "
-            "give the detector another path"
+            f"'{escape(path)}': cannot be replaced: {error}; give the detector another path"
+        ) from error
+    if head not in (MAGIC, b""):
+        raise DetectorError(
+            f"'{escape(path)}': a file of another kind stands there, perhaps a recording; give the detector another "
+            "path"
         )
 
 
-def _has_signature(raw: BinaryIO) -> bool:
-    """Whether it is an HDF5 file, also a torn one: the signature stands at byte 0, 512, 1024, 2048 and so on."""
-    size, place = raw.seek(0, os.SEEK_END), 0
-    while place < size:
-        raw.seek(place)
-        if raw.read(len(SIGNATURE)) == SIGNATURE:
-            return True
-        place = max(512, 2 * place)
-    return False
+def read(path: str | os.PathLike[str]) -> list[Stage]:
+    """Read the stages of a detector, the last one first.
 
-
-def read(
-    path: str | os.PathLike[str],
-    shapes_for: Callable[[Mapping[str, Any]], tuple[int, Shapes]],
-    on_weights: Callable[[list[Weights]], None],
-) -> None:
-    """Read a detector and those that look before it, the first of all first.
-
-    Args:
-        path: the file.
-        shapes_for: is given the attributes of one, and returns the number of members and the shapes of the
-            arrays of each; what it raises means that the file is damaged.
-        on_weights: is given the weights of its members.
+    Raises:
+        FileNotFoundError: there is no such file.
+        DetectorError: it is no detector, damaged, or written by a newer version.
     """
-    name = os.fspath(path)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{name!r}: no such file; NoiseDetector.save writes one")
+    name = escape(os.fspath(path))
     try:
-        with h5py.File(path, "r") as file:
-            attributes = dict(file.attrs)
-            if attributes.get("format") != FORMAT:
-                raise DetectorError("another HDF5 file, not a detector; NoiseDetector.save writes those")
-            if attributes["schema"] > SCHEMA:
-                raise DetectorError(
-                    f"schema {attributes['schema']}, this version reads {SCHEMA}; upgrade paddle_td_callback"
-                )
-            groups: list[h5py.Group] = [file]
-            while "first" in groups[-1]:
-                if len(groups) == MAX_LOOKS:
-                    raise DetectorError(f"more than {MAX_LOOKS} detectors, each before the other; damaged")
-                groups.append(groups[-1]["first"])
-            for group in reversed(groups):
-                n_members, shapes = shapes_for(dict(group.attrs))
-                n_bytes = 4 * n_members * sum(int(np.prod(shape)) for shape in shapes.values())
-                # Arrays are stored as they are, so a file that claims more than its own size is not one of ours.
-                if n_bytes > os.path.getsize(path):
-                    raise DetectorError(f"holds less than the {n_bytes} bytes of its weights; damaged")
-                on_weights(
-                    [
-                        {
-                            key: _array(group[f"members/{number}/{key}"], shape)
-                            for key, shape in shapes.items()
-                        }
-                        for number in range(n_members)
-                    ]
-                )
+        return _parse(_bytes_of(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"'{name}': no such file; NoiseDetector.save writes one") from None
     except DetectorError as error:
-        raise DetectorError(f"{name!r}: {error}") from None
-    except Exception as error:  # damaged files make h5py raise OSError, KeyError, RuntimeError and others
-        raise DetectorError(f"{name!r}: cannot be read as a detector: {error}") from error
+        raise DetectorError(f"'{name}': {error}") from None
+    except OSError as error:
+        raise DetectorError(f"'{name}': cannot be read: {error}") from error
 
 
-def _array(stored: h5py.Dataset, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    if stored.shape != shape or stored.dtype != np.float32:
+def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise DetectorError("is no regular file; give the path of a file that NoiseDetector.save wrote")
+    return Path(path).read_bytes()
+
+
+def _parse(data: bytes) -> list[Stage]:
+    if data[: len(MAGIC)] != MAGIC:
+        raise DetectorError("is no detector; NoiseDetector.save writes those")
+    if len(data) < FIXED_BYTES or zlib.crc32(memoryview(data)[12:]) != int.from_bytes(data[8:12], "little"):
+        raise DetectorError("its checksum does not fit its bytes: it is damaged or cut short; copy it again")
+    n_header = int.from_bytes(data[12:16], "little")
+    if FIXED_BYTES + n_header > len(data) or n_header > MAX_HEADER_BYTES:
         raise DetectorError(
-            f"{stored.name} is {stored.dtype} {stored.shape}, wanted float32 {shape}; damaged"
+            f"its header claims {n_header} bytes, the file has {len(data)}, and {MAX_HEADER_BYTES} are allowed; damaged"
         )
-    array: NDArray[np.float32] = stored[()]
-    if not np.isfinite(array).all():
-        raise DetectorError(f"{stored.name} holds values that are not finite; damaged")
-    return array
+    try:
+        header = json.loads(data[FIXED_BYTES : FIXED_BYTES + n_header])
+        if header["version"] != VERSION:
+            raise DetectorError(
+                f"version {escape(header['version'], limit=20)}, this package reads {VERSION}; upgrade "
+                "paddle_td_callback"
+            )
+        claims = [_Claim.of(stage) for stage in header["stages"]]
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        problem = f"{type(error).__name__}: {escape(error, limit=200)}"
+        raise DetectorError(f"its header cannot be understood ({problem}); damaged") from None
+    claimed = 4 * sum(claim.n_members * sum(map(math.prod, claim.shapes.values())) for claim in claims)
+    if not claims or claimed != len(data) - FIXED_BYTES - n_header:
+        raise DetectorError(
+            f"its header claims arrays of {claimed} bytes, the file holds {len(data) - FIXED_BYTES - n_header}; damaged"
+        )
+    values = np.frombuffer(data, "<f4", offset=FIXED_BYTES + n_header).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise DetectorError("it holds weights that are not finite; damaged")
+    stages, start = [], 0
+    for claim in claims:
+        stage = Stage(claim.about, [])
+        for _ in range(claim.n_members):
+            member: Weights = {}
+            for key, shape in claim.shapes.items():
+                stop = start + math.prod(shape)
+                member[key] = values[start:stop].reshape(shape)
+                start = stop
+            stage.members.append(member)
+        stages.append(stage)
+    return stages
+
+
+class _Claim(NamedTuple):
+    """What a header says of one stage."""
+
+    about: Mapping[str, Any]
+    n_members: int
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(cls, stage: Any) -> _Claim:
+        shapes = {str(key): tuple(map(_count, shape)) for key, shape in stage["arrays"]}
+        if not shapes or len(shapes) != len(stage["arrays"]) or not isinstance(stage["about"], dict):
+            raise ValueError("a stage without arrays or without a description")
+        return cls(stage["about"], _count(stage["n_members"]), shapes)
+
+
+def _count(number: Any) -> int:
+    """At least 1: arrays without bytes could be claimed without end."""
+    if type(number) is not int or number < 1:
+        raise ValueError("a size that is no whole number of at least 1")
+    return number

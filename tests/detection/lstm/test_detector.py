@@ -1,10 +1,16 @@
 """The detector: what it reads, what it learns, what it leaves alone, what it refuses."""
 
+import contextlib
+import errno
+import fcntl
+import json
 import os
 import pickle
 import random
+import subprocess
+import sys
+import zlib
 
-import h5py
 import numpy as np
 import paddle
 import pytest
@@ -13,12 +19,12 @@ from hypothesis import strategies as st
 
 from paddle_td_callback import TrainingDynamicsRecorder
 from paddle_td_callback.detection import interpolate
-from paddle_td_callback.detection.dataset_features import evidence_of_trajectories
-from paddle_td_callback.detection.lstm import channels, detector
+from paddle_td_callback.detection.dataset_features import feature_table_of_trajectories
+from paddle_td_callback.detection.lstm import channels, detector, training, weights_file, weights_pickle
 from paddle_td_callback.detection.lstm.calibration import platt
 from paddle_td_callback.detection.lstm.channels import CHANNELS, Inputs
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
-from paddle_td_callback.detection.lstm.network import paddle_on
+from paddle_td_callback.detection.lstm.device import paddle_on
 from paddle_td_callback.detection.trajectories import Augmentation
 from paddle_td_callback.errors import DetectorError
 
@@ -143,7 +149,7 @@ def test_the_papers_form_reads_nothing_but_the_given_probability():
 def test_the_network_is_paddles_own_lstm_and_the_last_step_decides():
     made, raw, _ = small(channels=("given",), n_layers=2, n_steps=None)
     raw = raw[~np.isnan(raw).any(axis=(1, 2))]
-    weights = made._members[0]
+    weights = made.members[0]
     lstm = paddle.nn.LSTM(1, 8, 2)
     for name, parameter in lstm.named_parameters():
         if name in weights:
@@ -157,8 +163,8 @@ def test_members_are_averaged_in_log_odds():
     made, raw, _ = small(n_members=3)
     together = made.predict_proba(raw)
     odds = []
-    for weights in list(made._members):
-        made._members = [weights]
+    for weights in list(made.members):
+        made.members = [weights]
         p = made.predict_proba(raw).astype(float)
         odds.append(np.log(p / (1 - p)))
     np.testing.assert_allclose(together, 1 / (1 + np.exp(-np.mean(odds, axis=0))), atol=1e-5)
@@ -172,10 +178,10 @@ def test_a_recording_in_a_list_is_its_own_data_set():
     dim[:, :, :2] *= 0.5
 
     def trained(*raws):
-        made = NoiseDetector(("time",), 8, 8, 1, evidence=("confidence_rank",))
-        tables = [evidence_of_trajectories(one) for one in raws]
-        made.fit(list(raws), [wrong, wrong], evidence=tables, epochs=1, progress=False)
-        return made._members[0]
+        made = NoiseDetector(("time",), 8, 8, 1, dataset_features=("confidence_rank",))
+        tables = [feature_table_of_trajectories(one) for one in raws]
+        made.fit(list(raws), [wrong, wrong], dataset_features=tables, epochs=1, progress=False)
+        return made.members[0]
 
     alone, mixed = trained(raw, raw), trained(raw, dim)
     for name, array in alone.items():
@@ -190,7 +196,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
         made = NoiseDetector(THREE, 8, 8, 1).fit(
             raw, wrong, epochs=2, augment=augment, seed=seed, progress=False
         )
-        return made._members[0]
+        return made.members[0]
 
     first, second, other = trained(1), trained(1), trained(2)
     for name in first:
@@ -200,19 +206,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
 
 def test_fit_goes_on_from_the_weights_there_are_unless_reset():
     made, raw, wrong = small()
-    before = made._members[0]["weight_hh_l0"]
+    before = made.members[0]["weight_hh_l0"]
     made.fit(raw, wrong, epochs=1, learning_rate=1e-6, progress=False)
-    assert np.abs(made._members[0]["weight_hh_l0"] - before).max() < 1e-3
+    assert np.abs(made.members[0]["weight_hh_l0"] - before).max() < 1e-3
     assert made.provenance["before"]["fit"]["recordings"] == 2
     made.fit(raw, wrong, epochs=1, learning_rate=1e-6, progress=False, reset=True)
-    assert np.abs(made._members[0]["weight_hh_l0"] - before).max() > 1e-2
+    assert np.abs(made.members[0]["weight_hh_l0"] - before).max() > 1e-2
     assert "before" not in made.provenance
 
 
 def test_fit_undoes_the_calibration_and_keeps_the_weights_it_was_given():
     made, raw, wrong = small()
-    weights = {name: array.copy() for name, array in made._members[0].items()}
-    kept = made._members[0]
+    weights = {name: array.copy() for name, array in made.members[0].items()}
+    kept = made.members[0]
     made.calibrate(raw, wrong).fit(raw, wrong, epochs=1, progress=False)
     assert (made.temperature, made.bias) == (1.0, 0.0)
     for name, array in weights.items():
@@ -228,7 +234,7 @@ def test_an_interrupted_fit_leaves_the_detector_and_paddle_as_they_were(monkeypa
         paddle.set_default_dtype("float64")
         raise error
 
-    monkeypatch.setattr(detector, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     with pytest.raises(error):
         made.fit(raw, wrong, progress=False)
     assert paddle.get_default_dtype() == "float32"
@@ -245,17 +251,17 @@ def test_a_training_that_explodes_says_so():
 
 def test_weights_that_only_the_last_step_spoils_are_not_taken():
     made, raw, wrong = small()
-    weights, score = made._members, made.predict_proba(raw)
+    weights, score = made.members, made.predict_proba(raw)
     with pytest.raises(DetectorError, match="weights are not finite after the last step"):
         made.fit(raw, wrong, learning_rate=1e38, weight_decay=10, epochs=1, batch_size=4096, progress=False)
-    assert made._members is weights
+    assert made.members is weights
     np.testing.assert_array_equal(made.predict_proba(raw), score)
 
 
 def test_odds_that_are_not_finite_are_no_verdict():
     made, raw, _ = small()
     seen = int((~np.isnan(raw[:, :, 0]).all(axis=1)).sum())
-    made._members[0]["head_bias"][:] = np.inf
+    made.members[0]["head_bias"][:] = np.inf
     with pytest.raises(DetectorError, match=f"log-odds of {seen} of {seen} samples are not finite"):
         made.predict_proba(raw)
 
@@ -346,7 +352,7 @@ def test_the_device_is_passed_on_and_not_set():
     np.testing.assert_array_equal(made.predict_proba(raw, device="cpu"), made.predict_proba(raw))
     made.fit(raw, wrong, epochs=1, device="cpu", progress=False).calibrate(raw, wrong, device="cpu")
     for call in (made.predict_proba, lambda x, device: made.fit(x, wrong, device=device)):
-        with pytest.raises(ValueError, match="device 'no-such:0' cannot be used by this Paddle"):
+        with pytest.raises(ValueError, match="device 'no-such:0' cannot be used: this Paddle computes on"):
             call(raw, device="no-such:0")
     assert paddle.get_device() == before
 
@@ -411,7 +417,7 @@ def test_later_layers_of_the_user_get_the_names_they_would_have_had():
 
 def test_it_works_under_the_callers_gradient_mode_and_dtype_and_leaves_them():
     made, raw, _ = small()
-    score, weights = made.predict_proba(raw), made._members[0]
+    score, weights = made.predict_proba(raw), made.members[0]
     paddle.set_default_dtype("float64")
     try:
         with paddle.no_grad():
@@ -424,7 +430,7 @@ def test_it_works_under_the_callers_gradient_mode_and_dtype_and_leaves_them():
     finally:
         paddle.set_default_dtype("float32")
     for name, array in weights.items():
-        np.testing.assert_array_equal(again._members[0][name], array)
+        np.testing.assert_array_equal(again.members[0][name], array)
     made.predict_proba(raw)
     assert not (parameter * 2).stop_gradient
 
@@ -500,31 +506,31 @@ def test_save_and_load_give_the_same_detector_bit_for_bit(tmp_path):
     made, raw, wrong = small(n_members=2)
     made.calibrate(raw, wrong)
     made.provenance["trained on"] = "synthetic recordings"
-    made.save(tmp_path / "detector.h5")
-    loaded = NoiseDetector.load(tmp_path / "detector.h5")
+    made.save(tmp_path / "detector.weights")
+    loaded = NoiseDetector.load(tmp_path / "detector.weights")
     np.testing.assert_array_equal(loaded.predict_proba(raw), made.predict_proba(raw))
     assert repr(loaded) == repr(made)
     assert loaded.provenance == made.provenance
     assert loaded.provenance["fit"]["samples"] == 700
     assert loaded.provenance["calibration"] == {"samples": 200, "mislabeled": int(wrong.sum())}
     assert (loaded.temperature, loaded.bias) == (made.temperature, made.bias)
-    assert os.listdir(tmp_path) == ["detector.h5"]
-    with h5py.File(tmp_path / "detector.h5") as file:
-        assert file.attrs["paddle_version"] == paddle.__version__
-        assert file["members/1/head_weight"].dtype == np.float32
+    assert os.listdir(tmp_path) == ["detector.weights"]
+    stage = weights_file.read(tmp_path / "detector.weights")[0]
+    assert stage.about["paddle_version"] == paddle.__version__
+    assert stage.members[1]["head_weight"].dtype == np.float32
 
 
 def test_native_epochs_survive_the_file(tmp_path):
     made, _, _ = small(n_steps=None)
-    made.save(tmp_path / "detector.h5")
-    made.save(tmp_path / "detector.h5")  # replaces
-    assert NoiseDetector.load(tmp_path / "detector.h5").n_steps is None
+    made.save(tmp_path / "detector.weights")
+    made.save(tmp_path / "detector.weights")  # replaces
+    assert NoiseDetector.load(tmp_path / "detector.weights").config.n_steps is None
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
     made, _, _ = small()
-    with pytest.raises(DetectorError, match=r"missing/detector.h5': cannot be written"):
-        made.save(tmp_path / "missing" / "detector.h5")
+    with pytest.raises(DetectorError, match=r"missing/detector.weights': cannot be written"):
+        made.save(tmp_path / "missing" / "detector.weights")
 
 
 def test_a_recording_is_never_replaced_by_a_detector(tmp_path):
@@ -533,102 +539,191 @@ def test_a_recording_is_never_replaced_by_a_detector(tmp_path):
     with TrainingDynamicsRecorder(path, n_samples=2, n_classes=2) as recorder:
         recorder.update([0, 1], np.eye(2, dtype=np.float32), [0, 1])
         recorder.end_epoch()
-    for kind in ("paddle_td_callback training dynamics", "unreadable"):
-        recording = path.read_bytes()
-        with pytest.raises(
-            DetectorError, match=rf"run.h5': an HDF5 file of another kind \('{kind}'\).*another path"
-        ):
+    for content in (path.read_bytes(), path.read_bytes()[:-100], b"sample,rank\n"):
+        path.write_bytes(content)
+        with pytest.raises(DetectorError, match=r"run.h5': a file of another kind.*another path"):
             made.save(path)
-        assert path.read_bytes() == recording
+        assert path.read_bytes() == content
         assert os.listdir(tmp_path) == ["run.h5"]
-        path.write_bytes(recording[:-100])
-    made.save(tmp_path / "detector.h5")
-    made.save(tmp_path / "detector.h5")
+    path.write_bytes(b"")
+    made.save(path)
+    made.save(path)
+    with pytest.raises(DetectorError, match="cannot be replaced"):
+        made.save(tmp_path)
 
 
 def test_a_missing_file_is_a_file_not_found(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'.*nothing.h5': no such file"):
-        NoiseDetector.load(tmp_path / "nothing.h5")
+    with pytest.raises(FileNotFoundError, match=r"'.*nothing.weights': no such file"):
+        NoiseDetector.load(tmp_path / "nothing.weights")
     with pytest.raises(FileNotFoundError, match=r"nothing\.pdparams': no such file"):
         NoiseDetector.load_interpretdl(tmp_path / "nothing.pdparams")
 
 
-def test_a_file_that_names_no_summaries_is_read(tmp_path):
-    made, raw, _ = small()
-    made.save(tmp_path / "detector.h5")
-    with h5py.File(tmp_path / "detector.h5", "r+") as file:  # as files were before summaries went
-        file.attrs["summary"] = "[]"
-    score = NoiseDetector.load(tmp_path / "detector.h5").predict_proba(raw)
-    np.testing.assert_array_equal(score, made.predict_proba(raw))
+def write_header(path, header, arrays):
+    """A file whose checksum fits, whatever is in it."""
+    body = len(header).to_bytes(4, "little") + header + arrays
+    path.write_bytes(weights_file.MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
 
 
-def set_attribute(name, value):
-    return lambda file: file.attrs.__setitem__(name, value)
+def in_stage(*keys, value):
+    def change(header):
+        target = header["stages"][0]
+        for key in keys[:-1]:
+            target = target[key]
+        target[keys[-1]] = value
 
-
-def replace_array(value):
-    def replace(file):
-        del file["members/0/head_bias"]
-        file["members/0/head_bias"] = value
-
-    return replace
+    return change
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (set_attribute("format", "something else"), "another HDF5 file, not a detector"),
-        (lambda file: file.attrs.pop("format"), "another HDF5 file, not a detector"),
-        (set_attribute("schema", 3), "schema 3, this version reads 2; upgrade paddle_td_callback"),
-        (lambda file: file.attrs.pop("schema"), "cannot be read as a detector"),
-        (set_attribute("schema", "one"), "cannot be read as a detector"),
-        (set_attribute("channels", '["nonsense"]'), "channels must be named by"),
-        (set_attribute("channels", "[not json"), "cannot be read as a detector"),
-        (set_attribute("summary", '["confidence"]'), r"reads summaries .*; train it again"),
-        (set_attribute("hidden_size", 2**40), "hidden_size must be a whole number from 1 to 4096"),
-        (set_attribute("hidden_size", 4096), "holds less than the .* bytes of its weights"),
-        (set_attribute("n_layers", 2), "holds less|cannot be read"),
-        (set_attribute("hidden_size", 4), r"weight_ih_l0 is float32 \(32, 3\), wanted float32 \(16, 3\)"),
-        (set_attribute("temperature", -1.0), "calibration -1.0, 0.0 is damaged"),
-        (set_attribute("bias", NAN), "calibration 1.0, nan is damaged"),
-        (set_attribute("provenance", "3"), "cannot be read as a detector"),
-        (replace_array(np.float32([NAN])), "head_bias holds values that are not finite"),
-        (replace_array(np.float64([1])), r"head_bias is float64 \(1,\), wanted float32 \(1,\)"),
-        (lambda file: file.pop("members/0/head_bias"), "cannot be read as a detector"),
-        (lambda file: file.pop("members"), "cannot be read as a detector|holds less"),
+        (
+            lambda header: header.update(version=2),
+            "version 2, this package reads 1; upgrade paddle_td_callback",
+        ),
+        (lambda header: header.pop("version"), "header cannot be understood"),
+        (lambda header: header.update(stages=[]), "claims arrays of 0 bytes"),
+        (lambda header: header.update(stages=3), "header cannot be understood"),
+        (
+            in_stage("about", "config", "channels", value=["nonsense"]),
+            "channels must be names of .* got 'nonsense'",
+        ),
+        (in_stage("about", "config", "channels", value="given"), "channels must be a list or tuple"),
+        (
+            in_stage("about", "config", "hidden_size", value=2**40),
+            "hidden_size must be a whole number from 1 to 4096",
+        ),
+        (in_stage("about", "config", "hidden_size", value=4), "arrays .* its configuration says"),
+        (in_stage("about", "config", "n_layers", value=2), "arrays .* its configuration says"),
+        (in_stage("about", "config", "n_members", value=2), "1 members, its configuration says 2"),
+        (in_stage("about", "config", value={}), "KeyError: 'channels'"),
+        (in_stage("about", "temperature", value=-1.0), "calibration -1.0, 0.0"),
+        (in_stage("about", "bias", value=10**400), "holds no detector of this version"),
+        (in_stage("about", "bias", value=NAN), "calibration 1.0, nan"),
+        (in_stage("about", "provenance", value="3"), "holds no detector of this version"),
+        (in_stage("about", value=[]), "header cannot be understood"),
+        (in_stage("n_members", value=10**30), "claims arrays of"),
+        (in_stage("n_members", value=0), "header cannot be understood"),
+        (in_stage("n_members", value=True), "header cannot be understood"),
+        (in_stage("arrays", 0, 1, value=[0, 10**9]), "header cannot be understood"),
+        (in_stage("arrays", 0, 1, value=[-4, -4]), "header cannot be understood"),
+        (in_stage("arrays", 0, 1, value=[10**12]), "claims arrays of"),
+        (in_stage("arrays", 0, 0, value="head_bias"), "header cannot be understood"),
+        (in_stage("arrays", value=[]), "header cannot be understood"),
     ],
 )
-def test_a_damaged_file_is_refused_by_name(tmp_path, change, message):
-    path = tmp_path / "detector.h5"
+def test_what_a_header_claims_is_compared_before_it_is_believed(tmp_path, change, message):
+    path = tmp_path / "detector.weights"
     made, _, _ = small()
     made.save(path)
-    with h5py.File(path, "r+") as file:
-        change(file)
-    with pytest.raises(DetectorError, match=f"detector.h5': .*(?:{message})"):
+    data = path.read_bytes()
+    n_header = int.from_bytes(data[12:16], "little")
+    header = json.loads(data[16 : 16 + n_header])
+    change(header)
+    write_header(path, json.dumps(header).encode(), data[16 + n_header :])
+    with pytest.raises(DetectorError, match=f"detector.weights': .*(?:{message})"):
         NoiseDetector.load(path)
 
 
-def test_a_truncated_file_another_kind_and_a_folder_are_refused(tmp_path):
-    path = tmp_path / "detector.h5"
+def test_headers_that_are_no_json_and_weights_that_are_no_numbers(tmp_path):
+    path = tmp_path / "detector.weights"
     made, _, _ = small()
     made.save(path)
-    whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], whole[:20], b"", b"not HDF5 at all", pickle.dumps({})):
-        path.write_bytes(content)
-        with pytest.raises(DetectorError, match=r"detector.h5': cannot be read as a detector"):
+    data = path.read_bytes()
+    n_header = int.from_bytes(data[12:16], "little")
+    header, arrays = data[16 : 16 + n_header], data[16 + n_header :]
+    for broken in (b"", b"[", b"[" * 100_000, b"\xff", b"9" * 5000, b"null"):
+        write_header(path, broken, arrays)
+        with pytest.raises(DetectorError, match="header cannot be understood"):
             NoiseDetector.load(path)
-    with pytest.raises(DetectorError, match="cannot be read as a detector"):
+    write_header(path, header, np.float32(NAN).tobytes() + arrays[4:])
+    with pytest.raises(DetectorError, match="weights that are not finite"):
+        NoiseDetector.load(path)
+    path.write_bytes(data[:12] + (2**32 - 1).to_bytes(4, "little") + data[16:])
+    with pytest.raises(DetectorError, match="checksum"):
+        NoiseDetector.load(path)
+    body = (2**32 - 1).to_bytes(4, "little") + data[16:]
+    path.write_bytes(data[:8] + zlib.crc32(body).to_bytes(4, "little") + body)
+    with pytest.raises(DetectorError, match="header claims 4294967295 bytes"):
+        NoiseDetector.load(path)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A detector's file, its header and its arrays."""
+    path = tmp_path_factory.mktemp("detector") / "detector.weights"
+    small()[0].save(path)
+    data = path.read_bytes()
+    n_header = int.from_bytes(data[12:16], "little")
+    return path, data[16 : 16 + n_header], data[16 + n_header :]
+
+
+@settings(max_examples=300, deadline=2000)
+@given(st.lists(st.tuples(st.integers(0, 5000), st.binary(max_size=6), st.integers(0, 6)), max_size=4))
+def test_mutated_headers_with_a_right_checksum_raise_our_own_error_or_none(saved, changes):
+    path, header, arrays = saved
+    for place, fresh, n_lost in changes:
+        place %= len(header)
+        header = header[:place] + fresh + header[place + n_lost :]
+    write_header(path, header, arrays)
+    with contextlib.suppress(DetectorError):
+        NoiseDetector.load(path)
+
+
+def test_no_flipped_byte_is_read(tmp_path):
+    path = tmp_path / "detector.weights"
+    made, _, _ = small()
+    made.save(path)
+    data = bytearray(path.read_bytes())
+    rng = np.random.default_rng(0)
+    for place in [*range(600), *rng.integers(0, len(data), 400)]:
+        byte = data[place]
+        data[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(data)
+        with pytest.raises(DetectorError, match=r"detector.weights': "):
+            NoiseDetector.load(path)
+        data[place] = byte
+    for length in (0, 7, 8, 15, 16, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:length])
+        with pytest.raises(DetectorError, match=r"is no detector|checksum"):
+            NoiseDetector.load(path)
+    path.write_bytes(data + b"\0")
+    with pytest.raises(DetectorError, match="checksum"):
+        NoiseDetector.load(path)
+
+
+def test_other_kinds_of_files_are_refused(tmp_path):
+    path = tmp_path / "detector.weights"
+    for content in (b"not a detector at all", pickle.dumps({}), b"\x89HDF\r\n\x1a\n"):
+        path.write_bytes(content)
+        with pytest.raises(DetectorError, match=r"detector.weights': is no detector"):
+            NoiseDetector.load(path)
+    with pytest.raises(DetectorError, match="is no regular file"):
         NoiseDetector.load(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for load in (NoiseDetector.load, NoiseDetector.load_interpretdl):
+        with pytest.raises(DetectorError, match="is no regular file"):
+            load(tmp_path / "pipe")
+
+
+def test_a_detector_is_read_where_files_cannot_be_locked(monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    assert NoiseDetector.pretrained().is_trained
 
 
 def test_pretrained_names_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(detector, "PRETRAINED", tmp_path / "noise_detector.h5")
+    monkeypatch.setattr(detector, "PRETRAINED", tmp_path / "noise_detector.weights")
     with pytest.raises(
-        DetectorError, match=r"noise_detector.h5': this installation lacks the shipped weights"
+        DetectorError, match=r"noise_detector.weights': this installation lacks the shipped weights"
     ):
         NoiseDetector.pretrained()
     made, raw, _ = small()
-    made.save(tmp_path / "noise_detector.h5")
+    made.save(tmp_path / "noise_detector.weights")
     np.testing.assert_array_equal(NoiseDetector.pretrained().predict_proba(raw), made.predict_proba(raw))
 
 
@@ -655,8 +750,8 @@ def test_interpretdl_weights_give_interpretdl_scores(tmp_path, n_channels, proto
     paddle.save(net.state_dict(), str(path), protocol=protocol)
     raw, _ = synthetic(50, 9, 0)
     made = NoiseDetector.load_interpretdl(path)
-    assert made.channels == ("given", "largest_other")[:n_channels]
-    assert made.n_steps is None
+    assert made.config.channels == ("given", "largest_other")[:n_channels]
+    assert made.config.n_steps is None
     wanted = net(paddle.to_tensor(raw[:, :, :n_channels])).numpy()[:, 1]
     np.testing.assert_allclose(made.predict_proba(raw), wanted, atol=1e-6)
     made.save(tmp_path / "copy.h5")
@@ -747,17 +842,105 @@ def test_torn_and_foreign_pickles_are_refused(tmp_path, monkeypatch):
         NoiseDetector.load_interpretdl(path)
 
 
+def bomb(levels):
+    """A dictionary whose only key is a tuple of 2^levels nested tuples."""
+    doubled = b"".join(
+        b"h" + bytes([k]) + b"h" + bytes([k]) + b"\x86q" + bytes([k + 1]) + b"0" for k in range(levels)
+    )
+    return b"\x80\x04\x8c\x01aq\x000" + doubled + b"}(h" + bytes([levels]) + b"\x8c\x01bu."
+
+
+def nested(levels, end):
+    return bomb(levels).partition(b"}(")[0] + b"h" + bytes([levels]) + end
+
+
+def many_copies():
+    text = b"X" + (1 << 20).to_bytes(4, "little") + b"a" * (1 << 20) + b"q\x000"
+    call = b"c_codecs\nencode\nq\x010" + b"X\x06\0\0\0latin1q\x020"
+    return b"\x80\x02" + text + call + b"h\x01h\x00h\x02\x86R" * 100_000 + b"."
+
+
+def array_copies():
+    data = b"B" + (1 << 20).to_bytes(4, "little") + b"\0" * (1 << 20) + b"q\x000"
+    make = b"cnumpy.core.multiarray\n_reconstruct\n)Rq\x010cnumpy\ndtype\n\x8c\x02f4\x85Rq\x020"
+    state = b"(K\x01J\0\0\x04\0\x85h\x02\x89h\x00tq\x030"
+    return b"\x80\x04" + data + make + state + b"h\x01h\x03b0" * 100_000 + b"h\x01."
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        bomb(60),
+        nested(60, b"h<\x93."),  # the name of a function
+        b"\x80\x04cnumpy\ndtype\n" + nested(60, b"\x85R.")[2:],  # the name of a type
+        nested(60, b"."),  # the result
+        many_copies(),
+        array_copies(),
+        b"\x80\x04" + b"]" * 100_000 + b".",
+        b"\x80\x04" + b"(" * 100_000 + b"t" * 100_000 + b".",
+        b"\x80\x04\x8e" + (2**63).to_bytes(8, "little") + b"x.",
+        b"\x80\x04\x8a\xff" + b"\xff" * 255 + b".",
+        b"\x80\x04}" + b"2" * 1000 + b".",
+    ],
+    ids=[
+        "key",
+        "name",
+        "type",
+        "result",
+        "texts",
+        "arrays",
+        "lists",
+        "tuples",
+        "length",
+        "number",
+        "operation",
+    ],
+)
+def test_a_hostile_pickle_takes_neither_time_nor_memory(tmp_path, content):
+    path = tmp_path / "weights.pdparams"
+    path.write_bytes(content)
+    code = f"""
+import resource
+from paddle_td_callback.detection.lstm.weights_pickle import read_arrays
+data = open({str(path)!r}, "rb").read()
+resource.setrlimit(resource.RLIMIT_CPU, (10, 10))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    read_arrays(data)
+    print("read")
+except Exception as error:
+    print(type(error).__name__)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    kind, mebibytes = done.stdout.split()
+    assert kind == "DetectorError"
+    assert int(mebibytes) < 64
+
+
+@settings(max_examples=300, deadline=1000)
+@given(st.binary(max_size=60), st.integers(0, 200))
+def test_mutated_pickles_raise_our_own_error_or_none(content, place):
+    whole = pickle.dumps({"a.weight_ih_l0": np.zeros((4, 1), np.float32), "name": ("b", 1)}, protocol=4)
+    for data in (b"\x80\x04" + content, whole[:place] + content + whole[place:], whole[:place] + content):
+        with contextlib.suppress(DetectorError):
+            weights_pickle.read_arrays(data)
+
+
 # What it refuses
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"channels": ("given", "nonsense")}, "channels must be named by given, .*got 'nonsense'"),
-        ({"channels": ("confidence",)}, "channels must be named by"),
+        ({"channels": ("given", "nonsense")}, "channels must be names of given, .*got 'nonsense'"),
+        ({"channels": ("confidence",)}, "channels must be names of"),
         ({"channels": ("given_rank",)}, "got 'given_rank'"),
         ({"channels": ()}, "at least one name"),
-        ({"channels": "given"}, "sequence of at least one name"),
+        ({"channels": "given"}, "channels must be a list or tuple of names"),
         ({"n_steps": 0}, "n_steps must be a whole number from 1 to 10000, got 0"),
         ({"n_steps": 2.5}, "n_steps must be a whole number"),
         ({"hidden_size": -1}, "hidden_size must be"),
@@ -819,34 +1002,36 @@ def test_augmentations_that_are_none_are_refused():
 
 def test_a_recording_of_no_samples_teaches_nothing_and_is_no_error():
     _, raw, wrong = small()
-    table = evidence_of_trajectories(raw)
+    table = feature_table_of_trajectories(raw)
 
     def trained(raws, wrongs, tables):
-        made = NoiseDetector(("given",), 4, 4, 1, evidence=("confidence",))
+        made = NoiseDetector(("given",), 4, 4, 1, dataset_features=("confidence",))
         return made.fit(
-            raws, wrongs, evidence=tables, epochs=9, learning_rate=0.02, batch_size=64, progress=False
+            raws, wrongs, dataset_features=tables, epochs=9, learning_rate=0.02, batch_size=64, progress=False
         )
 
-    made = trained([raw, raw[:0]], [wrong, wrong[:0]], [table, evidence_of_trajectories(raw[:0])])
+    made = trained([raw, raw[:0]], [wrong, wrong[:0]], [table, feature_table_of_trajectories(raw[:0])])
     np.testing.assert_array_equal(
-        made.predict_proba(raw, evidence=table),
-        trained([raw], [wrong], [table]).predict_proba(raw, evidence=table),
+        made.predict_proba(raw, dataset_features=table),
+        trained([raw], [wrong], [table]).predict_proba(raw, dataset_features=table),
     )
-    assert made.predict_proba(raw[:0], evidence=table[:0]).shape == (0,)
-    made.calibrate([raw, raw[:0]], [wrong, wrong[:0]], evidence=[table, table[:0]])
+    assert made.predict_proba(raw[:0], dataset_features=table[:0]).shape == (0,)
+    made.calibrate([raw, raw[:0]], [wrong, wrong[:0]], dataset_features=[table, table[:0]])
     shipped = NoiseDetector.pretrained()
-    assert shipped.predict_proba(raw[:0], evidence=evidence_of_trajectories(raw[:0])).shape == (0,)
+    assert shipped.predict_proba(raw[:0], dataset_features=feature_table_of_trajectories(raw[:0])).shape == (
+        0,
+    )
     for call in (made.fit, made.calibrate):
         with pytest.raises(ValueError, match="marks 0 of 0 seen samples"):
-            call([raw[:0]], [wrong[:0]], evidence=[table[:0]])
+            call([raw[:0]], [wrong[:0]], dataset_features=[table[:0]])
 
 
 def test_wrong_options_are_refused():
     made, raw, wrong = small()
-    with pytest.raises(TypeError, match=r"augment must be an Augmentation or None, got 0\.5"):
+    with pytest.raises(TypeError, match=r"augment must be an Augmentation or None, got float"):
         made.fit(raw, wrong, augment=0.5)
-    with pytest.raises(TypeError, match="first must be a NoiseDetector, got 'x'"):
-        NoiseDetector(first="x")
+    with pytest.raises(TypeError, match="first_stage must be a trained NoiseDetector or None, got str"):
+        NoiseDetector(first_stage="x")
     with pytest.raises(ValueError, match="epochs must be a whole number"):
         made.fit(raw, wrong, epochs=0)
     with pytest.raises(ValueError, match="batch_size must be a whole number"):

@@ -1,4 +1,4 @@
-"""What a first look tells the second: hand-worked numbers, what must not matter, and two detectors in one file."""
+"""Features of the first stage: hand-worked numbers, what must not matter, and two stages in one file."""
 
 from __future__ import annotations
 
@@ -7,17 +7,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paddle_td_callback.detection.dataset_features import LOG_UNIT, Table, evidence
+from paddle_td_callback.detection.dataset_features import feature_table
+from paddle_td_callback.detection.feature_table import FeatureTable
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
-from paddle_td_callback.detection.lstm.first_pass_features import NAMES, OF_SAMPLE, with_opinion
+from paddle_td_callback.detection.lstm.detector_stages import average_members
+from paddle_td_callback.detection.lstm.first_pass_features import feature_names, with_first_pass
+from paddle_td_callback.detection.sample_features import LOG_UNIT
 from paddle_td_callback.errors import DetectorError
 
-
-def table_of(labels: list[int], others: list[int]) -> Table:
-    return Table({}, {}, np.array(labels), np.array(others))
+NAMES = feature_names()
 
 
-def column(table: Table, name: str) -> np.ndarray:
+def table_of(labels: list[int], others: list[int]) -> FeatureTable:
+    return FeatureTable({}, {}, np.array(labels), np.array(others))
+
+
+def column(table: FeatureTable, name: str) -> np.ndarray:
     return table.columns([name])[:, 0] * LOG_UNIT
 
 
@@ -27,7 +32,7 @@ def logit(p: float) -> float:
 
 def test_numbers_by_hand() -> None:
     # class 0: two taken for 1 with chances .8 and .6, one for none with .1; class 1: one taken for 0 with .5
-    table = with_opinion(
+    table = with_first_pass(
         table_of([0, 0, 0, 1], [1, 1, -1, 0]), [logit(0.8), logit(0.6), logit(0.1), logit(0.5)]
     )
     np.testing.assert_allclose(
@@ -63,34 +68,34 @@ def test_numbers_by_hand() -> None:
 def test_neither_order_nor_numbers_of_classes_matter() -> None:
     rng = np.random.default_rng(0)
     labels, others, odds = rng.integers(0, 7, 300), rng.integers(-1, 7, 300), rng.normal(size=300)
-    whole = with_opinion(Table({}, {}, labels, others), odds).columns(NAMES)
+    whole = with_first_pass(FeatureTable({}, {}, labels, others), odds).columns(NAMES)
     order, numbers = rng.permutation(300), np.append(rng.permutation(20)[:7], -1)
-    moved = with_opinion(Table({}, {}, numbers[labels[order]], numbers[others[order]]), odds[order])
+    moved = with_first_pass(FeatureTable({}, {}, numbers[labels[order]], numbers[others[order]]), odds[order])
     np.testing.assert_allclose(moved.columns(NAMES), whole[order], atol=1e-5)
 
 
 def test_samples_never_seen_are_nan_and_touch_no_other() -> None:
     rng = np.random.default_rng(0)
     labels, others, odds = rng.integers(0, 3, 50), rng.integers(-1, 3, 50), rng.normal(size=50)
-    whole = with_opinion(Table({}, {}, labels, others), odds)
-    more = with_opinion(Table({}, {}, np.r_[labels, -1], np.r_[others, -1]), np.r_[odds, np.nan])
+    whole = with_first_pass(FeatureTable({}, {}, labels, others), odds)
+    more = with_first_pass(FeatureTable({}, {}, np.r_[labels, -1], np.r_[others, -1]), np.r_[odds, np.nan])
     np.testing.assert_array_equal(more[:50].columns(NAMES), whole.columns(NAMES))
-    assert np.isnan(more[50:].columns(OF_SAMPLE)).all()
-    assert np.isnan(with_opinion(table_of([-1], [-1]), [np.nan]).columns(NAMES)).all()
+    assert np.isnan(more[50:].columns(list(whole.of_sample))).all()
+    assert np.isnan(with_first_pass(table_of([-1], [-1]), [np.nan]).columns(NAMES)).all()
 
 
 @pytest.mark.parametrize("value", [-50.0, 0.0, 50.0])
-def test_a_first_look_that_is_sure_of_all_stays_finite(value: float) -> None:
-    assert np.isfinite(with_opinion(table_of([0, 1, 1], [1, 0, -1]), [value] * 3).columns(NAMES)).all()
+def test_a_first_stage_that_is_sure_of_all_stays_finite(value: float) -> None:
+    assert np.isfinite(with_first_pass(table_of([0, 1, 1], [1, 0, -1]), [value] * 3).columns(NAMES)).all()
 
 
 def test_log_odds_of_another_recording_are_refused() -> None:
     with pytest.raises(ValueError, match=r"log_odds must be \[sample\] \(2,\), got \(3,\)"):
-        with_opinion(table_of([0, 1], [1, 0]), [0.0, 0.0, 0.0])
+        with_first_pass(table_of([0, 1], [1, 0]), [0.0, 0.0, 0.0])
 
 
 @pytest.fixture
-def recording() -> tuple[np.ndarray, np.ndarray, Table]:
+def recording() -> tuple[np.ndarray, np.ndarray, FeatureTable]:
     """Class 0 gets a third of class 1's samples; what one sample shows is weak, what the pair shows is not."""
     rng = np.random.default_rng(3)
     n, n_epochs = 600, 8
@@ -103,119 +108,117 @@ def recording() -> tuple[np.ndarray, np.ndarray, Table]:
     predictions = np.where(right, labels[:, np.newaxis], instead)
     margins = np.where(right, 1.0, -1.0).astype(np.float32)
     raw = np.stack([given, 0.8 - given, right], axis=2).astype(np.float32)
-    return raw, wrong, evidence(given, margins, predictions, labels)
+    return raw, wrong, feature_table(given, margins, predictions, labels)
 
 
 def detector(first: NoiseDetector | None = None, names: tuple[str, ...] = ("margin_rank",)) -> NoiseDetector:
-    return NoiseDetector(("given",), 4, 8, 1, evidence=names, mix_sizes=(12, 6), first=first)
+    return NoiseDetector(("given",), 4, 8, 1, dataset_features=names, mix_sizes=(12, 6), first_stage=first)
 
 
-def test_two_looks_find_more_than_one_and_go_through_a_file(
-    recording: tuple[np.ndarray, np.ndarray, Table], tmp_path: Path
+def test_two_stages_find_more_than_one_and_go_through_a_file(
+    recording: tuple[np.ndarray, np.ndarray, FeatureTable], tmp_path: Path
 ) -> None:
     raw, wrong, table = recording
     options = {"epochs": 15, "learning_rate": 1e-2, "progress": False}
-    one = detector().fit(raw, wrong, evidence=table, ranking=0.3, **options)
-    first = NoiseDetector.averaged([one, one])
-    assert first.n_members == 2
+    one = detector().fit(raw, wrong, dataset_features=table, ranking=0.3, **options)
+    first = average_members([one, one])
+    assert first.config.n_members == 2
     np.testing.assert_array_equal(
-        first.predict_proba(raw, evidence=table), one.predict_proba(raw, evidence=table)
+        first.predict_proba(raw, dataset_features=table), one.predict_proba(raw, dataset_features=table)
     )
     two = detector(first, ("margin_rank", "first_odds", "first_pair_odds", "first_pair_lift"))
-    two.fit([raw, raw], [wrong, wrong], evidence=[table, table], ranking=0.3, **options)
-    assert two.needs_evidence
+    two.fit([raw, raw], [wrong, wrong], dataset_features=[table, table], ranking=0.3, **options)
+    assert two.needs_features
 
     def ranked(made: NoiseDetector) -> float:
-        score = made.predict_proba(raw, evidence=table)
+        score = made.predict_proba(raw, dataset_features=table)
         return float((score[wrong][:, np.newaxis] > score[~wrong]).mean())
 
     assert ranked(two) > ranked(one) + 0.02
-    two.save(tmp_path / "two.h5")
-    again = NoiseDetector.load(tmp_path / "two.h5")
-    assert again.first is not None
-    assert (again.mix_sizes, again.first.n_members) == ((12, 6), 2)
-    score = two.predict_proba(raw, evidence=table)
-    np.testing.assert_array_equal(again.predict_proba(raw, evidence=table), score)
-    with pytest.warns(UserWarning, match="none is given") as said:
+    two.save(tmp_path / "two.weights")
+    again = NoiseDetector.load(tmp_path / "two.weights")
+    assert again.first_stage is not None
+    assert (again.config.mix_sizes, again.first_stage.config.n_members) == ((12, 6), 2)
+    score = two.predict_proba(raw, dataset_features=table)
+    np.testing.assert_array_equal(again.predict_proba(raw, dataset_features=table), score)
+    with pytest.warns(UserWarning, match="none are given") as said:
         assert np.isfinite(again.predict_proba(raw)).all()  # from trajectories alone
     assert len(said) == 1
 
     tiles = [slice(0, 250), slice(250, 600)]
-    looked = again.look_first(((raw[tile], table[tile]) for tile in tiles), table)
-    parts = [again.predict_proba(raw[tile], evidence=looked[tile]) for tile in tiles]
+    complete = again.run_first_stage(((raw[tile], table[tile]) for tile in tiles), table)
+    parts = [again.predict_proba(raw[tile], dataset_features=complete[tile]) for tile in tiles]
     np.testing.assert_allclose(np.concatenate(parts), score, atol=1e-6)
-    with pytest.raises(ValueError, match="make it with look_first"):
-        again.predict_proba(raw[:250], evidence=table[:250])
-    assert one.look_first([], table) is table
+    with pytest.raises(ValueError, match="make them with run_first_stage"):
+        again.predict_proba(raw[:250], dataset_features=table[:250])
+    assert one.run_first_stage([], table) is table
     halves = [slice(0, 300), slice(300, 600)]
     for wrong_tiles in (halves[::-1], [slice(0, 300), slice(0, 300)]):
-        with pytest.raises(
-            ValueError, match=r"samples 0 to 300 is that of others|samples 300 to 600 is that of"
-        ):
-            again.look_first(((raw[tile], table[tile]) for tile in wrong_tiles), table)
+        with pytest.raises(ValueError, match=r"samples 0 to 300 holds others|samples 300 to 600 holds"):
+            again.run_first_stage(((raw[tile], table[tile]) for tile in wrong_tiles), table)
     for few in ([], halves[:1]):
         with pytest.raises(
-            ValueError, match=r"tiles hold (0|300) of 600 samples; look_first needs the whole"
+            ValueError, match=r"tiles hold (0|300) of 600 samples; run_first_stage needs the whole"
         ):
-            again.look_first([(raw[tile], table[tile]) for tile in few], table)
+            again.run_first_stage([(raw[tile], table[tile]) for tile in few], table)
     with pytest.raises(
-        ValueError, match="evidence is that of 300 of 600 samples; look_first needs the whole"
+        ValueError, match="dataset_features are those of 300 of 600 samples; run_first_stage needs the whole"
     ):
-        again.look_first([(raw[:300], table[:300])], table[:300])
+        again.run_first_stage([(raw[:300], table[:300])], table[:300])
 
 
-def test_what_does_not_fit_together_is_refused(recording: tuple[np.ndarray, np.ndarray, Table]) -> None:
+def test_what_does_not_fit_together_is_refused(
+    recording: tuple[np.ndarray, np.ndarray, FeatureTable],
+) -> None:
     raw, wrong, table = recording
-    one = detector().fit(raw, wrong, evidence=table, epochs=1, progress=False)
+    one = detector().fit(raw, wrong, dataset_features=table, epochs=1, progress=False)
     with pytest.raises(ValueError, match="got 'first_odds'"):
         detector(None, ("first_odds",))
     with pytest.raises(DetectorError, match="no weights"):
         detector(detector())
     with pytest.raises(DetectorError, match="no weights"):
-        NoiseDetector.averaged([detector()])
+        average_members([detector()])
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged([])
+        average_members([])
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged(
-            [one, detector(None, ("aum",)).fit(raw, wrong, evidence=table, progress=False)]
+        average_members(
+            [one, detector(None, ("aum",)).fit(raw, wrong, dataset_features=table, progress=False)]
         )
     with pytest.raises(ValueError, match=r"ranking must be a number in \[0, inf\), got -1.0"):
-        detector().fit(raw, wrong, evidence=table, ranking=-1.0)
-    with pytest.raises(ValueError, match="got 'ndarray'"):
-        one.predict_proba(raw, evidence=np.zeros((600, 3)))  # type: ignore[arg-type]
+        detector().fit(raw, wrong, dataset_features=table, ranking=-1.0)
+    with pytest.raises(ValueError, match="got ndarray"):
+        one.predict_proba(raw, dataset_features=np.zeros((600, 3)))  # type: ignore[arg-type]
 
 
 def test_detectors_from_files_are_averaged_where_their_first_ones_say_the_same(
-    recording: tuple[np.ndarray, np.ndarray, Table], tmp_path: Path
+    recording: tuple[np.ndarray, np.ndarray, FeatureTable], tmp_path: Path
 ) -> None:
     raw, wrong, table = recording
-    options = {"evidence": table, "epochs": 1, "progress": False}
+    options = {"dataset_features": table, "epochs": 1, "progress": False}
     made = []
     for seed in (0, 1):
         first = detector().fit(raw, wrong, seed=seed, **options)
         second = detector(first, ("margin_rank", "first_odds")).fit(raw, wrong, **options)
-        second.save(tmp_path / f"{seed}.h5")
-        made += [NoiseDetector.load(tmp_path / f"{seed}.h5") for _ in range(2)]
-    both = NoiseDetector.averaged(made[:2])
+        second.save(tmp_path / f"{seed}.weights")
+        made += [NoiseDetector.load(tmp_path / f"{seed}.weights") for _ in range(2)]
+    both = average_members(made[:2])
     np.testing.assert_allclose(
-        both.log_odds(raw, evidence=table), made[0].log_odds(raw, evidence=table), atol=1e-5
+        both.log_odds(raw, dataset_features=table), made[0].log_odds(raw, dataset_features=table), atol=1e-5
     )
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged(made[1:3])
+        average_members(made[1:3])
     with pytest.raises(ValueError, match="all alike"):
-        NoiseDetector.averaged([made[0], detector(None, ("margin_rank", "aum")).fit(raw, wrong, **options)])
-    with pytest.raises(TypeError, match="detectors must be NoiseDetectors, got 'a'"):
-        NoiseDetector.averaged(["a"])  # type: ignore[list-item]
+        average_members([made[0], detector(None, ("margin_rank", "aum")).fit(raw, wrong, **options)])
 
 
-def test_no_more_looks_than_a_file_may_hold(
-    recording: tuple[np.ndarray, np.ndarray, Table], tmp_path: Path
+def test_no_more_stages_than_a_file_may_hold(
+    recording: tuple[np.ndarray, np.ndarray, FeatureTable], tmp_path: Path
 ) -> None:
     raw, wrong, table = recording
     made = None
     for _ in range(4):
-        made = detector(made).fit(raw, wrong, evidence=table, epochs=1, progress=False)
-    made.save(tmp_path / "made.h5")
-    assert NoiseDetector.load(tmp_path / "made.h5").first is not None
-    with pytest.raises(ValueError, match="last of 4 detectors that look one after the other; at most 4 may"):
+        made = detector(made).fit(raw, wrong, dataset_features=table, epochs=1, progress=False)
+    made.save(tmp_path / "made.weights")
+    assert NoiseDetector.load(tmp_path / "made.weights").first_stage is not None
+    with pytest.raises(ValueError, match="first_stage has 4 stages already; a detector may have at most 4"):
         detector(made)

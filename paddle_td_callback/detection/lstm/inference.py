@@ -1,0 +1,69 @@
+"""Log-odds of samples by the trained members of one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+
+from ...errors import DetectorError
+from ..feature_table import FeatureTable
+from .architecture import Weights
+from .channels import as_tensor
+from .config import DetectorConfig
+from .device import paddle_on
+from .network import Network
+
+
+def mean_log_odds(
+    config: DetectorConfig,
+    members: Sequence[Weights],
+    raw: NDArray[Any],
+    features: FeatureTable,
+    *,
+    batch_size: int,
+    device: str | None,
+    on_batch: Callable[[int], object] = lambda n_samples: None,
+) -> NDArray[np.float64]:
+    """The mean of the members' log-odds that the label is wrong, `[sample]`; NaN = never seen.
+
+    Args:
+        config: of the stage.
+        members: weights of each member.
+        raw: trajectories `[sample, epoch, 3]`, checked.
+        features: of these samples, with all features that the stage reads.
+        batch_size: samples on the device at once.
+        device: any Paddle device string; None = where Paddle is now.
+        on_batch: called with the size of each batch done.
+
+    Raises:
+        DetectorError: the log-odds are not finite.
+    """
+    inputs = config.inputs
+    scored = np.flatnonzero(inputs.scored(raw))
+    odds = np.full(len(raw), np.nan)
+    if not len(scored):
+        return odds
+    with paddle_on(device), paddle.no_grad():
+        nets = [Network(config.architecture, weights) for weights in members]
+        for start in range(0, len(scored), batch_size):
+            rows = scored[start : start + batch_size]
+            channels = inputs.make(as_tensor(raw[rows]))
+            columns = as_tensor(network_features(config, features[rows]))
+            odds[rows] = np.mean([net(channels, columns).numpy() for net in nets], axis=0)
+            on_batch(len(rows))
+    n_bad = int((~np.isfinite(odds[scored])).sum())
+    if n_bad:  # NaN would say that these were never seen
+        raise DetectorError(
+            f"the log-odds of {n_bad} of {len(scored)} samples are not finite: the weights are too large or "
+            "damaged; train the detector again with a smaller learning_rate"
+        )
+    return odds
+
+
+def network_features(config: DetectorConfig, features: FeatureTable) -> NDArray[np.float32]:
+    """What a stage's network reads of a table, `[sample, feature]`; 0 where a sample was never seen."""
+    return np.nan_to_num(features.columns(config.dataset_features))
