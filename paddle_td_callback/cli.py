@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from ._version import __version__
 from .errors import StoreError, StoreExistsError, TrainingDynamicsError
+from .export.commands import add_commands
 from .messages import escape
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("recording", metavar="FILE")
     verify.add_argument("--salvage", metavar="OUT", help="write the good epochs to this new file")
     verify.set_defaults(run=_verify)
+    add_commands(commands)
     return parser
 
 

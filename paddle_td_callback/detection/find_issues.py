@@ -16,6 +16,7 @@ from ..errors import StoreError
 from ..messages import escape
 from ..names import in_order
 from ..store import TrainingDynamicsStore
+from .arguments import whole
 from .dataset_features import FeatureCollector
 from .feature_table import FeatureTable
 from .label_issues import LabelIssues
@@ -107,7 +108,7 @@ def find_label_issues(
     check_runs(sources)
     options: dict[str, Any] = {"device": device}
     if batch_size is not None:
-        options["batch_size"] = batch_size
+        options["batch_size"] = whole(batch_size, "batch_size")
     runs = []
     for one in sources:
         if isinstance(one, TrainingDynamicsStore):
@@ -192,6 +193,9 @@ class _Run:
             from .. import NoiseDetector
 
             detector = NoiseDetector.pretrained()
+        from .lstm.device import check_device
+
+        check_device(options["device"])
         self._score_by_detector(detector, options, progress)
         return _with_noise_rate(self._issues(), detector)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 import numpy.typing as npt
 
+from ..csv_cells import to_cell
 from ..errors import StoreError
 from ..messages import escape
 from ..store.paths import replace_file, resolve_output
@@ -28,8 +28,6 @@ ISSUE_THRESHOLD = 0.5  # every noise score is scaled so that above one half spea
 
 STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr")
 _HEAD = 10
-# What a spreadsheet may take for a formula; a plain negative number is none.
-_FORMULA = re.compile(r"[=@\t\r\n\uff1d\uff0b\uff0d\uff20]|[+-](?!\d+(?:\.\d+)?\Z)")
 
 
 @dataclass(frozen=True, eq=False, repr=False)  # equality of arrays has no single answer
@@ -395,16 +393,12 @@ def _check_share(value: float, name: str) -> None:
 def _cells(values: npt.NDArray[Any], *, raw: bool) -> list[Any]:
     """One column of a CSV: NaN as empty, floats in the shortest form that reads back as the same number."""
     if values.dtype == object:
-        return list(values) if raw else [_defused(text) for text in values]
+        return list(values) if raw else [escape(to_cell(text), lines=True) for text in values]
     if values.dtype.kind != "f":
         return list(values.tolist())
     # A float32 has to be written as one: as a double it would show digits that are not there.
     cells = values.tolist() if values.dtype == np.float64 else values.astype(str).tolist()
     return ["" if missing else cell for cell, missing in zip(cells, np.isnan(values), strict=True)]
-
-
-def _defused(text: str) -> str:
-    return f"'{escape(text, lines=True)}" if _FORMULA.match(text) else escape(text, lines=True)
 
 
 def _json(value: Any) -> Any:

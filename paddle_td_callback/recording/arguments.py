@@ -64,8 +64,13 @@ def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list
                 f"{argument} must have one axis, got an array {np.shape(names)}; pass {argument}[:, 0]"
             )
     if n_names is not None and len(listed) != n_names:
-        raise ValueError(f"{argument}: got {len(listed)} names, wanted {n_names}; give one for each index")
-    return [str(name) for name in listed]
+        raise ValueError(f"{argument} must have {n_names} names, got {len(listed)}; give one for each index")
+    return [name_of(name) for name in listed]
+
+
+def name_of(one: Any) -> str:
+    """A name as text."""
+    return one.decode(errors="replace") if isinstance(one, bytes) else str(one)
 
 
 def _listed(names: Mapping[Any, Any], argument: str) -> list[Any]:

@@ -63,7 +63,9 @@ def as_integers(values: Any, name: str) -> npt.NDArray[np.int64]:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise ValueError(f"{name} must have shape [row] or [row, 1], one number a row, got {array.shape}")
+        raise ValueError(
+            f"{name} must have shape [row] or [row, 1], got {array.shape}; give one number for each row"
+        )
     return array.astype(np.int64, copy=False)
 
 

@@ -6,7 +6,8 @@ import mmap
 import os
 import time
 import warnings
-from concurrent.futures import Future
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy.typing as npt
 from ..errors import StoreError
 from ..store import StoreWriter
 from ..store.schema import Layout
-from ..threads import one_thread, run_beside
 from .memory_limit import default_memory_limit_bytes
 from .spill import Spill
 
@@ -56,14 +56,10 @@ class Committer:
     ) -> None:
         self._writer = writer
         self._on_error = on_error
-        try:
-            self._spill = _make_spill(writer, memory_limit_bytes)
-        except BaseException:
-            writer.close()
-            raise
+        self._spill = _make_spill(writer, memory_limit_bytes)
         self._free = [self._make_buffer()]
         self.buffer = self._make_buffer()
-        self._pool = one_thread()
+        self._pool = _one_thread()
         self._running: Future[Exception | None] | None = None
         self._waiting: _Job | None = None
         self._failing = False
@@ -145,7 +141,7 @@ class Committer:
 
     def _start(self, job: _Job) -> None:
         self._waiting = job
-        self._running = run_beside(self._pool, self._commit, job)
+        self._running = _run_beside(self._pool, self._commit, job)
 
     def _commit(self, job: _Job) -> Exception | None:
         try:
@@ -205,3 +201,34 @@ def _make_spill(writer: StoreWriter, memory_limit_bytes: int | None) -> Spill | 
             f"for them in '{folder}' cannot be made ({error}); raise memory_limit_bytes, make room, or keep less "
             "than keep=" + repr(writer.layout.keep)
         ) from error
+
+
+def _one_thread() -> Executor:
+    """An executor of one thread, which is there already; where the system gives none, an executor that takes no work.
+
+    An executor that starts its thread with the first work keeps that work in its queue where the thread cannot be
+    started, although it raises, so that the work would be done now and once more later. And of a thread that Ctrl-C
+    met while it started it knows nothing, starts another, and two would write into the file at once.
+    """
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="paddle_td_callback")
+    try:
+        executor.submit(int).result()
+    except RuntimeError:
+        executor.shutdown()
+    return executor
+
+
+def _run_beside(
+    executor: Executor, work: Callable[[_Job], Exception | None], job: _Job
+) -> Future[Exception | None]:
+    """Have `executor`, made by `_one_thread`, do the work; where it takes none any more, do it now.
+
+    A script that dies of an exception ends while its last epoch is being written: Python then waits for the threads
+    that it has, but no executor accepts anything new.
+    """
+    try:
+        return executor.submit(work, job)
+    except RuntimeError:
+        future: Future[Exception | None] = Future()
+        future.set_result(work(job))
+        return future

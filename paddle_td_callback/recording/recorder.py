@@ -128,6 +128,11 @@ class TrainingDynamicsRecorder:
         self.path = os.path.abspath(path)  # the training may change the working folder
         close_abandoned()
         ranks = _chosen_ranks(distributed)
+        self._every = int(every)
+        self._epoch = 0  # of the training, as far as this recorder saw it
+        self._step = 0
+        self._n_rows = 0
+        self._closed = False
 
         def open_sink() -> LocalSink | SendingSink:
             limit = memory_limit_bytes
@@ -147,11 +152,15 @@ class TrainingDynamicsRecorder:
                 writer = StoreWriter.create(
                     self.path, self.layout, class_names=names, sample_ids=ids, overwrite=overwrite
                 )
-            if ranks is None:
-                return LocalSink(writer, on_error=on_error, memory_limit_bytes=limit)
-            return RankZeroSink(
-                writer, ranks, on_error=on_error, memory_limit_bytes=limit, sample_ids=ids, every=every
-            )
+            try:
+                if ranks is None:
+                    return LocalSink(writer, on_error=on_error, memory_limit_bytes=limit)
+                return RankZeroSink(
+                    writer, ranks, on_error=on_error, memory_limit_bytes=limit, sample_ids=ids, every=every
+                )
+            except BaseException:  # Ctrl-C too must not leave the file locked
+                writer.close()
+                raise
 
         self._session: Session | None = None
         if ranks is None or ranks is distributed:
@@ -159,13 +168,12 @@ class TrainingDynamicsRecorder:
         else:
             self._session = ranks.session("recorder")
             self._sink = _open_together(self._session, open_sink)
-        self._block = Block(self.layout, self._sink.put, softmax=softmax, name=self.path)
-        self._every = int(every)
-        self._epoch = 0  # of the training, as far as this recorder saw it
-        self._step = 0
-        self._n_rows = 0
-        self._closed = False
-        self._finalizer = register(self, self._sink)
+        try:
+            self._finalizer = register(self, self._sink)
+            self._block = Block(self.layout, self._sink.put, softmax=softmax, name=self.path)
+        except BaseException:
+            self._sink.close()
+            raise
 
     def __enter__(self) -> TrainingDynamicsRecorder:
         return self

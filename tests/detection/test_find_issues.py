@@ -319,6 +319,8 @@ def test_what_a_method_needs_was_not_kept(trajectories: Any, path: str) -> None:
             r"must be a NoiseDetector, got 'weights\.h5'; .*NoiseDetector\.load",
         ),
         ({"source": []}, ValueError, "source is an empty list"),
+        ({"batch_size": 0}, ValueError, "batch_size must be a whole number from 1"),
+        ({"class_names": {"a", "b"}}, TypeError, "class_names must be a list"),
         (
             {"source": 5},
             TypeError,

@@ -28,6 +28,7 @@ def test_what_has_an_order(names: Any) -> None:
 def test_names_need_not_be_strings() -> None:
     assert ordered_names(range(2, 5), "sample_ids", 3) == ["2", "3", "4"]
     assert ordered_names(np.array([7, 8]), "sample_ids") == ["7", "8"]
+    assert ordered_names([b"a", b"\xff"], "sample_ids") == ["a", "\ufffd"]
     assert ordered_names(None, "sample_ids", 3) is None
     assert ordered_names([], "sample_ids") == []
 
@@ -46,7 +47,7 @@ def test_names_need_not_be_strings() -> None:
         ({1: "a", 2: "b"}, ValueError, r"must be 0 to 1, got \[1, 2\]"),
         ({0: "a", 2: "b"}, ValueError, r"must be 0 to 1, got \[0, 2\]"),
         (np.array([["a"], ["b"]]), ValueError, r"must have one axis, got an array \(2, 1\)"),
-        (["a"], ValueError, "got 1 names, wanted 2"),
+        (["a"], ValueError, "must have 2 names, got 1"),
     ],
 )
 def test_what_has_none(names: Any, error: Any, match: str) -> None:

@@ -234,3 +234,29 @@ def test_memory_does_not_grow_with_epochs(path):
             peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     recorder.close()
     assert peaks[1] - peaks[0] < 8 * 1024  # KiB
+
+
+def test_the_thread_is_there_before_there_is_work(path, monkeypatch):
+    committer = Committer(StoreWriter.create(path, LAYOUT))
+    threads = []
+    commit = StoreWriter.commit_epoch
+
+    def noted(*arguments):
+        threads.append(threading.get_ident())
+        commit(*arguments)
+
+    monkeypatch.setattr(StoreWriter, "commit_epoch", noted)
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: pytest.fail("too late"))
+    submit(committer, 0)
+    committer.close()
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
+
+
+def test_where_the_thread_takes_no_more_work_the_epoch_is_committed_now(path):
+    """As where the interpreter is about to end."""
+    committer = Committer(StoreWriter.create(path, LAYOUT))
+    committer._pool.shutdown()
+    epochs = [submit(committer, index) for index in range(2)]
+    committer.close()
+    assert_same_epochs(read_epochs(path)[0], epochs)

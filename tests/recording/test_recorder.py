@@ -21,7 +21,6 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
-from paddle_td_callback.store import StoreWriter
 
 
 def record(path: str, epochs: list[list[tuple[Any, ...]]], **options: Any) -> None:
@@ -230,7 +229,7 @@ ROW = np.zeros((1, 3), np.float32)
         (
             ([0], ROW, [[0, 0, 1]]),
             ValueError,
-            r"labels must have shape .*, one number a row, got \(1, 3\)",
+            r"labels must have shape \[row\] or \[row, 1\], got \(1, 3\)",
         ),
         (([0], ROW, [0, 1]), ValueError, "epoch 0: 2 labels for 1 indices"),
         (([0, 1], ROW, [0, 1]), ValueError, r"logits must have shape \(2, 3\) \[row, class\], got \(1, 3\)"),
@@ -335,7 +334,7 @@ def test_an_epoch_of_other_labels_is_refused_whole(path: str) -> None:
         ({"mode": "test"}, "mode must be 'train' or 'eval', got 'test'"),
         ({"compression": "lzf"}, "compression must be 'gzip' or None, got 'lzf'"),
         ({"on_error": "ignore"}, "on_error must be 'warn' or 'raise', got 'ignore'"),
-        ({"class_names": ["a", "b"]}, "class_names: got 2 names, wanted 3"),
+        ({"class_names": ["a", "b"]}, "class_names must have 3 names, got 2"),
         ({"resume": True, "overwrite": True}, "resume and overwrite=True contradict"),
         ({"distributed": True}, "distributed=True, but Paddle is in no parallel environment"),
     ],
@@ -402,18 +401,23 @@ def test_epochs_to_keep_of_what_is_not_there(path: str) -> None:
     assert not Path(path).exists()
 
 
-def test_the_writer_is_told_how_many_epochs_to_keep(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    record(path, [[([0], ROW, [1])]] * 3, n_samples=5, n_classes=3)
-    resume, kept = StoreWriter.resume, []
+@pytest.mark.parametrize("n_kept", [1, np.int64(2), 3, True])
+def test_a_training_that_goes_on_from_an_older_checkpoint(n_kept: Any, path: str) -> None:
+    record(path, [[([epoch], ROW, [1])] for epoch in range(3)], n_samples=5, n_classes=3)
+    with TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, resume=n_kept) as recorder:
+        assert recorder.n_epochs == (3 if n_kept is True else n_kept)
+        recorder.update([4], ROW, [2])
+        recorder.end_epoch()
+    with TrainingDynamicsStore(path) as store:
+        seen = [np.flatnonzero(column).tolist() for column in store.n_presentations().T]
+    n_first = 3 if n_kept is True else n_kept
+    assert seen == [*[[0], [1], [2]][:n_first], [4]]
 
-    def noted(path: str, layout: Any, *, n_epochs: int | None = None) -> StoreWriter:
-        kept.append(n_epochs)
-        return resume(path, layout)
 
-    monkeypatch.setattr(StoreWriter, "resume", noted)
-    for value in (True, 2, np.int64(3)):
-        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, resume=value).close()
-    assert kept == [None, 2, 3]
+def test_more_epochs_to_keep_than_there_are(path: str) -> None:
+    record(path, [[([0], ROW, [1])]] * 2, n_samples=5, n_classes=3)
+    with pytest.raises(StoreError, match="has 2 epochs, so the first 3 cannot be kept"):
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3, resume=3)
 
 
 def test_every_second_epoch(path: str) -> None:
@@ -472,8 +476,7 @@ def test_names_without_an_order_make_no_file(options: dict[str, Any], match: str
 def test_names_by_index(path: str) -> None:
     class_names = {2: "cow", 0: "cat", 1: "dog"}
     ids = np.array([10, 20, 30, 40, 50])
-    names: dict[str, Any] = {"class_names": class_names, "sample_ids": ids}
-    record(path, [[([0], ROW, [1])]], n_samples=5, n_classes=3, **names)
+    record(path, [[]], n_samples=5, n_classes=3, class_names=class_names, sample_ids=ids)
     with TrainingDynamicsStore(path) as store:
         assert store.class_names == ["cat", "dog", "cow"]
         assert store.sample_ids == ["10", "20", "30", "40", "50"]

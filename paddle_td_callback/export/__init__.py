@@ -1,0 +1,1 @@
+"""What a person or another tool takes away from a recording: one format a file."""

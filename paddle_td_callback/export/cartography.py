@@ -1,0 +1,133 @@
+"""The JSON lines of Dataset Cartography, both ways: one `dynamics_epoch_{k}.jsonl` an epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..detection.interpolate import fill_missed_epochs
+from ..errors import StoreNotFoundError
+from ..store import TrainingDynamicsStore
+from ..store.schema import Keep
+from .files import new_text_file
+from .import_arrays import import_arrays
+
+_NAME = re.compile(r"dynamics_epoch_(\d{1,9})\.jsonl")
+_FLOOR = 2.0**-25  # what a stored 0 counts as: half of float16's smallest number
+
+
+def write_cartography(store: TrainingDynamicsStore, folder: str | os.PathLike[str]) -> list[str]:
+    """Write `dynamics_epoch_{k}.jsonl` for each epoch: `guid`, `logits_epoch_{k}` and `gold` of each sample.
+
+    The logits are the logarithms of the recorded probabilities, so their softmax gives these back. Epochs in which
+    a sample was not seen are filled linearly, since cartography wants each sample in each epoch; samples that were
+    never seen are left out. The guid is the sample's id, or its index.
+
+    Args:
+        store: a recording with `keep="all"`.
+        folder: where the files go, made if it is missing; those of the same name are replaced.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        StoreError: the recording does not hold the probabilities of all classes.
+    """
+    os.makedirs(folder, exist_ok=True)
+    paths = [os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl") for epoch in range(store.n_epochs)]
+    ids = store.sample_ids
+    for epoch, path in enumerate(paths):
+        with new_text_file(path) as file:
+            for tile in store.tiles(wide=True):
+                probabilities = fill_missed_epochs(store.probabilities(tile))[:, epoch]
+                logits = np.log(np.maximum(probabilities.astype(np.float64), _FLOOR)).round(6)
+                for sample, row in zip(range(tile.start, tile.stop), logits.tolist(), strict=True):
+                    if store.labels[sample] >= 0:
+                        guid = sample if ids is None else ids[sample]
+                        line = {"guid": guid, f"logits_epoch_{epoch}": row, "gold": int(store.labels[sample])}
+                        file.write(json.dumps(line) + "\n")
+    return paths
+
+
+def import_cartography(
+    folder: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    keep: Keep = "all",
+    overwrite: bool = False,
+) -> None:
+    """Write a recording of cartography's files; the samples are numbered in the order of the first epoch's lines.
+
+    Args:
+        folder: with `dynamics_epoch_{k}.jsonl`, as cartography's `training_dynamics/` is.
+        out: the recording to make. Its sample ids are the guids, unless these are 0, 1, 2 and so on.
+        keep: as for `TrainingDynamicsRecorder`.
+        overwrite: replace an existing recording.
+
+    Raises:
+        StoreNotFoundError: no such files.
+        ValueError: a line is not as said; the message names it.
+        StoreError: the recording cannot be written.
+    """
+    numbers = sorted(int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name)))
+    if not numbers:
+        raise StoreNotFoundError(f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on")
+    place: dict[str, int] = {}
+    labels: list[int] = []
+    n_classes = 0
+    for where, guid, logits, gold in _lines(folder, numbers[0]):
+        if guid in place:
+            raise ValueError(f"{where}: guid {guid[:60]!r} comes twice")
+        place[guid] = len(labels)
+        labels.append(gold)
+        n_classes = n_classes or len(logits)
+
+    def epochs() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+        for number in numbers:
+            rows, values = [], []
+            for where, guid, logits, gold in _lines(folder, number):
+                if guid not in place or labels[place[guid]] != gold:
+                    raise ValueError(
+                        f"{where}: guid {guid[:60]!r} is not in the first epoch, or has another label there"
+                    )
+                if len(logits) != n_classes:
+                    raise ValueError(f"{where}: {len(logits)} logits, the first line has {n_classes}")
+                rows.append(place[guid])
+                values.append(logits)
+            yield np.array(rows, np.int64), np.array(values, np.float32).reshape(len(rows), n_classes)
+
+    is_index = list(place) == [str(index) for index in range(len(place))]
+    import_arrays(
+        out,
+        epochs(),
+        np.array(labels, np.int64),
+        logits=True,
+        n_classes=n_classes,
+        sample_ids=None if is_index else list(place),
+        keep=keep,
+        overwrite=overwrite,
+    )
+
+
+def _lines(folder: str | os.PathLike[str], epoch: int) -> Iterator[tuple[str, str, list[float], int]]:
+    path = os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl")
+    with open(path, encoding="utf-8") as file:
+        for number, text in enumerate(file, start=1):
+            where = f"'{path}', line {number}"
+            try:
+                line = json.loads(text)
+                guid, gold, logits = line["guid"], line["gold"], line[f"logits_epoch_{epoch}"]
+                values = [float(value) for value in logits]
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise ValueError(
+                    f"{where}: wanted 'guid', 'gold' and 'logits_epoch_{epoch}': {type(error).__name__}: {error}"
+                ) from error
+            if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(values):
+                raise ValueError(f"{where}: gold must be a class in [0, {len(values)}), got {gold!r}")
+            yield where, str(guid), values, gold

@@ -1,0 +1,251 @@
+"""Recordings made of other tools' arrays: (sample indices, probabilities) of each epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..recording.recorder import TrainingDynamicsRecorder
+from ..store.schema import Keep
+
+_BLOCK = 1 << 24  # values that are converted at once
+Epoch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
+
+
+def import_arrays(
+    out: str | os.PathLike[str],
+    epochs: Iterable[Epoch],
+    labels: npt.ArrayLike,
+    *,
+    n_classes: int | None = None,
+    logits: bool = False,
+    class_names: Sequence[str] | None = None,
+    sample_ids: Sequence[Any] | None = None,
+    mode: str = "train",
+    keep: Keep = "all",
+    dtype: str = "float16",
+    overwrite: bool = False,
+) -> None:
+    """Write a recording of what another tool wrote down of a training.
+
+    Args:
+        out: the recording to make.
+        epochs: for each epoch the probabilities `[sample, class]`, NaN = unseen, or a pair of sample indices
+            `[row]` and probabilities `[row, class]`; an array `[epoch, sample, class]` is one such thing.
+        labels: `[sample]`, the given labels; -1 where a sample has none, whose rows are left out.
+        n_classes: number of classes; None = as many as the first epoch has columns.
+        logits: whether logits are given instead of probabilities.
+        class_names: as for `TrainingDynamicsRecorder`, and so are the others.
+        sample_ids: see there.
+        mode: see there.
+        keep: see there.
+        dtype: see there.
+        overwrite: see there.
+
+    Raises:
+        ValueError: shapes that disagree, no epochs, or what `TrainingDynamicsRecorder.update` refuses.
+        TypeError: the same.
+        StoreError: the recording cannot be written.
+    """
+    given = np.asarray(labels)
+    if given.ndim != 1 or given.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers [sample], got {given.dtype} {given.shape}")
+    recorder = None
+    with contextlib.ExitStack() as stack:
+        for number, epoch in enumerate(epochs):
+            indices, values = epoch if isinstance(epoch, tuple) else (np.arange(len(given)), epoch)
+            rows, table = np.asarray(indices), np.asarray(values) if not hasattr(values, "dtype") else values
+            if table.ndim != 2 or len(table) != len(rows):
+                raise ValueError(
+                    f"epoch {number}: got {len(rows)} sample indices and values of shape {table.shape}; wanted one row "
+                    "[class] for each index"
+                )
+            if recorder is None:
+                recorder = stack.enter_context(
+                    TrainingDynamicsRecorder(
+                        out,
+                        n_samples=len(given),
+                        n_classes=int(table.shape[1]) if n_classes is None else n_classes,
+                        class_names=class_names,
+                        sample_ids=sample_ids,
+                        mode=mode,
+                        keep=keep,
+                        dtype=dtype,
+                        overwrite=overwrite,
+                        on_error="raise",
+                        distributed=False,
+                    )
+                )
+            _put(recorder, rows, table, given, logits)
+            recorder.end_epoch()
+        if recorder is None:
+            raise ValueError("there are no epochs to import")
+
+
+def _put(
+    recorder: TrainingDynamicsRecorder,
+    rows: npt.NDArray[Any],
+    table: npt.NDArray[Any],
+    given: npt.NDArray[Any],
+    logits: bool,
+) -> None:
+    if rows.size and rows.dtype.kind not in "iu":
+        raise TypeError(f"sample indices must be integers, got {rows.dtype}")
+    if rows.size and not (rows.min() >= 0 and rows.max() < len(given)):
+        raise ValueError(f"sample indices must be in [0, {len(given)}), got {rows.min()} to {rows.max()}")
+    step = max(1, _BLOCK // table.shape[1])
+    for start in range(0, len(rows), step):
+        block = np.asarray(table[start : start + step])
+        if block.dtype.kind != "f":
+            raise TypeError(f"probabilities must be floating point, got {block.dtype}")
+        index = rows[start : start + step]
+        seen = ~np.isnan(block).any(axis=1) & (given[index] >= 0)
+        values = block[seen].astype(np.float32)
+        if logits:
+            recorder.update(index[seen], values, given[index[seen]])
+        else:
+            _check_probabilities(values, index[seen])
+            recorder.update(index[seen], None, given[index[seen]], probabilities=values)
+
+
+def _check_probabilities(values: npt.NDArray[np.float32], index: npt.NDArray[Any]) -> None:
+    bad = (values < 0).any(axis=1) | (
+        np.abs(values.sum(axis=1) - 1) > 0.02
+    )  # float16 of 1,000 classes is 0.01 off
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(
+            f"sample {index[row]}: its values sum to {values[row].sum():.4g} and the smallest is "
+            f"{values[row].min():.4g}, so they are no probabilities; if they are logits, pass logits=True (--logits)"
+        )
+
+
+@contextlib.contextmanager
+def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+    """The arrays of an npz, mapped from disk, so that none has to fit in memory. Arrays of objects are left out.
+
+    Args:
+        path: the file. It is not trusted: no pickle is loaded, and what an array claims is compared with its size.
+
+    Raises:
+        ValueError: it is no npz, or damaged.
+        OSError: it cannot be read, or the folder for temporary files is full.
+    """
+    name = os.fspath(path)
+    with contextlib.ExitStack() as stack:
+        arrays = {}
+        try:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            needed = sum(member.file_size for member in archive.infolist())
+            free = shutil.disk_usage(folder).free
+            if needed > free:
+                raise OSError(
+                    f"'{name}' unpacks to {needed / 1e9:.1f} GB, and the disk of '{folder}' has "
+                    f"{free / 1e9:.1f} GB free; set TMPDIR to a folder on a larger disk"
+                )
+            for number, member in enumerate(archive.infolist()):
+                if not member.filename.endswith(".npy"):
+                    continue
+                where = os.path.join(folder, f"{number}.npy")
+                with archive.open(member) as packed, open(where, "wb") as plain:
+                    while block := packed.read(1 << 20):
+                        plain.write(block)
+                array = _mapped(where)
+                if array is not None:
+                    arrays[member.filename.removesuffix(".npy")] = array
+        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+            raise ValueError(f"'{name}' is no npz of plain arrays: {error}") from error
+        yield arrays
+        arrays.clear()
+
+
+def _mapped(path: str) -> npt.NDArray[Any] | None:
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read(file)
+        if dtype.hasobject:
+            return None
+        n_bytes = os.path.getsize(path) - file.tell()
+    if (
+        any(length < 0 for length in shape)
+        or int(np.prod([1, *shape], dtype=object)) * dtype.itemsize != n_bytes
+    ):
+        raise ValueError(f"an array claims shape {shape} of {dtype}, its file holds {n_bytes} bytes")
+    if n_bytes == 0 or not shape:
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+    return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def import_npz(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    logits: bool = False,
+    keep: Keep = "all",
+    overwrite: bool = False,
+) -> None:
+    """Write a recording of an npz file: of any tool, or of InterpretDL (see `interpretdl_npz`).
+
+    Arrays: `probabilities` (or `logits`) `[epoch, sample, class]`, or `[epoch, row, class]` with `indices` `[row]` or
+    `[epoch, row]`; `labels` `[sample]`; and, if wanted, `class_names` and `sample_ids` as arrays of strings.
+
+    Args:
+        path: the npz; arrays of objects (pickles) are not read.
+        out: the recording to make.
+        logits: whether `probabilities` are logits; an array named `logits` is taken as such anyway.
+        keep: as for `TrainingDynamicsRecorder`.
+        overwrite: replace an existing recording.
+
+    Raises:
+        ValueError: arrays are missing or do not fit together.
+        StoreError: the recording cannot be written.
+    """
+    with open_npz(path) as arrays:
+        if "td" in arrays:
+            from .interpretdl_npz import import_interpretdl
+
+            import_interpretdl(path, out, keep=keep, overwrite=overwrite)
+            return
+        values = arrays.get("probabilities", arrays.get("logits"))
+        if values is None or "labels" not in arrays:
+            raise ValueError(
+                f"'{os.fspath(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
+                "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'"
+            )
+        if values.ndim != 3:
+            raise ValueError(f"probabilities must be [epoch, sample, class], got shape {values.shape}")
+        indices = arrays.get("indices")
+        epochs: Iterable[Epoch] = values
+        if indices is not None:
+            each = indices if indices.ndim == 2 else np.broadcast_to(indices, (len(values), *indices.shape))
+            epochs = zip(each, values, strict=True)
+        import_arrays(
+            out,
+            epochs,
+            np.asarray(arrays["labels"]),
+            logits=logits or "probabilities" not in arrays,
+            keep=keep,
+            overwrite=overwrite,
+            class_names=_strings(arrays.get("class_names"), "class_names"),
+            sample_ids=_strings(arrays.get("sample_ids"), "sample_ids"),
+        )
+
+
+def _strings(array: npt.NDArray[Any] | None, name: str) -> list[str] | None:
+    if array is None:
+        return None
+    if array.dtype.kind not in "US" or array.ndim != 1:
+        raise ValueError(f"{name} must be an array of strings, got {array.dtype} {array.shape}")
+    return [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in array]

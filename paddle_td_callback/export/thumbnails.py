@@ -1,0 +1,269 @@
+"""What a sample is, small enough for a page: a picture, a text or a row of values."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import os
+import random
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Content = dict[str, Any]
+Thumbnail = Callable[[Any], Any]
+
+SIDE = 96  # pixels of the longer side; the page shows half as many, for sharp screens
+MAX_TEXT = 20_000  # characters
+MAX_CELLS = 40
+_MAX_RAW_FILE = 64 << 10  # of a picture that cannot be scaled, because Pillow is not installed
+_MAGIC = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg", b"GIF8": "gif", b"RIFF": "webp", b"BM": "bmp"}
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+class Pictures:
+    """Where the page's pictures, texts and rows come from.
+
+    Args:
+        dataset: anything with `dataset[index]`; of a `DatasetFolder` the files themselves are read, without the
+            augmentation.
+        thumbnail: what to show of `dataset[index]`: an array, a Pillow image, the bytes of a picture, a text, or a
+            mapping or sequence of values. None finds the first of these in the item.
+        images: a folder. Samples whose id is a path below it show that file; without ids, the n-th file in the
+            order of `DatasetFolder` is that of the n-th sample, if there are as many files as samples.
+        sample_ids: of the samples, or None.
+        n_samples: how many there are.
+
+    Raises:
+        ValueError: a folder with another number of pictures, or a thumbnail without a data set.
+    """
+
+    def __init__(
+        self,
+        *,
+        dataset: Any = None,
+        thumbnail: Thumbnail | None = None,
+        images: str | os.PathLike[str] | None = None,
+        sample_ids: Sequence[str] | None = None,
+        n_samples: int,
+    ) -> None:
+        if thumbnail is not None and dataset is None:
+            raise ValueError("thumbnail= is given the items of dataset=, which is missing; pass both")
+        self._dataset, self._thumbnail = dataset, thumbnail
+        self._folder = None if images is None else os.path.realpath(images)
+        self._ids = sample_ids
+        self._files: list[str] | None = None
+        self.there = dataset is not None or images is not None
+        self.failed: str | None = None
+        self.n_failed = 0
+        if dataset is not None:
+            with contextlib.suppress(TypeError):  # a data set may have no length
+                if len(dataset) != n_samples:
+                    raise ValueError(
+                        f"dataset has {len(dataset)} samples, the recording {n_samples}; pass the data set that was "
+                        "trained on"
+                    )
+            if thumbnail is None:
+                self._files = _files_of(dataset, n_samples)
+        if self._folder is not None and self._ids is None:
+            self._files = list_images(self._folder)
+            if len(self._files) != n_samples:
+                raise ValueError(
+                    f"'{images}' holds {len(self._files)} pictures, the recording {n_samples} samples without ids, so "
+                    "it is not known which is which; record with sample_ids=, or pass dataset="
+                )
+
+    def of(self, index: int) -> Content | None:
+        """What sample `index` shows, None where nothing is to be had. Never raises."""
+        if not self.there:
+            return None
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return self._of(index)
+        except Exception as error:  # a picture that cannot be read must not cost the page
+            self.n_failed += 1
+            self.failed = self.failed or f"sample {index}: {type(error).__name__}: {error}"[:300]
+            return None
+
+    def _of(self, index: int) -> Content | None:
+        if self._files is not None:
+            return of_file(self._files[index])
+        if self._folder is not None and self._ids is not None:
+            return of_file(self._below(self._ids[index]))
+        item = self._dataset[index]
+        return describe(item if self._thumbnail is None else self._thumbnail(item))
+
+    def _below(self, name: str) -> str:
+        """The file that an id names. An id is what a file claims, so it opens nothing outside the folder."""
+        assert self._folder is not None
+        path = os.path.realpath(os.path.join(self._folder, name))
+        if os.path.commonpath([self._folder, path]) != self._folder:
+            raise ValueError(f"the id {name[:100]!r} is no path below '{self._folder}'")
+        return path
+
+
+@contextlib.contextmanager
+def same_random_streams() -> Iterator[None]:
+    """Reading a data set may augment; the random streams of the caller go on as if it had not."""
+    state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  those a data set draws from
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def list_images(folder: str) -> list[str]:
+    """All pictures below a folder in the order in which `DatasetFolder` numbers them."""
+    found = []
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    for name in classes or [""]:
+        for root, _, files in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
+            found += [
+                os.path.join(root, file) for file in sorted(files) if file.lower().endswith(IMAGE_SUFFIXES)
+            ]
+    return found
+
+
+def _files_of(dataset: Any, n_samples: int) -> list[str] | None:
+    """The picture files of a `DatasetFolder`, an `ImageFolder` or a `Subset` of one."""
+    from ..dataset_names import names_of
+
+    paths = names_of(dataset).paths
+    if paths is None or len(paths) != n_samples:
+        return None
+    return paths if all(path.lower().endswith(IMAGE_SUFFIXES) for path in paths[:100]) else None
+
+
+def of_file(path: str) -> Content:
+    """A picture file, scaled down where Pillow is installed.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no picture that a browser shows, or too large to embed without Pillow.
+    """
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        if os.path.getsize(path) > _MAX_RAW_FILE:
+            raise ValueError(
+                f"'{path}' is too large to embed as it is: pip install pillow, which scales it"
+            ) from None
+        with open(path, "rb") as file:
+            return of_bytes(file.read())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            image.draft("RGB", (SIDE, SIDE))
+            return _of_pillow(image)
+
+
+def of_bytes(data: bytes) -> Content:
+    """The bytes of a PNG, JPEG, GIF, WebP or BMP."""
+    for magic, kind in _MAGIC.items():
+        if data.startswith(magic):
+            return {"image": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}
+    raise ValueError("these bytes are no PNG, JPEG, GIF, WebP or BMP")
+
+
+def describe(item: Any) -> Content | None:
+    """Picture, text or row of what a data set or a thumbnail function gives; None where there is nothing to show."""
+    if isinstance(item, str):
+        return {"text": item[:MAX_TEXT] + ("…" if len(item) > MAX_TEXT else "")}
+    if isinstance(item, (bytes, bytearray)):
+        return of_bytes(bytes(item))
+    if hasattr(item, "getbands") and hasattr(item, "thumbnail"):
+        return _of_pillow(item)
+    if isinstance(item, Mapping):
+        return {"row": [[str(key), _value(value)] for key, value in list(item.items())[:MAX_CELLS]]}
+    if hasattr(item, "__array__") and not isinstance(item, np.generic):
+        return _of_array(np.asarray(item))
+    if isinstance(item, (tuple, list)):
+        if item and all(isinstance(value, (str, int, float, np.generic)) for value in item):
+            return {"row": [["", _value(value)] for value in item[:MAX_CELLS]]}
+        for value in item:
+            found = describe(value)
+            if found is not None:
+                return found
+    return None
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)[:MAX_TEXT]
+
+
+def _of_array(array: npt.NDArray[Any]) -> Content | None:
+    if array.dtype.kind not in "biuf" or array.size == 0:
+        return None
+    if array.ndim == 1:
+        return {"row": [["", _value(value)] for value in array[:MAX_CELLS]]}
+    pixels = _as_pixels(array)
+    return (
+        None
+        if pixels is None
+        else {"image": "data:image/png;base64," + base64.b64encode(png(pixels)).decode()}
+    )
+
+
+def _as_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
+    """[row, column] or [row, column, channel] of at most `SIDE` pixels a side, from any usual order and range."""
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+        return None
+    step = -(-max(array.shape[:2]) // SIDE)
+    if step > 1:  # mean of blocks, the incomplete ones at the edge left out
+        rows, columns = (max(1, size // step) for size in array.shape[:2])
+        array = array[: rows * step, : columns * step]
+        block = (rows, min(step, array.shape[0]), columns, min(step, array.shape[1]), *array.shape[2:])
+        dtype = array.dtype
+        array = array.reshape(block).mean(axis=(1, 3))
+        array = array.astype(dtype) if dtype == np.uint8 else array
+    if array.dtype == np.uint8:
+        return array
+    array = np.nan_to_num(array.astype(np.float64))
+    low, high = float(array.min()), float(array.max())
+    if low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    elif low >= 0 and high <= 255:
+        low, high = 0.0, 255.0
+    return np.round((array - low) / (high - low or 1) * 255).astype(np.uint8)  # else normalised: stretched
+
+
+def png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """A PNG of [row, column] grey, or [row, column, channel] RGB or RGBA."""
+    height, width = pixels.shape[:2]
+    colour = 0 if pixels.ndim == 2 else {3: 2, 4: 6}[pixels.shape[2]]
+    rows = np.ascontiguousarray(pixels).reshape(height, -1)
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), rows], axis=1).tobytes()
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(lines, 9))
+        + chunk(b"IEND", b"")
+    )
+
+
+def _of_pillow(image: Any) -> Content:
+    small = image.copy()
+    small.thumbnail((SIDE, SIDE))
+    out = io.BytesIO()
+    if small.mode in ("RGB", "CMYK", "YCbCr"):
+        small.convert("RGB").save(out, "JPEG", quality=82)
+    else:
+        small.convert("RGBA" if "A" in small.getbands() or small.mode == "P" else "L").save(out, "PNG")
+    return of_bytes(out.getvalue())

@@ -1,0 +1,347 @@
+"""Files for and from other tools: what is written is read back as the same numbers; test_peers has their own code."""
+
+import csv
+import json
+import re
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.noisy_recording import record
+
+from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsStore, find_label_issues
+from paddle_td_callback.csv_cells import from_cell, to_cell
+from paddle_td_callback.export.cartography import import_cartography, write_cartography
+from paddle_td_callback.export.cleanlab import pred_probs, to_cleanlab
+from paddle_td_callback.export.fiftyone import write_fiftyone
+from paddle_td_callback.export.import_arrays import import_arrays, import_npz
+from paddle_td_callback.export.interpretdl_npz import import_interpretdl, write_interpretdl
+from paddle_td_callback.export.label_studio import labeling_config, write_label_studio
+from paddle_td_callback.export.tables import write_parquet
+
+
+@pytest.fixture
+def recording(path):
+    """The path, as tests want a store of it, which must be closed."""
+    record(
+        path, sample_ids=[f"class/{i}.png" for i in range(300)], class_names=["=cat", "dög", "<b>", "d\u202e"]
+    )
+    with TrainingDynamicsStore(path) as store:
+        yield store
+
+
+def aum(store):
+    return find_label_issues(store, method="aum", progress=False)
+
+
+def assert_same_recording(one, other, *, atol, epochs_filled):
+    """`other` holds what `one` does; where epochs were filled, a superset of it."""
+    np.testing.assert_array_equal(one.labels, other.labels)
+    first, second = one.given_probabilities(), other.given_probabilities()
+    seen = ~np.isnan(first)
+    assert (np.isnan(second[seen])).sum() == 0
+    np.testing.assert_allclose(first[seen], second[seen], atol=atol)
+    if not epochs_filled:
+        np.testing.assert_array_equal(np.isnan(first), np.isnan(second))
+    np.testing.assert_allclose(
+        one.probabilities().astype(np.float32)[seen],
+        other.probabilities().astype(np.float32)[seen],
+        atol=atol,
+    )
+
+
+# ---- InterpretDL
+
+
+def test_interpretdl_npz_has_the_given_label_first_and_the_rest_by_falling_mean(recording, tmp_path):
+    write_interpretdl(recording, tmp_path / "td.npz", label_flip=np.zeros(300, bool))
+    with np.load(tmp_path / "td.npz", allow_pickle=False) as npz:
+        td, labels, flip = npz["td"], npz["labels"], npz["label_flip"]
+    assert (td.dtype, labels.dtype, flip.dtype) == (np.float16, np.int16, bool)
+    assert td.shape == (300, 6, 4)
+    seen = recording.labels >= 0
+    np.testing.assert_array_equal(labels[seen, 0], recording.labels[seen])
+    assert (np.diff(td[seen, :, 1:].mean(axis=1, dtype=np.float32), axis=1) <= 1e-6).all()
+    given = recording.given_probabilities()
+    known = ~np.isnan(given)
+    np.testing.assert_allclose(td[:, :, 0][known], given[known], atol=1e-3)
+    assert np.isnan(td[~seen]).all()
+    assert (labels[~seen] == -1).all()
+
+
+def test_interpretdl_both_ways(recording, tmp_path):
+    write_interpretdl(recording, tmp_path / "td.npz")
+    import_interpretdl(tmp_path / "td.npz", tmp_path / "back.h5")
+    with TrainingDynamicsStore(tmp_path / "back.h5") as back:
+        assert_same_recording(recording, back, atol=1e-3, epochs_filled=True)
+
+
+def test_interpretdl_rows_that_its_interpolation_made_up_are_unseen(tmp_path):
+    td = np.full((2, 3, 3), 1 / 3, np.float16)
+    td[0, 1] = [0.3, 0.3, 0.3]
+    np.savez(tmp_path / "td.npz", td=td, labels=np.array([[0, 1, 2], [2, 0, 1]], np.int16))
+    import_interpretdl(tmp_path / "td.npz", tmp_path / "back.h5")
+    with TrainingDynamicsStore(tmp_path / "back.h5") as back:
+        np.testing.assert_array_equal(
+            np.isnan(back.given_probabilities()), [[False, True, False], [False] * 3]
+        )
+
+
+def test_interpretdl_pickled_arrays_are_not_loaded(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was loaded",))
+
+    td, labels = np.full((2, 3, 2), 0.5, np.float16), np.array([[0, 1], [1, 0]], np.int16)
+    flip = np.array([Bomb()], object)
+    np.savez(tmp_path / "td.npz", td=td, labels=labels, label_flip=flip)
+    import_npz(tmp_path / "td.npz", tmp_path / "back.h5")
+    with TrainingDynamicsStore(tmp_path / "back.h5") as back:
+        assert back.n_epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"td": np.zeros((2, 3), np.float16), "labels": np.zeros((2, 3), np.int16)}, "td must be"),
+        ({"td": np.zeros((2, 3, 2), np.float16), "labels": np.zeros((2, 2), np.int16)}, "every class once"),
+        ({"td": np.zeros((2, 3, 2), np.float16)}, "lacks"),
+        ({"x": np.zeros(2)}, "wanted 'labels'"),
+        ({"probabilities": np.zeros(2), "labels": np.zeros(2, int)}, "must be \\[epoch"),
+        ({"probabilities": np.ones((1, 2, 2)), "labels": np.zeros(2, int)}, "no probabilities"),
+        ({"probabilities": np.ones((1, 2, 2)) / 2, "labels": np.zeros(2)}, "must be integers"),
+        (
+            {
+                "probabilities": np.ones((1, 2, 2)) / 2,
+                "labels": np.zeros(2, int),
+                "indices": np.array([0, 7]),
+            },
+            "in \\[0, 2",
+        ),
+        ({"probabilities": np.ones((1, 2, 2)) / 2, "labels": np.zeros(3, int)}, "one row"),
+        ({"probabilities": np.ones((0, 2, 2)), "labels": np.zeros(2, int)}, "no epochs"),
+    ],
+)
+def test_npz_that_is_not_as_wanted_is_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises((ValueError, TypeError), match=message):
+        import_npz(tmp_path / "x.npz", tmp_path / "back.h5")
+
+
+def test_npz_that_claims_more_than_it_holds_is_refused(tmp_path):
+    np.savez(tmp_path / "good.npz", labels=np.zeros(2, int), probabilities=np.ones((1, 2, 2)) / 2)
+    with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(tmp_path / "bad.npz", "w") as bad:
+        for name in good.namelist():
+            bad.writestr(name, good.read(name).replace(b"(2,), }", b"(2222222222,), }"))
+    for name, data in (("bad.npz", None), ("text.npz", b"no zip")):
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(ValueError, match="no npz of plain arrays"):
+            import_npz(tmp_path / name, tmp_path / "back.h5")
+
+
+def test_npz_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "x.npz", labels=np.zeros(2, int), probabilities=np.ones((1, 2, 2)) / 2)
+    usage = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(OSError, match="set TMPDIR"):
+        import_npz(tmp_path / "x.npz", tmp_path / "back.h5")
+
+
+# ---- arrays
+
+
+def test_arrays_with_indices_equal_a_recorder(tmp_path, path):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(3), (4, 50)).astype(np.float32)
+    labels, order = rng.integers(0, 3, 60), np.stack([rng.permutation(60)[:50] for _ in range(4)])
+    np.savez(
+        tmp_path / "x.npz",
+        labels=labels,
+        probabilities=probabilities,
+        indices=order,
+        class_names=np.array(["a", "b", "ü"]),
+        sample_ids=np.array([f"s{i}" for i in range(60)]),
+    )
+    import_npz(tmp_path / "x.npz", path)
+    with TrainingDynamicsStore(path) as store:
+        assert store.class_names == ["a", "b", "ü"]
+        assert store.sample_ids[59] == "s59"
+        found = store.given_probabilities()
+        for epoch in range(4):
+            wanted = np.full(60, np.nan, np.float32)
+            wanted[order[epoch]] = probabilities[epoch, np.arange(50), labels[order[epoch]]]
+            np.testing.assert_allclose(found[:, epoch], wanted, rtol=1e-6)
+
+
+def test_logits_and_unlabelled_samples(path):
+    logits = np.array([[[5.0, 0.0], [0.0, 5.0], [1.0, 1.0]]], np.float32)
+    import_arrays(path, logits, np.array([0, 1, -1]), logits=True)
+    with TrainingDynamicsStore(path) as store:
+        np.testing.assert_allclose(store.margins()[:, 0], [5, 5, np.nan])
+
+
+# ---- cartography
+
+
+def test_cartography_both_ways(recording, tmp_path):
+    paths = write_cartography(recording, tmp_path / "training_dynamics")
+    assert len(paths) == 6
+    first = json.loads(Path(paths[3]).read_text().splitlines()[0])
+    assert set(first) == {"guid", "logits_epoch_3", "gold"}
+    import_cartography(tmp_path / "training_dynamics", tmp_path / "back.h5")
+    with TrainingDynamicsStore(tmp_path / "back.h5") as back:
+        assert back.n_samples == 298  # without the two that were never seen
+        assert back.sample_ids == recording.sample_ids[:298]
+        seen = ~np.isnan(recording.given_probabilities()[:298])
+        np.testing.assert_allclose(
+            back.given_probabilities()[seen], recording.given_probabilities()[:298][seen], atol=1e-3
+        )
+
+
+def test_cartography_of_indices_has_no_ids(path, tmp_path):
+    record(path, never_seen=0)
+    with TrainingDynamicsStore(path) as store:
+        write_cartography(store, tmp_path / "td")
+    import_cartography(tmp_path / "td", tmp_path / "back.h5")
+    with TrainingDynamicsStore(tmp_path / "back.h5") as back:
+        assert back.sample_ids is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no json",
+        "{}",
+        "[" * 5000,
+        '{"guid": 1, "gold": 5, "logits_epoch_0": [1, 2]}',
+        '{"guid": 1, "gold": 0, "logits_epoch_0": 3}',
+    ],
+)
+def test_cartography_lines_that_are_not_as_wanted_are_refused(tmp_path, line):
+    (tmp_path / "dynamics_epoch_0.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match="line 1"):
+        import_cartography(tmp_path, tmp_path / "back.h5")
+
+
+def test_cartography_folder_without_files(tmp_path):
+    with pytest.raises(StoreNotFoundError, match="dynamics_epoch_0"):
+        import_cartography(tmp_path, tmp_path / "back.h5")
+
+
+# ---- cleanlab
+
+
+def test_pred_probs_are_the_mean_over_seen_epochs(recording):
+    found = pred_probs(recording)
+    assert found.dtype == np.float32
+    seen = recording.labels >= 0
+    np.testing.assert_allclose(found[seen].sum(axis=1), 1, atol=1e-5)
+    wanted = np.nanmean(recording.probabilities([5]).astype(np.float32), axis=1)[0]
+    np.testing.assert_allclose(found[5], wanted / wanted.sum(), atol=1e-6)
+    assert np.isnan(found[~seen]).all()
+    last = recording.probabilities()[:, -1].astype(np.float32)
+    np.testing.assert_allclose(pred_probs(recording, -1), last / last.sum(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(pred_probs(recording, slice(0, 2)), pred_probs(recording, range(2)))
+
+
+@pytest.mark.parametrize("epochs", [99, slice(0, 0), []])
+def test_pred_probs_of_no_epoch_are_refused(recording, epochs):
+    with pytest.raises((ValueError, IndexError), match="names none"):
+        pred_probs(recording, epochs)
+
+
+def test_cleanlab_columns(recording):
+    issues = aum(recording)
+    columns = to_cleanlab(issues)
+    assert list(columns) == ["is_label_issue", "label_quality", "given_label", "predicted_label"]
+    differs = columns["predicted_label"] != columns["given_label"]
+    np.testing.assert_array_equal(differs, issues.is_label_issue)
+
+
+def test_all_classes_are_needed(path, tmp_path):
+    record(path, keep="given")
+    with TrainingDynamicsStore(path) as store:
+        for write in (lambda: write_interpretdl(store, tmp_path / "x"), lambda: pred_probs(store)):
+            with pytest.raises(StoreError, match="keep='all'"):
+                write()
+    assert not (tmp_path / "x").exists()
+    assert not [one for one in tmp_path.iterdir() if one.name.endswith(".part")]
+
+
+# ---- tables
+
+
+def test_parquet_reads_back(recording, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    issues = aum(recording)
+    write_parquet(issues, tmp_path / "x.parquet")
+    table = pq.read_table(tmp_path / "x.parquet").to_pydict()
+    assert table["sample"][:298] == issues.ranking.tolist()
+    assert table["rank"] == [*range(1, 299), None, None]
+    np.testing.assert_array_equal(table["noise_score"][:298], issues.noise_score[issues.ranking])
+    assert table["sample_id"][0] == issues.sample_ids[issues.ranking[0]]
+    assert set(table["given_name"]) == {"=cat", "dög", "<b>", "d\u202e", ""}
+
+
+@given(st.text() | st.text("'=+-@12.\t", max_size=6))
+@settings(deadline=None)
+def test_cells_read_back_and_are_no_formulas(text):
+    cell = to_cell(text)
+    assert from_cell(cell) == text
+    assert not cell.startswith(("=", "@", "\t", "\r", "\n"))
+    assert not cell.startswith(("+", "-")) or re.fullmatch(r"[+-]\d+(\.\d+)?", cell)
+
+
+# ---- FiftyOne and Label Studio
+
+
+def test_fiftyone_labels(recording, tmp_path):
+    issues = aum(recording)
+    write_fiftyone(issues, tmp_path / "labels.json")
+    found = json.loads((tmp_path / "labels.json").read_text())
+    assert found["classes"] == ["=cat", "dög", "<b>", "d\u202e"]
+    assert len(found["labels"]) == 298
+    head = found["labels"][issues.sample_ids[issues.ranking[0]].removesuffix(".png")]
+    assert head["attributes"]["rank"] == 1
+    assert head["confidence"] == pytest.approx(issues.label_quality[issues.ranking[0]], abs=1e-6)
+    with pytest.raises(ValueError, match="tells pictures apart"):
+        write_fiftyone(issues, tmp_path / "x.json", paths=["a.png", "a.jpg"] * 150)
+    with pytest.raises(ValueError, match="got 1 paths"):
+        write_fiftyone(issues, tmp_path / "x.json", paths=["a.png"])
+
+
+def test_label_studio_tasks(recording, tmp_path):
+    issues = aum(recording)
+    write_label_studio(issues, tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert len(tasks) == issues.is_label_issue.sum()
+    sample = int(issues.ranking[0])
+    assert tasks[0]["data"]["image"] == f"/data/local-files/?d=class/{sample}.png"
+    assert tasks[0]["predictions"][0]["result"][0]["value"] == {
+        "choices": [issues.label_name(int(issues.suggested_label[sample]))]
+    }
+    write_label_studio(issues, tmp_path / "texts.json", texts=["<x>"] * 300, top=3)
+    assert [task["data"]["text"] for task in json.loads((tmp_path / "texts.json").read_text())] == ["<x>"] * 3
+    assert '<Choice value="&lt;b&gt;"/>' in labeling_config(issues)
+
+
+def test_paths_are_needed(path, tmp_path):
+    record(path)
+    issues = find_label_issues(path, method="aum", progress=False)
+    with pytest.raises(ValueError, match="no sample ids"):
+        write_fiftyone(issues, tmp_path / "x.json")
+    with pytest.raises(ValueError, match="no sample ids"):
+        write_label_studio(issues, tmp_path / "x.json")
+
+
+def test_csv_module_reads_a_cell_with_everything(tmp_path):
+    text = '=1+1,"\r\n\u202e'
+    with open(tmp_path / "x.csv", "w", newline="") as file:
+        csv.writer(file).writerow([to_cell(text)])
+    with open(tmp_path / "x.csv", newline="") as file:
+        assert from_cell(next(csv.reader(file))[0]) == text

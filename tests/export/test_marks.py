@@ -1,0 +1,185 @@
+"""Marks come back: reading them, precision, corrected labels, and what fine-tuning gains."""
+
+import csv
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.noisy_recording import record
+
+from paddle_td_callback import TrainingDynamicsStore, detector_input, find_label_issues
+from paddle_td_callback.export.marks import (
+    RIGHT,
+    UNSURE,
+    WRONG,
+    Marks,
+    average_precision,
+    read_marks,
+    review_marks,
+    wilson,
+    write_labels,
+)
+
+try:
+    import paddle
+
+    from paddle_td_callback import NoiseDetector
+except ModuleNotFoundError:
+    paddle = None
+
+
+@pytest.fixture
+def issues(path):
+    record(path, class_names=["cat", "dog", "=owl", "fox"], sample_ids=[f"@{i}" for i in range(300)])
+    return find_label_issues(path, method="aum", progress=False)
+
+
+def write(path, text):
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_marks_are_read_in_every_form_that_spreadsheets_save(issues, tmp_path):
+    plain = "sample,mark,corrected_label\n5,wrong,dog\n6,Right,\n7,unsure,\n8,,\n9,wrong,3\n10,wrong,'=owl\n"
+    for text in (
+        plain,
+        "\ufeff" + plain.replace("\n", "\r\n"),
+        plain.replace(",", ";"),
+        plain.replace(",", "\t"),
+    ):
+        marks = read_marks(write(tmp_path / "m.csv", text), issues)
+        assert marks.samples.tolist() == [5, 6, 7, 9, 10]
+        assert marks.verdicts.tolist() == [WRONG, RIGHT, UNSURE, WRONG, WRONG]
+        assert marks.corrections.tolist() == [1, -1, -1, 3, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "no columns 'sample' and 'mark'"),
+        ("", "no columns"),
+        ("sample,mark\n1,maybe\n", "line 2: mark must be wrong, right or unsure, got 'maybe'"),
+        ("sample,mark\n300,wrong\n", "line 2: sample must be a whole number in \\[0, 300\\)"),
+        ("sample,mark\n-1,wrong\n", "sample must be"),
+        ("sample,mark\n1" + "0" * 5000 + ",wrong\n", "sample must be"),
+        ("sample,mark\n,wrong\n", "sample must be"),
+        ("sample,mark\n1,wrong\n1,right\n", "line 3: sample 1 was marked differently"),
+        ("sample,mark,given_label\n1,wrong,77\n", "was given '77'"),
+        ("sample,mark,corrected_label\n1,wrong,4\n", "corrected_label must be"),
+        ("sample,mark,corrected_label\n1,wrong,bird\n", "corrected_label must be"),
+        ('sample,mark\n"' + "x" * 200_000 + '",wrong\n', "no CSV"),
+    ],
+)
+def test_marks_that_are_none_are_refused_by_line(issues, tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_marks(write(tmp_path / "m.csv", text), issues)
+
+
+def test_other_bytes_are_refused(issues, tmp_path):
+    (tmp_path / "m.csv").write_bytes(b"sample,mark\n\xff\xfe,wrong\n")
+    with pytest.raises(ValueError, match="no CSV in UTF-8"):
+        read_marks(tmp_path / "m.csv", issues)
+    with pytest.raises(FileNotFoundError):
+        read_marks(tmp_path / "gone.csv", issues)
+
+
+@given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_the_share(counts):
+    hits, n = counts
+    low, high = wilson(hits, n)
+    assert 0 <= low <= hits / n + 1e-12
+    assert hits / n - 1e-12 <= high <= 1
+
+
+def test_wilson_by_hand():
+    assert wilson(8, 10) == pytest.approx((0.4901, 0.9433), abs=1e-4)  # Brown, Cai and DasGupta 2001
+
+
+def test_average_precision_by_hand():
+    assert average_precision(np.array([3.0, 2, 1]), np.array([True, False, True])) == pytest.approx(
+        (1 + 2 / 3) / 2
+    )
+
+
+def test_review_without_fine_tuning(issues, path, tmp_path):
+    head = issues.ranking[:4]
+    marks = Marks(head, np.array([WRONG, WRONG, RIGHT, UNSURE], np.int8), np.array([-1, 3, -1, -1], np.int32))
+    review = review_marks(marks, issues, path)
+    assert (review.n_wrong, review.n_right, review.n_unsure, review.deepest_rank) == (2, 1, 1, 4)
+    assert review.precision == pytest.approx(2 / 3)
+    assert review.precision_interval == wilson(2, 3)
+    assert review.corrected_labels[head].tolist() == [
+        issues.suggested_label[head[0]],
+        3,
+        issues.given_label[head[2]],
+        issues.given_label[head[3]],
+    ]
+    assert review.issues.noise_score[head].tolist() == [1, 1, 0, issues.noise_score[head[3]]]
+    others = np.setdiff1d(np.arange(300), head)
+    np.testing.assert_array_equal(review.issues.noise_score[others], issues.noise_score[others])
+    np.testing.assert_array_equal(review.corrected_labels[others], issues.given_label[others])
+    assert review.gain is None
+    assert "by aum" in review.why_not
+    assert "of the judged labels 66.7% are wrong" in repr(review)
+    write_labels(tmp_path / "labels.csv", review)
+    with open(tmp_path / "labels.csv", newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    assert [line["label"] for line in lines] == [
+        "" if label < 0 else str(label) for label in review.corrected_labels
+    ]
+    assert lines[0]["sample_id"] == "'@0"
+    assert {line["label_name"] for line in lines} == {"cat", "dog", "'=owl", "fox", ""}
+    assert [int(line["sample"]) for line in lines if line["changed"] == "True"] == sorted(head[:2].tolist())
+
+
+def test_nothing_marked_is_refused(issues, path, tmp_path):
+    with pytest.raises(ValueError, match="nothing is marked"):
+        review_marks(write(tmp_path / "m.csv", "sample,mark\n1,\n"), issues, path)
+
+
+@pytest.mark.skipif(paddle is None, reason="PaddlePaddle is not installed")
+def test_too_few_marks_are_not_trained_on(path):
+    record(path)
+    issues = find_label_issues(path, progress=False)
+    marks = Marks(
+        issues.ranking[:12], np.array([WRONG] * 9 + [RIGHT] * 3, np.int8), np.full(12, -1, np.int32)
+    )
+    review = review_marks(marks, issues, path)
+    assert "at least 10 labels marked wrong and 10 marked right, got 9 and 3" in review.why_not
+    assert review.detector is None
+
+
+@pytest.mark.skipif(paddle is None, reason="PaddlePaddle is not installed")
+def test_fine_tuning_is_kept_where_it_helps_and_says_what_it_gained(path):
+    # A detector that was taught only a little, so that marks have something to teach it.
+    wrong = record(path, n_samples=600, never_seen=0, noise=0.3, hard=0.3)
+    with TrainingDynamicsStore(path) as store:
+        detector = NoiseDetector(hidden_size=8).fit(detector_input(store), wrong, epochs=1, progress=False)
+    issues = find_label_issues(path, detector=detector, progress=False)
+    marked = issues.ranking[::2]
+    verdicts = wrong[marked].astype(np.int8)
+    marks = Marks(marked, verdicts, np.full(300, -1, np.int32))
+    review = review_marks(marks, issues, path, detector=detector)
+    assert review.gain.kept
+    assert review.gain.after > review.gain.before
+    assert review.gain.interval[1] > 0
+    assert "the new ranking is by it" in repr(review)
+    np.testing.assert_array_equal(review.issues.noise_score[marked], verdicts)
+    with TrainingDynamicsStore(path) as store:
+        again = review_marks(marks, issues, store, detector=detector)
+    np.testing.assert_array_equal(again.issues.noise_score, review.issues.noise_score)
+
+
+@pytest.mark.skipif(paddle is None, reason="PaddlePaddle is not installed")
+def test_fine_tuning_that_does_not_help_changes_nothing(path):
+    wrong = record(path, n_samples=400, never_seen=0)
+    issues = find_label_issues(path, progress=False)
+    marks = Marks(
+        issues.ranking[:200], wrong[issues.ranking[:200]].astype(np.int8), np.full(200, -1, np.int32)
+    )
+    review = review_marks(marks, issues, path)
+    assert not review.gain.kept
+    assert review.detector is None
+    unmarked = issues.ranking[200:]
+    np.testing.assert_array_equal(review.issues.noise_score[unmarked], issues.noise_score[unmarked])

@@ -1,0 +1,446 @@
+"""The page in headless Chromium: every control, nothing that leaves the page, hostile data, accessibility.
+
+Skipped where Chromium, chromedriver or selenium are missing (Debian: `apt-get install chromium chromium-driver`,
+`pip install selenium`). The accessibility test wants axe-core: `npm install axe-core`, then
+`AXE=node_modules/axe-core/axe.min.js pytest tests/export/test_report_in_browser.py`.
+"""
+
+import csv
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.noisy_recording import record
+
+from paddle_td_callback import find_label_issues
+from paddle_td_callback.csv_cells import from_cell
+from paddle_td_callback.export.marks import RIGHT, UNSURE, WRONG, read_marks
+from paddle_td_callback.export.report import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.skipif(
+        CHROMIUM is None or shutil.which("chromedriver") is None,
+        reason="Chromium or chromedriver is not installed",
+    ),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of selenium's own connections
+]
+
+TEXT = "T" * 10_000
+HOSTILE_NAMES = [
+    "</script><script>window.hacked = 1</script>",
+    '=HYPERLINK("http://x")\'<img src=x onerror=window.hacked=1>',
+    "\u202eright to left \u05d0\u05d1",
+    "N" * 10_000,
+]
+HOSTILE_IDS = [
+    '"><svg onload=window.hacked=1>',
+    "=1+1",
+    "@SUM(A1)",
+    "tab\tand \x1b[2J and \x7f",
+    "comma, \"quote\" and 'apostrophe'",
+    "\u2028\u2029\u202e",
+    "I" * 10_000,
+    "javascript:window.hacked=1",
+    "{{data}}",
+    "-->",
+]
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    folder = tmp_path_factory.mktemp("browser")
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={folder / 'profile'}",
+    ):
+        options.add_argument(argument)
+    options.add_experimental_option("prefs", {"download.default_directory": str(folder)})
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.downloads = folder
+    yield driver
+    driver.quit()
+
+
+class Digits:
+    """300 pictures."""
+
+    def __len__(self):
+        return 300
+
+    def __getitem__(self, index):
+        return np.random.default_rng(index).integers(0, 256, (8, 8), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("plain")
+    record(folder / "run.h5", class_names=["cat", "dog", "owl", "fox"])
+    issues = find_label_issues(folder / "run.h5", method="aum", progress=False)
+    write_report(issues, folder / "run.h5", folder / "report.html", dataset=Digits())
+    return folder / "report.html", issues
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hostile")
+    ids = [*HOSTILE_IDS, *(f"id {i}" for i in range(300 - len(HOSTILE_IDS)))]
+    record(folder / "run.h5", class_names=HOSTILE_NAMES, sample_ids=ids)
+    issues = find_label_issues(folder / "run.h5", method="aum", progress=False)
+    texts = [f"{one}<b onclick=window.hacked=1>{TEXT}" for one in ids]
+    write_report(issues, folder / "run.h5", folder / "report.html", dataset=texts, title=HOSTILE_NAMES[0])
+    return folder / "report.html", issues, ids
+
+
+def open_page(browser, path, *, width=1280):
+    browser.get_log("browser")
+    browser.get_log("performance")
+    browser.set_window_size(width, 900)
+    browser.get(Path(path).as_uri())
+    browser.execute_script("localStorage.clear()")
+    browser.refresh()
+    return WebDriverWait(browser, 10).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".suspect"))
+
+
+def rows(browser):
+    return browser.find_elements(By.CSS_SELECTOR, "#list .suspect")
+
+
+def text_of(browser, selector):
+    return browser.find_element(By.CSS_SELECTOR, selector).text
+
+
+def n_found(browser):
+    """How many suspects fit the filters, as the page says."""
+    said = text_of(browser, "#page-said")
+    return 0 if said.startswith("No listed") else int(said.split(" of ")[1].split()[0].replace(",", ""))
+
+
+def press(browser, key):
+    browser.switch_to.active_element.send_keys(key)
+
+
+def assert_quiet(browser):
+    """No console message, and no request for anything but the file itself and what is in it."""
+    assert [line["message"] for line in browser.get_log("browser")] == []
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            assert message["params"]["request"]["url"].startswith(
+                ("file:", "data:", "blob:", "chrome:")  # the last: of the page that Chromium starts with
+            )
+
+
+def test_the_map_and_the_curves_are_drawn(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    drawn = browser.execute_script(
+        "const m = document.getElementById('map'), d = m.getContext('2d').getImageData(0, 0, m.width, m.height).data;"
+        "let blue = 0, orange = 0; for (let i = 0; i < d.length; i += 4) { if (d[i + 3] > 100) {"
+        "if (d[i + 2] > d[i] + 60) blue++; if (d[i] > d[i + 2] + 60) orange++; } } return [blue, orange];"
+    )
+    assert drawn[0] > 200
+    assert drawn[1] > 100
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#curves path.line")) == 4
+    assert f"{int(issues.is_label_issue.sum())}" in text_of(browser, "#facts")
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".suspect .pic img")) == 25
+    assert browser.execute_script(
+        "return [...document.images].every(i => i.complete && i.naturalWidth === 8)"
+    )
+    assert_quiet(browser)
+
+
+def test_filters_filter(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    assert n_found(browser) == 298
+    Select(browser.find_element(By.ID, "f-given")).select_by_value("1")
+    given = issues.given_label[issues.ranking]
+    assert n_found(browser) == (given == 1).sum()
+    Select(browser.find_element(By.ID, "f-suggested")).select_by_value("2")
+    assert n_found(browser) == ((given == 1) & (issues.suggested_label[issues.ranking] == 2)).sum()
+    assert all("dog" in row.text and "owl" in row.text for row in rows(browser))
+    browser.find_element(By.ID, "f-reset").click()
+    assert n_found(browser) == 298
+    browser.find_element(By.ID, "f-id").send_keys("29")
+    assert n_found(browser) == sum("29" in str(sample) for sample in issues.ranking)
+    browser.find_element(By.ID, "f-id").send_keys("x")
+    assert n_found(browser) == 0
+    assert_quiet(browser)
+
+
+def test_pages_turn(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    for button, first in (("next", 25), ("next2", 50), ("prev2", 25), ("prev", 0)):
+        browser.find_element(By.ID, button).click()
+        assert rows(browser)[0].text.startswith(f"{first + 1}. sample {issues.ranking[first]}")
+    assert not browser.find_element(By.ID, "prev").is_enabled()
+    assert_quiet(browser)
+
+
+def test_keys_mark_and_marks_are_exported(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    assert not browser.find_element(By.ID, "export").is_enabled()
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for key in ("w", "w", "r", "u", "w", "k", "x", "j", Keys.ARROW_DOWN, Keys.ARROW_UP, "R"):
+        press(browser, key)
+    said = text_of(browser, "#marks-said")
+    assert said.startswith(
+        "2 wrong, 2 right, 1 unsure. Of the judged labels 50% are wrong (95% interval 15% to 85%)"
+    )
+    rows(browser)[10].find_element(By.CSS_SELECTOR, "button.wrong").click()
+    assert rows(browser)[10].get_attribute("data-mark") == "wrong"
+    assert (
+        rows(browser)[10].find_element(By.CSS_SELECTOR, "button.wrong").get_attribute("aria-pressed")
+        == "true"
+    )
+    Select(browser.find_element(By.ID, "f-mark")).select_by_value("wrong")
+    assert n_found(browser) == 3
+    browser.refresh()  # marks stay
+    assert text_of(browser, "#marks-said").startswith("3 wrong, 2 right, 1 unsure")
+    found = exported(browser, issues)
+    marks = dict(zip(found.samples.tolist(), found.verdicts.tolist(), strict=True))
+    wanted = {0: WRONG, 1: WRONG, 2: RIGHT, 3: UNSURE, 5: RIGHT, 10: WRONG}
+    assert marks == {int(issues.ranking[place]): verdict for place, verdict in wanted.items()}
+    browser.find_element(By.ID, "clear").click()
+    assert browser.find_element(By.ID, "clear").text == "Really clear all marks?"
+    browser.find_element(By.ID, "clear").click()
+    assert text_of(browser, "#marks-said") == "Nothing marked yet."
+    assert_quiet(browser)
+
+
+def exported(browser, issues):
+    target = browser.downloads / "marks.csv"
+    target.unlink(missing_ok=True)
+    browser.find_element(By.ID, "export").click()
+    WebDriverWait(browser, 10).until(lambda _: target.exists())
+    time.sleep(0.2)
+    return read_marks(target, issues)
+
+
+def test_marking_goes_on_over_pages(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for _ in range(26):
+        press(browser, "w")
+    assert text_of(browser, "#marks-said").startswith("26 wrong")
+    assert text_of(browser, "#page-said").startswith("26 to 50")
+    press(browser, "k")
+    press(browser, "k")
+    assert text_of(browser, "#page-said").startswith("1 to 25")
+    assert browser.switch_to.active_element.text.startswith("25. ")
+
+
+def test_hover_click_and_drag_on_the_map(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    canvas = browser.find_element(By.ID, "map")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    at = browser.execute_script(
+        "const d = JSON.parse(document.getElementById('data').textContent).suspects;"
+        "const m = document.getElementById('map');"
+        "return d.sample.map((_, i) => [56 + d.variability[i] / 0.5 * (m.clientWidth - 66) - m.clientWidth / 2,"
+        " 10 + (1 - d.confidence[i]) * (m.clientHeight - 48) - m.clientHeight / 2]);"
+    )
+    distance = np.linalg.norm(np.array(at)[:, np.newaxis] - np.array(at)[np.newaxis], axis=2)
+    lonely = int((distance + 1e9 * np.eye(len(at))).min(axis=1).argmax())
+    place, (x, y) = int(issues.ranking[lonely]), at[lonely]
+    ActionChains(browser).move_to_element_with_offset(canvas, round(x), round(y)).perform()
+    tip = browser.find_element(By.ID, "tip")
+    assert tip.is_displayed()
+    assert str(place) in tip.text
+    assert tip.find_elements(By.TAG_NAME, "img")
+    ActionChains(browser).click().perform()
+    assert browser.switch_to.active_element.text.startswith(f"{lonely + 1}. sample {place}")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+    ActionChains(browser).move_to_element_with_offset(canvas, -250, 80).click_and_hold().move_by_offset(
+        300, 100
+    ).release().perform()
+    inside = n_found(browser)
+    assert 0 < inside < 298
+    assert text_of(browser, "#map-readout").startswith("Selected: ")
+    assert float(browser.find_element(By.ID, "c1").get_attribute("value")) < 1
+    browser.find_element(By.ID, "unselect").click()
+    assert n_found(browser) == 298
+    assert_quiet(browser)
+
+
+def test_fields_select_as_dragging_does(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    browser.find_element(By.ID, "c1").send_keys(Keys.CONTROL, "a", Keys.NULL, "0.3", Keys.TAB)
+    data = browser.execute_script(
+        "return JSON.parse(document.getElementById('data').textContent).suspects.confidence"
+    )
+    assert n_found(browser) == sum(value <= 0.3 for value in data)
+    for name, value in (("c0", "0.1"), ("v0", "0.05"), ("v1", "0.2")):
+        browser.find_element(By.ID, name).send_keys(Keys.CONTROL, "a", Keys.NULL, value, Keys.TAB)
+    assert n_found(browser) < sum(value <= 0.3 for value in data)
+
+
+def test_the_map_by_keyboard(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    browser.execute_script("document.getElementById('map').focus()")
+    said = set()
+    for _ in range(40):
+        press(browser, Keys.ARROW_RIGHT)
+        said.add(text_of(browser, "#map-readout"))
+        if "given" in text_of(browser, "#map-readout"):
+            break
+    assert any("noise score" in one for one in said)
+    press(browser, Keys.ENTER)
+    assert browser.switch_to.active_element.get_attribute("class").startswith("suspect")
+    browser.execute_script("document.getElementById('map').focus()")
+    press(browser, Keys.ESCAPE)
+    assert n_found(browser) == 298
+
+
+def test_numbers_of_matrix_and_pairs_show_their_samples(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    for table in ("matrix", "pairs"):
+        button = browser.find_element(By.CSS_SELECTOR, f"#{table} button")
+        n, label = int(button.text), button.get_attribute("aria-label")
+        browser.execute_script("arguments[0].click()", button)
+        names = label.split(" given ")[1].split(": show")[0].split(", suggested ")
+        given, suggested = (issues.class_names.index(name) for name in names)
+        both = (issues.given_label == given) & (issues.suggested_label == suggested)
+        assert (both & issues.is_label_issue).sum() == n
+        assert n_found(browser) == (both & ~np.isnan(issues.noise_score)).sum()
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#classes tbody tr")) == 4
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#methods tbody tr")) == 6
+    assert_quiet(browser)
+
+
+def test_everything_is_reached_by_the_tab_key(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    reached = set()
+    for _ in range(60 + 25 * 3):
+        ActionChains(browser).send_keys(Keys.TAB).perform()
+        active = browser.switch_to.active_element
+        reached.add(active.get_attribute("id") or active.get_attribute("class") or active.tag_name)
+    wanted = {
+        "map",
+        "c0",
+        "c1",
+        "v0",
+        "v1",
+        "unselect",
+        "f-given",
+        "f-suggested",
+        "f-mark",
+        "f-id",
+        "f-reset",
+        "next",
+    }
+    assert (
+        wanted | {"matrix", "classes", "pairs", "methods", "wrong", "right", "unsure", "suspect", "skip"}
+        <= reached
+    )
+
+
+@pytest.mark.parametrize("width", [1280, 420])
+def test_hostile_data_runs_nothing_and_is_whole(browser, hostile, width):
+    path, *_ = hostile
+    open_page(browser, path, width=width)
+    assert browser.execute_script("return window.hacked") is None
+    assert (
+        browser.execute_script(
+            "return document.querySelectorAll('#list b[onclick], svg[onload], img').length"
+        )
+        == 0
+    )
+    for one in HOSTILE_IDS:
+        box = browser.find_element(By.ID, "f-id")
+        browser.execute_script(
+            "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input'))", box, one
+        )
+        shown = browser.execute_script("return document.querySelector('.suspect .id').textContent")
+        assert shown == one.replace("\t", "\u2409").replace("\x1b", "\u241b").replace("\x7f", "\u2421")
+    names = browser.execute_script("return JSON.parse(document.getElementById('data').textContent).names")
+    assert names == {str(label): name for label, name in enumerate(HOSTILE_NAMES)}
+    details = browser.find_element(By.CSS_SELECTOR, ".suspect details summary")
+    browser.execute_script("arguments[0].click()", details)
+    text = browser.execute_script("return document.querySelector('.suspect details div').textContent")
+    assert len(text) > 10_000
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= browser.execute_script(
+        "return window.innerWidth"
+    )
+    assert_quiet(browser)
+
+
+def test_hostile_ids_leave_by_the_csv_whole_and_as_no_formula(browser, hostile):
+    path, issues, ids = hostile
+    open_page(browser, path)
+    samples = browser.execute_script(
+        "return JSON.parse(document.getElementById('data').textContent).suspects.sample"
+    )
+    marks = {str(samples[samples.index(place)]): "wrong" for place in range(len(HOSTILE_IDS))}
+    browser.execute_script(
+        "for (let i = 0; i < localStorage.length; i++) localStorage.removeItem(localStorage.key(i));"
+        "const s = JSON.parse(document.getElementById('data').textContent).summary;"
+        "localStorage.setItem(`paddle-td marks ${s.file} ${s.checksum} ${s.samples}`, arguments[0])",
+        json.dumps(marks),
+    )
+    browser.refresh()
+    found = exported(browser, issues)
+    assert sorted(found.samples.tolist()) == list(range(len(HOSTILE_IDS)))
+    with open(browser.downloads / "marks.csv", newline="", encoding="utf-8-sig") as file:
+        lines = list(csv.DictReader(file))
+    for line in lines:
+        assert from_cell(line["sample_id"]) == ids[int(line["sample"])]
+        assert from_cell(line["given_name"]) == HOSTILE_NAMES[int(line["given_label"])]
+        assert not line["sample_id"].startswith(("=", "+", "-", "@", "\t"))
+    assert_quiet(browser)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("which", ["made", "hostile"])
+def test_accessibility_by_axe(browser, request, scheme, which):
+    axe = os.environ.get("AXE")
+    if axe is None:
+        pytest.skip("AXE names no axe.min.js of axe-core")
+    open_page(browser, request.getfixturevalue(which)[0])
+    browser.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    )
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for key in "wru":
+        press(browser, key)
+    browser.execute_script(Path(axe).read_text(encoding="utf-8"))
+    found = browser.execute_async_script("axe.run().then(arguments[arguments.length - 1])")
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    bad = [
+        (one["id"], one["impact"], [node["html"][:120] for node in one["nodes"][:3]])
+        for one in found["violations"]
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert bad == []
+    assert found["passes"]
