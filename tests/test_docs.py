@@ -81,7 +81,8 @@ def training(tmp_path, monkeypatch):
 
 @pytest.fixture
 def recorded(training):
-    """The same after a recording."""
+    """The same after a recording, with a data set that has no files."""
+    training["train_data"] = training["dataset"] = Digits()
     training["model"].fit(
         training["train_data"],
         epochs=2,
@@ -198,6 +199,18 @@ def test_every_public_name_method_command_and_argument_is_mentioned():
     assert not missing
 
 
+def test_the_commands_and_their_options_exist():
+    parsers = _parser()._subparsers._group_actions[0].choices
+    lines = re.findall(r"^paddle-td (.*)$", ALL_PAGES, flags=re.MULTILINE)
+    used = [line.split("#")[0].split() for line in lines]
+    assert len(used) > 8
+    for command, *words in used:
+        if command == "COMMAND":
+            continue
+        options = {text for action in parsers[command]._actions for text in action.option_strings}
+        assert {word for word in words if word.startswith("-")} <= options, (command, words)
+
+
 def test_the_install_commands_are_the_two_that_ci_runs():
     commands = [line for line in README.splitlines() if line.startswith("pip install") and "&&" in line]
     assert commands == ['pip install -e ".[cpu]" && paddle-td demo', 'pip install -e ".[cpu,test]" && pytest']
@@ -229,7 +242,7 @@ def test_the_rooms_are_those_of_the_contract():
     contract = re.search(
         r"layers = \[\n(.*?)\n\]", (ROOT / "pyproject.toml").read_text("utf-8"), flags=re.DOTALL
     )[1]
-    rooms = set(re.findall(r"\w+", contract)) - {"__main__", "csv_cells", "dataset_names"}
+    rooms = set(re.findall(r"\w+", contract)) - {"__main__"}
     assert rooms == set(re.findall(r"\w+", drawing)) - {"imports", "go", "down", "only", "v"}
 
 
