@@ -65,3 +65,14 @@ def _close_what_was_abandoned() -> Iterator[None]:
     for path in [one.path for one in open_recorders._open]:
         open_recorders.close_abandoned(path)
     open_recorders.close_abandoned()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_persistent_workers() -> Iterator[None]:
+    """Paddle never ends them; its reader threads would log that they died, into a stream that pytest has closed."""
+    yield
+    if paddle is None:
+        return
+    readers = paddle.io.dataloader.dataloader_iter._DataLoaderIterMultiProcess
+    for reader in [one for one in gc.get_objects() if isinstance(one, readers)]:
+        reader._try_shutdown_all(timeout=1)

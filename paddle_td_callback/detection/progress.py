@@ -24,8 +24,7 @@ class Progress:
 
     def __init__(self, title: str, stages: list[str], n_samples: int, *, wanted: bool) -> None:
         self._title, self._stages, self._n_samples = title, stages, n_samples
-        has_reader = sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
-        self._is_shown = wanted and has_reader
+        self._is_shown = wanted and _has_reader()
         self._started_s = time.monotonic()
         self._bar: Any = None
         self._stage, self._n_done = stages[0], 0
@@ -68,3 +67,11 @@ class Progress:
     def _description(self) -> str:
         number = self._stages.index(self._stage) + 1
         return f"{self._title}, {number} of {len(self._stages)}: {self._stage}"
+
+
+def _has_reader() -> bool:
+    """Whether somebody sees what is written to standard error, which may be missing or closed."""
+    try:
+        return sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
+    except (OSError, ValueError):
+        return False

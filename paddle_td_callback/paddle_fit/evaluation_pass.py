@@ -9,17 +9,27 @@ from __future__ import annotations
 import contextlib
 import gc
 import random
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import paddle
-from paddle.io.dataloader.collate import default_collate_fn
 from tqdm import tqdm
 
 from ..errors import CaptureError
-from .outputs import OutputReader
-from .taps import Batch
+from ..messages import Forgiving
+from .internals import (
+    LOSS,
+    default_collate_fn,
+    default_cpu_generator,
+    end_workers,
+    n_inputs,
+    statistics_of,
+    training_precision,
+)
+from .outputs import Batch, OutputReader
 
 _DEFAULT_BATCH_SIZE = 64
 
@@ -92,7 +102,12 @@ class EvaluationPass:
         failure: Exception | None = None
         with (
             tqdm(
-                total=len(self._shard), desc=description, unit="sample", leave=False, disable=not progress
+                total=len(self._shard),
+                desc=description,
+                unit="sample",
+                leave=False,
+                disable=not progress,
+                file=Forgiving(sys.stderr),
             ) as bar,
             undisturbed(self._model.network),
             contextlib.closing(self._batches()) as batches,  # with its workers, whatever ends the pass
@@ -119,12 +134,10 @@ class EvaluationPass:
             for indices, data in zip(dealt, read, strict=False):
                 if self._strip is not None:
                     data = self._strip(data)
-                yield self._look(np.asarray(indices, np.int64), paddle.utils.flatten(data))
+                yield self._outputs_of(np.asarray(indices, np.int64), paddle.utils.flatten(data))
         finally:
             # Paddle's loader ends its workers where it is read to its end, and that it never is here.
-            end_workers = getattr(read, "_try_shutdown_all", None)
-            if end_workers is not None:
-                end_workers()
+            end_workers(read)
 
     def _data(self, dealt: _Shard) -> Any:
         like = self._loader
@@ -146,23 +159,24 @@ class EvaluationPass:
             worker_init_fn=like.worker_init_fn,
         )
 
-    def _look(self, indices: Any, data: Sequence[Any]) -> Batch:
+    def _outputs_of(self, indices: Any, data: Sequence[Any]) -> Batch:
         model = self._model
-        n_inputs = len(model._inputs)
         data = [x if isinstance(x, paddle.Tensor) else paddle.to_tensor(x) for x in data]
-        inputs, labels = data[:n_inputs], data[n_inputs:]
-        with paddle.no_grad(), _training_precision(model):
+        inputs, labels = data[: n_inputs(model)], data[n_inputs(model) :]
+        with paddle.no_grad(), training_precision(model):
             outputs = model.network(*inputs)
         listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         with paddle.no_grad():
-            seen = self._reader.read(model._loss, listed, labels)
-        logits, probabilities, given = seen.to_host()
-        if len(logits) != len(indices):
+            seen = self._reader.read(getattr(model, LOSS), listed, labels, len(indices))
+        batch = seen.to_host()
+        if len(batch.outputs) != len(indices):
             raise CaptureError(
-                f"the evaluation pass asked for {len(indices)} samples and the network returned {len(logits)} rows; "
-                "a collate function that adds, drops or repeats samples hides which row is which"
+                f"the evaluation pass asked for {len(indices)} samples and the network returned "
+                f"{len(batch.outputs)} rows; "
+                "a collate function that adds, drops or repeats samples hides which row is which: keep one row a "
+                "sample, or say mode='train' and index_field="
             )
-        return Batch(indices, logits, probabilities, given)
+        return replace(batch, indices=indices)
 
 
 class _Shard:
@@ -180,22 +194,12 @@ class _Shard:
         return -(-len(self._samples) // self.batch_size)
 
 
-def _training_precision(model: Any) -> Any:
-    """The mixed precision of the model's training steps, so that weights and inputs have types that agree."""
-    adapter = model._adapter
-    level = getattr(adapter, "_amp_level", "O0")
-    lists = getattr(adapter, "_amp_custom_lists", {})
-    return paddle.amp.auto_cast(enable=level != "O0", level=level, **lists)
-
-
 @contextlib.contextmanager
 def undisturbed(network: Any) -> Iterator[None]:
     """Run something with the network in evaluation mode, and leave training as it was."""
     flags = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
-    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too, and keeps
-    # them among its parameters.
-    statistics = [getattr(layer, name, None) for layer, _ in flags for name in ("_mean", "_variance")]
-    changing = [*network.buffers(), *(one for one in statistics if isinstance(one, paddle.Tensor))]
+    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
+    changing = [*network.buffers(), *(one for layer, _ in flags for one in statistics_of(layer))]
     buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
     with random_streams_kept():
         network.eval()
@@ -218,7 +222,7 @@ def random_streams_kept() -> Iterator[None]:
     These are Paddle's on the CPU and on the devices in use, and every `random.Random`, `numpy.random.Generator` and
     `numpy.random.RandomState` of the process, the global ones and those that a data set keeps among them.
     """
-    cpu = paddle.framework.core.default_cpu_generator()
+    cpu = default_cpu_generator()
     cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()
     # A generator of a data set may hang anywhere: on it, on a transform, in a closure, in a module.
     streams = [obj for obj in gc.get_objects() if isinstance(obj, _STREAMS)]

@@ -6,17 +6,18 @@ import dataclasses
 import io
 import json
 import os
-import warnings
 import weakref
 from typing import Any
 
 import numpy as np
-import paddle
+from paddle.callbacks import Callback
 
 from ..detection.find_issues import check_method, find_label_issues
 from ..detection.label_issues import LabelIssues, check_csv_path
 from ..errors import CaptureError
+from ..messages import show, warn
 from ..recording.open_recorders import wait_for_commits
+from .guard import guarded
 from .ranks import current_ranks
 from .rendezvous import SharedResult
 
@@ -25,7 +26,7 @@ recordings: weakref.WeakSet[Any] = (
 )  # every `TrainingDynamicsCallback` that was ever in a fit
 
 
-class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
+class LabelIssuesCallback(Callback):  # type: ignore[misc]
     """Finds label issues in a recording once `fit` has ended: the same as calling `find_label_issues`.
 
     It may stand before or behind the `TrainingDynamicsCallback` of the same path. Should detection fail, it
@@ -33,7 +34,7 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     callbacks of the other ranks get the same `issues`; so give it to every rank.
 
     Args:
-        path: the recording, as given to `TrainingDynamicsCallback`.
+        recording: the `TrainingDynamicsCallback` of the same fit, or the path that it records into.
         method: as for `find_label_issues`.
         detector: as for `find_label_issues`.
         device: as for `find_label_issues`.
@@ -46,7 +47,7 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        recording: str | os.PathLike[str] | Callback,
         *,
         method: str = "lstm",
         detector: Any = None,
@@ -55,6 +56,7 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         progress: bool | None = None,
     ) -> None:
         super().__init__()
+        path = recording.path if isinstance(recording, Callback) else recording
         check_method(method, detector)
         if csv is not None and not os.fspath(csv):
             raise ValueError("csv='' names no file; give a file name, or None for nowhere")
@@ -71,6 +73,18 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         """Of several ranks in this fit, rank 0 finds and the others get this result."""
         self._shared = result
 
+    def _judge(self, error: Exception, hook: str) -> None:
+        if hook == "on_train_begin":
+            raise error
+        # Whatever it is, the training that just ended must not be lost to it.
+        done = "found" if self.issues is None else "written"
+        warn(
+            f"label issues of '{self.path}' were not {done}: {error}; `paddle-td detect {self.path}` tries again once "
+            "the cause is gone",
+            stacklevel=3,
+        )
+
+    @guarded
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Forget the issues of an earlier fit, and refuse a CSV path that could not be written at the end."""
         self.issues = None
@@ -81,52 +95,42 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if ranks is not None:  # until a recorder of this fit shares another: it knows which fit this is
             self.share(SharedResult(ranks.session(f"finder of {self.path}, "), ""))
 
+    @guarded
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Find the issues and write them where they were asked for."""
-        shared = self._shared
+        """Find the issues, and write and print them where that is wanted."""
         progress = bool(self.params.get("verbose", 1)) if self._progress is None else self._progress
-        try:
-            if shared is not None and shared.rank > 0:
-                self.issues = _unpack(shared.fetch())
-                return
-            wait_for_commits(self.path)
-            if not self._is_recorded():
-                return
-            self.issues = find_label_issues(self.path, progress=progress, **self._options)
-            if self._csv is not None:
-                self.issues.to_csv(self._csv)
-        except Exception as error:  # whatever it is, the training that just ended must not be lost to it
-            warnings.warn(
-                f"label issues of '{self.path}' were not found: {error}; `paddle-td detect {self.path}` tries "
-                "again once the cause is gone",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        shared = self._shared
+        if shared is not None and shared.rank > 0:
+            self.issues = _unpack(shared.fetch())
             return
+        try:
+            wait_for_commits(self.path)
+            if self._is_recorded():
+                self.issues = find_label_issues(self.path, progress=progress, **self._options)
         finally:
-            if shared is not None and shared.rank == 0:
+            if shared is not None:
                 self._publish(shared)
+        if self.issues is None:
+            return
         if progress:
-            print(self.issues)
+            show(self.issues)
+        if self._csv is not None:
+            self.issues.to_csv(self._csv)
 
     def _is_recorded(self) -> bool:
         """Whether there is something to rank: never what an earlier fit recorded in place of this one's."""
         # Paddle makes `params` anew for each fit, and gives them to all its callbacks.
         mine = [one for one in recordings if one.path == self.path and one.params is self.params]
         if mine and not any(one.n_recorded for one in mine):
-            warnings.warn(
+            warn(
                 f"'{self.path}': nothing of this fit was recorded there, so its label issues were not found; a file "
-                "there is that of an earlier training",
-                RuntimeWarning,
-                stacklevel=3,
+                "there is that of an earlier training"
             )
             return False
         if not mine and os.path.exists(self.path):
-            warnings.warn(
+            warn(
                 f"'{self.path}': no TrainingDynamicsCallback of this fit recorded into it, so the label issues are "
-                "those of an older recording",
-                RuntimeWarning,
-                stacklevel=3,
+                "those of an older recording"
             )
         return True
 
@@ -134,11 +138,7 @@ class LabelIssuesCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         try:
             shared.publish(_pack(self.issues))
         except Exception as error:  # as above
-            warnings.warn(
-                f"the other ranks did not get the label issues of '{self.path}': {error}",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            warn(f"the other ranks did not get the label issues of '{self.path}': {error}")
 
 
 def _pack(issues: LabelIssues | None) -> bytes:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +13,12 @@ import paddle.nn.functional as F
 
 from ..errors import CaptureError
 from ..recording.batches import as_array
+from .losses import takes_probabilities
 
 OUTPUTS = ("auto", "logits", "probabilities")
-_IGNORE_INDEX = -100
-_SUM_TOLERANCE = 1e-2  # bfloat16 keeps no more
 
 
+@dataclass(frozen=True)
 class OutputReader:
     """Finds logits, probabilities and labels among a network's outputs and its loss's labels.
 
@@ -28,98 +27,74 @@ class OutputReader:
             all outputs.
         label: which label of the loss is the class.
         outputs: "logits", "probabilities", or "auto" to go by the loss.
-        tap_labels: whether labels are needed.
+        reads_labels: whether labels are needed.
     """
 
-    def __init__(
-        self, *, logits: int | str | Callable[..., Any], label: int, outputs: str, tap_labels: bool
-    ) -> None:
-        self._choose = logits
-        self._label = label
-        self._outputs = outputs
-        self._tap_labels = tap_labels
+    logits: int | str | Callable[..., Any] = 0
+    label: int = 0
+    outputs: str = "auto"
+    reads_labels: bool = True
 
-    def read(self, loss: Any, outputs: Sequence[Any], labels: Sequence[Any]) -> Seen:
+    def read(
+        self, loss: Any, outputs: Sequence[Any], labels: Sequence[Any], n_rows: int | None = None
+    ) -> Seen:
         """Copies of what is to be recorded, still on the device.
 
         Args:
             loss: the model's loss, which tells logits from probabilities.
             outputs: all outputs of the network.
             labels: all labels of the loss.
+            n_rows: of the batch, where it is known.
 
         Raises:
             CaptureError: what can be recorded is not among them.
         """
-        chosen = self._chosen_output(tuple(outputs))
+        chosen = self._matrix(self._chosen(tuple(outputs)), n_rows)
         label = None
-        if self._tap_labels:
-            if not -len(labels) <= self._label < len(labels):
+        if self.reads_labels:
+            if not -len(labels) <= self.label < len(labels):
                 raise CaptureError(
-                    f"label={self._label}, but the loss gets {len(labels)} labels; pass the place of the "
-                    "class among them, or labels="
+                    f"label={self.label}, but the loss gets {len(labels)} labels; pass label= (the place of the "
+                    "class among them), or labels="
                 )
-            label = labels[self._label]
+            label = labels[self.label]
             if isinstance(label, paddle.Tensor):
                 label = label.clone()
-        kind = self._kind(loss)
-        # Copies, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
+        is_said = self.outputs != "auto"
+        are_probabilities = self.outputs == "probabilities" if is_said else takes_probabilities(loss)
+        # A copy, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
         values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
-        values = values.detach()
-        if values.shape[1] == 1:
-            soft = values if kind == "probabilities" else F.sigmoid(values)
-        else:
-            soft = values if kind == "probabilities" else F.softmax(values, axis=-1)
-        return Seen(values, soft, label, kind)
+        return Seen(values.detach(), label, are_probabilities)
 
-    def doubts(self, logits: npt.NDArray[np.float32]) -> str | None:
-        """What is odd about a batch of logits `[row, class]` that only the loss says are logits."""
-        if self._outputs != "auto" or not len(logits) or logits.min() < 0:
-            return None
-        if np.abs(logits.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
-            return None
-        return (
-            "the network's outputs are recorded as logits, as the loss takes them, but each row sums to 1 like "
-            "probabilities; pass outputs='probabilities' if they are, or outputs='logits' to say that they are not"
-        )
-
-    def may_be_sigmoid(self, logits: npt.NDArray[np.float32]) -> bool:
-        """Whether a batch of logits `[row, class]`, said only by the loss to be some, is one column in [0, 1]."""
-        if self._outputs != "auto" or logits.shape[1] != 2 or logits[:, 0].any():
-            return False
-        return bool(((logits[:, 1] >= 0) & (logits[:, 1] <= 1)).all())
-
-    @staticmethod
-    def ignored_label(loss: Any) -> int:
-        """The label that a loss passes over: its `ignore_index`, or the -100 of Paddle's own losses."""
-        ignored = _said_by(loss, "ignore_index", _IGNORE_INDEX)
-        return int(ignored) if isinstance(ignored, (int, np.integer)) else _IGNORE_INDEX
-
-    def _chosen_output(self, outputs: tuple[Any, ...]) -> Any:
-        choose = self._choose
+    def _chosen(self, outputs: tuple[Any, ...]) -> Any:
+        choose = self.logits
         if callable(choose):
-            chosen = choose(*outputs)
-        elif isinstance(choose, str):
+            return choose(*outputs)
+        if isinstance(choose, str):
             if len(outputs) != 1 or not isinstance(outputs[0], dict) or choose not in outputs[0]:
                 raise CaptureError(
                     f"logits={choose!r} names a key, but the network's outputs are "
-                    f"{[_describe(output) for output in outputs]}"
+                    f"{[_describe(output) for output in outputs]}; pass logits= (a place, a key or a function)"
                 )
-            chosen = outputs[0][choose]
-        else:
-            if not -len(outputs) <= choose < len(outputs):
-                raise CaptureError(
-                    f"logits={choose}, but the network has {len(outputs)} outputs; pass the place of the one "
-                    "that holds the logits"
-                )
-            chosen = outputs[choose]
+            return outputs[0][choose]
+        if not -len(outputs) <= choose < len(outputs):
+            raise CaptureError(
+                f"logits={choose}, but the network has {len(outputs)} outputs; pass logits= (the place of the one "
+                "that holds the logits)"
+            )
+        return outputs[choose]
+
+    @staticmethod
+    def _matrix(chosen: Any, n_rows: int | None) -> Any:
+        """The chosen output as `[row, class]`, also where a network has squeezed it."""
         if not isinstance(chosen, paddle.Tensor) or not chosen.is_floating_point():
             raise CaptureError(
                 f"the logits must be a floating-point tensor, got {_describe(chosen)}; pass "
                 "logits= (a place, a key or a function of the outputs) to say where they are"
             )
-        if len(chosen.shape) == 1:
-            chosen = chosen.unsqueeze(1)
-        if len(chosen.shape) != 2:
+        if len(chosen.shape) < 2:
+            return chosen.reshape([1, -1] if n_rows == 1 else [-1, 1])
+        if len(chosen.shape) > 2:
             raise CaptureError(
                 f"the logits must have shape [batch, class], got {list(chosen.shape)}: one label for each sample "
                 "is what can be recorded, not one for each token or pixel; pass logits= if another output "
@@ -127,78 +102,102 @@ class OutputReader:
             )
         return chosen
 
-    def _kind(self, loss: Any) -> str:
-        if self._outputs != "auto":
-            return self._outputs
-        plain = getattr(loss, "_paddle_td_wrapped", loss)
-        function = plain.func if isinstance(plain, functools.partial) else plain
-        if isinstance(function, paddle.nn.BCELoss) or function is F.binary_cross_entropy:
-            return "probabilities"
-        return "logits" if _said_by(plain, "use_softmax", True) else "probabilities"
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step on the host.
+
+    Attributes:
+        outputs: `[row, class]` float32: logits or probabilities. One logit z stands as (0, z), one probability p as
+            (1 - p, p).
+        labels: `[row]`, the classes that the loss was given; None where they are not read.
+        are_probabilities: which of the two `outputs` are.
+        has_one_column: whether the network gave one column.
+        indices: `[row]`, the samples; None in a step that is only looked at.
+    """
+
+    outputs: npt.NDArray[np.float32]
+    labels: Any
+    are_probabilities: bool
+    has_one_column: bool
+    indices: Any = None
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Batch:
+        """The rows that are kept `[row]`."""
+        if kept.all():
+            return self
+        indices, labels = (None if part is None else part[kept] for part in (self.indices, self.labels))
+        return replace(self, outputs=self.outputs[kept], labels=labels, indices=indices)
 
 
-def _said_by(loss: Any, name: str, otherwise: Any) -> Any:
-    """An argument of a loss, where the loss is an object that keeps it or a partial function that binds it."""
-    if isinstance(loss, functools.partial):
-        return loss.keywords.get(name, otherwise)
-    return getattr(loss, name, otherwise)
-
-
-@dataclass
+@dataclass(frozen=True)
 class Seen:
-    """Outputs and labels of one batch on the device: `values` are logits, or probabilities by `kind`."""
+    """Outputs and labels of one batch on the device."""
 
     values: Any
-    soft: Any
     labels: Any
-    kind: str
+    are_probabilities: bool
 
-    def to_host(self) -> tuple[npt.NDArray[Any], ...]:
-        """Logits and probabilities `[row, class]`, labels `[row]` or None.
+    def to_host(self) -> Batch:
+        """What is to be recorded, without indices.
 
         Raises:
             CaptureError: the labels are not one class for each row.
         """
-        values, soft = self.values.numpy(), self.soft.numpy()
-        binary = values.shape[1] == 1
-        if binary:
-            soft = np.concatenate([1 - soft, soft], axis=1)
-        if self.kind == "probabilities":
-            with np.errstate(divide="ignore", invalid="ignore"):
-                values = np.log(np.maximum(soft, np.finfo(np.float32).tiny))
-        elif binary:
-            values = np.concatenate([np.zeros_like(values), values], axis=1)
-        labels = None if self.labels is None else self._host_labels(binary)
-        return values, soft, labels  # type: ignore[return-value]
+        values = self.values.numpy()
+        has_one_column = values.shape[1] == 1
+        if has_one_column:
+            other = 1 - values if self.are_probabilities else np.zeros_like(values)
+            values = np.concatenate([other, values], axis=1)
+        labels = None if self.labels is None else _classes(self.labels, has_one_column)
+        return Batch(values, labels, self.are_probabilities, has_one_column)
 
-    def _host_labels(self, binary: bool) -> npt.NDArray[np.int64]:
-        labels = as_array(self.labels.numpy() if hasattr(self.labels, "numpy") else self.labels)
-        if labels.ndim == 2 and labels.shape[1] == 1:
-            labels = labels[:, 0]
-        if labels.ndim == 2 and binary is False and labels.shape[1] > 1 and _is_multi_hot(labels):
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Paddle's own softmax of `[row, class]`."""
+    with paddle.no_grad():
+        return np.asarray(F.softmax(paddle.to_tensor(logits), axis=-1).numpy())
+
+
+def sigmoids(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Probabilities `[row, 2]` of a network of one column, by Paddle's own sigmoid; `logits` are (0, z)."""
+    with paddle.no_grad():
+        p = F.sigmoid(paddle.to_tensor(logits[:, 1:])).numpy()
+    return np.concatenate([1 - p, p], axis=1)
+
+
+def _classes(given: Any, binary: bool) -> npt.NDArray[np.int64]:
+    """Labels of a loss as `[row]` classes; `binary` where the network has one output.
+
+    Raises:
+        CaptureError: they are none.
+    """
+    labels = as_array(given.numpy() if hasattr(given, "numpy") else given)
+    if labels.ndim == 0 or (labels.ndim == 2 and labels.shape[1] == 1):
+        labels = labels.reshape(-1)
+    soft_way = "where they are soft (mixup, smoothing), pass the given classes of the data set as labels="
+    if labels.ndim == 2 and not binary and _is_multi_hot(labels):
+        raise CaptureError(
+            f"the labels are multi-hot {list(labels.shape)}: multi-label tasks have no single given label "
+            "for a sample and are not supported; pass labels= if there is one class for each sample all the same"
+        )
+    if labels.ndim != 1:
+        raise CaptureError(
+            f"the loss gets labels of shape {list(labels.shape)}, wanted [batch] or [batch, 1] with one class "
+            f"for each sample; {soft_way}"
+        )
+    if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and binary):
+        odd = labels[~np.isin(labels, (0, 1))]
+        if len(odd):
             raise CaptureError(
-                f"the labels are multi-hot {list(labels.shape)}: multi-label tasks have no single given label "
-                "for a sample and cannot be recorded"
+                f"the network has one output, so labels must be 0 or 1, got {odd[0]}: regression is not supported; "
+                f"{soft_way}"
             )
-        if labels.ndim != 1:
-            raise CaptureError(
-                f"the loss gets labels of shape {list(labels.shape)}, wanted [batch] or [batch, 1] with one class "
-                "for each sample; where they are soft (mixup, smoothing), pass the given classes of the data "
-                "set as labels="
-            )
-        if labels.dtype.kind == "b" or (labels.dtype.kind == "f" and binary):
-            if not np.isin(labels, (0, 1)).all():
-                odd = labels[~np.isin(labels, (0, 1))][0]
-                raise CaptureError(
-                    f"the network has one output, so labels must be 0 or 1, got {odd}; where they are soft, pass "
-                    "the given classes of the data set as labels="
-                )
-        elif labels.dtype.kind not in "iu":
-            raise CaptureError(
-                f"the loss gets labels of type {labels.dtype}, wanted integers; where they are soft (mixup, "
-                "smoothing), pass the given classes of the data set as labels="
-            )
-        return labels.astype(np.int64)
+    elif labels.dtype.kind not in "iu":
+        raise CaptureError(
+            f"the loss gets labels of type {labels.dtype}, wanted integers: regression is not supported; {soft_way}"
+        )
+    return labels.astype(np.int64)
 
 
 def _is_multi_hot(labels: npt.NDArray[Any]) -> bool:

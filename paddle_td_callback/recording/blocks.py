@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
+from ..messages import warn
 from ..store.schema import Layout
 from .batches import Indices, Rows, finite_rows, log_of, stored_values
 
@@ -107,7 +107,7 @@ class Block:
             probabilities = np.ascontiguousarray(self._softmax(logits), np.float32)
         self._put(Rows(indices, labels, steps, stored_values(self._layout, labels, logits, probabilities)))
         for message in messages:  # last, as a filter may turn warnings into errors
-            warnings.warn(f"'{self._name}': {message}", RuntimeWarning, stacklevel=4)
+            warn(f"'{self._name}': {message}", RuntimeWarning, stacklevel=4)
 
     def _count(
         self,

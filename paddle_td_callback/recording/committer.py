@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 import os
 import time
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
+from ..messages import warn
 from ..store import StoreWriter
 from ..store.schema import Layout
 from .memory_limit import default_memory_limit_bytes
@@ -125,7 +125,7 @@ class Committer:
                 self.dropped.insert(0, self._waiting.index)
                 self._waiting = None
             if self.dropped:
-                warnings.warn(
+                warn(
                     f"'{self._writer.path}': epochs {self.dropped} could not be written and are missing",
                     RuntimeWarning,
                     stacklevel=2,
@@ -170,7 +170,7 @@ class Committer:
             raise error
         if not self._failing:
             self._failing = True
-            warnings.warn(
+            warn(
                 f"'{self._writer.path}': epoch {self._waiting.index if self._waiting else '?'} cannot be written "
                 f"({error}); training goes on, {self._writer.n_epochs} committed epochs stay, and the write is "
                 "tried again at the end of the next epoch",

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
+from ..messages import warn
 from .batches import Rows
 
 _WAYS_OUT = (
@@ -84,7 +83,7 @@ class GivenLabels:
         """Say once what was left out."""
         if self.n_changed and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
+            warn(
                 f"'{self._name}': {self._example}; rows with another label than their sample had before are recorded "
                 f"as unseen ({self.n_changed} so far) and counted in skipped_rows, and this is said once; {_WAYS_OUT}",
                 RuntimeWarning,

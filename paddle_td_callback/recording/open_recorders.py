@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import warnings
 import weakref
 from typing import Any, Protocol
+
+from ..messages import warn
 
 
 class _Recorder(Protocol):
@@ -52,9 +53,7 @@ def close_abandoned(path: str | os.PathLike[str] | None = None) -> None:
         try:
             sink.close()
         except Exception as error:  # of a training long gone; must not stop the one that begins
-            warnings.warn(
-                f"an abandoned recording could not be closed: {error}", RuntimeWarning, stacklevel=3
-            )
+            warn(f"an abandoned recording could not be closed: {error}", RuntimeWarning, stacklevel=3)
     for recorder in [] if path is None else _recorders_of(path):
         recorder.close()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError, StoreError, StoreNotFoundError
+from ..messages import warn
 from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
@@ -180,7 +180,7 @@ class TrainingDynamicsRecorder:
 
     def __exit__(self, exception_type: type[BaseException] | None, *exception: object) -> None:
         if exception_type is None and self._n_rows:
-            warnings.warn(
+            warn(
                 f"'{self.path}': {self._n_rows} rows came after the last end_epoch() and are not recorded",
                 RuntimeWarning,
                 stacklevel=2,

@@ -320,7 +320,7 @@ def test_a_pass_that_another_rank_ends_computes_no_more(num_workers: int) -> Non
 
     counted.register_forward_pre_hook(count)
     loader = paddle.io.DataLoader(Points(), batch_size=8, num_workers=num_workers)
-    reader = OutputReader(logits=0, label=0, outputs="auto", tap_labels=True)
+    reader = OutputReader(logits=0, label=0, outputs="auto", reads_labels=True)
     model = paddle.Model(counted, [paddle.static.InputSpec([None, N_FEATURES + 1], name="x")])
     model.prepare(loss=nn.CrossEntropyLoss())
     evaluation = EvaluationPass(model, loader, reader, n_ranks=2)
@@ -335,7 +335,7 @@ def test_a_pass_that_another_rank_ends_computes_no_more(num_workers: int) -> Non
 
 def test_workers_of_a_pass_that_ctrl_c_ends_do_not_stay() -> None:
     loader = paddle.io.DataLoader(Points(), batch_size=8, num_workers=2)
-    reader = OutputReader(logits=0, label=0, outputs="auto", tap_labels=True)
+    reader = OutputReader(logits=0, label=0, outputs="auto", reads_labels=True)
     model = paddle.Model(Witness(), [paddle.static.InputSpec([None, N_FEATURES + 1], name="x")])
     model.prepare(loss=nn.CrossEntropyLoss())
 

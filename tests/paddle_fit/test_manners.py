@@ -34,7 +34,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
-from paddle_td_callback.paddle_fit.taps import _Override
+from paddle_td_callback.paddle_fit.replacement import Replacement
 
 BATCH = 8
 
@@ -309,7 +309,7 @@ def test_probabilities_are_doubted_in_evaluation_mode_too(path: str) -> None:
     network = Witness(activation=F.softmax)
     with pytest.warns(RuntimeWarning, match="each row sums to 1 like probabilities") as said:
         fit(Points(), TrainingDynamicsCallback(path, mode="eval"), network=network, epochs=2)
-    assert len(said) == 1
+    assert len([one for one in said if "run.h5" in str(one.message)]) == 1  # Paddle has warnings of its own
 
 
 @pytest.mark.parametrize(
@@ -342,7 +342,7 @@ def test_labels_of_another_number_than_samples(mode: str, n_labels: int, path: s
 
 def test_labels_and_a_number_of_samples_that_are_too_few(path: str) -> None:
     callback = TrainingDynamicsCallback(path, labels=[0] * 10, n_samples=np.int64(10))
-    with pytest.raises(ValueError, match=r"labels=: indices must be in \[0, 10\), got index \d+ in row"):
+    with pytest.raises(ValueError, match=r"indices must be in \[0, 10\), got index \d+ in row .*n_samples="):
         fit(Points(), callback)
     assert not os.path.exists(path)
 
@@ -403,7 +403,7 @@ class Steps:
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_a_copy_of_a_tapped_model_trains_itself(copied: Any) -> None:
     one = Steps()
-    override = _Override(one, "train_batch", lambda original: original())
+    override = Replacement(one, "train_batch", lambda original: original())
     twin = copied(one)
     assert one.train_batch() is one
     assert twin.train_batch() is twin

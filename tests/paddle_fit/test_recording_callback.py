@@ -656,7 +656,7 @@ def test_a_second_fit_on_other_data_is_refused(path: str) -> None:
         ({"compression": "lzf"}, "compression must be 'gzip' or None, got 'lzf'"),
         (
             {"labels": np.zeros((3, 2), int)},
-            r"labels must have shape \[row\] or \[row, 1\], one number a row, got \(3, 2\)",
+            r"labels must have shape \[row\] or \[row, 1\], .*got \(3, 2\)",
         ),
     ],
 )
@@ -778,20 +778,49 @@ def in_range(logits: Any, labels: Any) -> Any:
 
 
 @pytest.mark.parametrize("label", [4, -1])
-@pytest.mark.parametrize(("mode", "whose"), [("train", "for sample 5"), ("eval", "in row 5")])
-def test_labels_outside_the_classes(label: int, mode: str, whose: str, path: str) -> None:
+@pytest.mark.parametrize(("mode", "whose"), [("train", "for sample 0"), ("eval", "in row 0")])
+def test_no_label_of_the_first_step_is_a_class(label: int, mode: str, whose: str, path: str) -> None:
     points = Points()
-    points.labels[5] = label
-    match = rf"first step: labels must be in \[0, 4\), got {label} {whose}"
+    points.labels[:] = label
+    match = rf"first step: labels must be in \[0, 4\), got {label} {whose}; pass ignore_label= .* labels="
     refuse_first_step(path, points, ValueError, match, mode=mode)
+
+
+@pytest.mark.parametrize("label", [4, -1])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_label_outside_the_classes_costs_its_row(label: int, mode: str, path: str) -> None:
+    points = Points()
+    points.labels[[5, 30]] = label
+    callback = TrainingDynamicsCallback(path, mode=mode)
+    with pytest.warns(RuntimeWarning) as said:
+        fit(model_of(Witness(), in_range), points, shuffle=False, callbacks=[callback])
+    first, last = (str(one.message) for one in said if one.category is RuntimeWarning)
+    assert f"labels must be in [0, 4), got {label} for sample 5; pass ignore_label=" in first
+    n_lost = 2 * 3
+    assert f"{n_lost} rows in all could not be recorded" in last
+    assert callback.n_skipped == n_lost
+    with TrainingDynamicsStore(path) as store:
+        seen = store.predictions() >= 0
+    assert np.flatnonzero(~seen.all(axis=1)).tolist() == [5, 30]
+    assert not seen[[5, 30]].any()
+
+
+def test_ignored_labels_may_be_said(path: str) -> None:
+    points = Points()
+    points.labels[5] = 7
+    callback = TrainingDynamicsCallback(path, ignore_label=7)
+    fit(model_of(Witness(), in_range), points, shuffle=False, callbacks=[callback])
+    assert callback.n_skipped == 0
+    with TrainingDynamicsStore(path) as store:
+        assert np.flatnonzero(store.labels < 0).tolist() == [5]
 
 
 def test_a_refused_first_step_does_not_cost_the_file_to_replace(path: str) -> None:
     with TrainingDynamicsRecorder(path, n_samples=3, n_classes=2) as old:
         old.end_epoch()
     points = Points()
-    points.labels[5] = 9
-    with pytest.raises(ValueError, match="got 9 for sample 5"):
+    points.labels[:BATCH] = 9
+    with pytest.raises(ValueError, match="got 9 for sample 0"):
         fit(
             model_of(Witness(), in_range),
             points,

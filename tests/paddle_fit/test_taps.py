@@ -665,7 +665,7 @@ def test_a_sampler_that_deals_no_indices(path: str) -> None:
             return super().__getitem__(int(i))
 
     sampler = DealtBy(lambda batch: [str(i) for i in batch])
-    match = r"batch sampler \(DealtBy\) dealt \['.*wanted a list of integers; .*TrainingDynamicsRecorder"
+    match = r"batch sampler dealt \['.*wanted a list of integers; .*TrainingDynamicsRecorder"
     refuse(path, loader(Named(), batch_sampler=sampler), Way(), match)
 
 
@@ -696,13 +696,13 @@ BAD_OUTPUTS = {
     ),
     "float-labels": (
         Way(lambda: lambda logits, labels: F.cross_entropy(logits, labels.astype("int64"))),
-        r"labels of type float32, wanted integers; .*labels=",
+        r"labels of type float32, wanted integers: regression is not supported; .*labels=",
     ),
     "regression": (
         Way(nn.MSELoss, functools.partial(Witness, 1)),
-        r"one output, so labels must be 0 or 1, got 2\.5; .*labels=",
+        r"one output, so labels must be 0 or 1, got 2\.5: regression is not supported; .*labels=",
     ),
-    "no-such-place": (Way(callback={"logits": 2}), "logits=2, but the network has 1 outputs; pass the place"),
+    "no-such-place": (Way(callback={"logits": 2}), "logits=2, but the network has 1 outputs; pass logits="),
     "no-such-key": (
         Way(callback={"logits": "head"}),
         r"logits='head' names a key, but the network's outputs are \['a tensor \[8, 4\] of float32'\]",
@@ -714,7 +714,7 @@ BAD_OUTPUTS = {
         ),
         r"must be a floating-point tensor, got a dictionary with keys \['a', 'b'\]; pass logits=",
     ),
-    "no-such-label": (Way(callback={"label": 1}), "label=1, but the loss gets 1 labels; pass the place"),
+    "no-such-label": (Way(callback={"label": 1}), "label=1, but the loss gets 1 labels; pass label="),
     "logits-function-fails": (
         Way(callback={"logits": lambda outputs: outputs["x"]}),
         "the loss's arguments cannot be read: .*TrainingDynamicsRecorder",

@@ -1,0 +1,365 @@
+"""All that lives for one fit: its taps, its recorder, and what becomes of an error."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import paddle
+
+from ..errors import CaptureError
+from ..messages import warn
+from ..recording.gathering import RanksEndedError, RanksLostError
+from ..store.paths import check_path
+from .evaluation_pass import EvaluationPass
+from .fit_ranks import FitRanks
+from .fit_recording import FitRecording, History
+from .index_field import FIELD_WAY
+from .internals import LOSS, RUN_ONE_EPOCH, check_model
+from .options import RecordingOptions
+from .outputs import Batch
+from .rendezvous import first_line
+from .replacement import Replacement
+from .rows import RowsError
+from .tapped_loader import TappedLoader, find_n_samples, real_loader
+from .taps import BatchError, LastCallback, StepTap, intercept_next_epoch
+
+
+class FitSession:
+    """One `fit` and its recording.
+
+    Args:
+        options: what to record.
+        model: the fitting `paddle.Model`.
+        params: that Paddle made for this fit.
+        history: of earlier fits with the same callback.
+
+    Attributes:
+        recording: its recorder, and what was recorded so far.
+    """
+
+    def __init__(
+        self, options: RecordingOptions, model: Any, params: dict[str, Any], history: History
+    ) -> None:
+        self.options = options
+        self._model, self._params = model, params
+        self._reader = options.reader
+        self._ranks = FitRanks()
+        self.recording = FitRecording(
+            options,
+            model,
+            history,
+            ranks=self._ranks.ranks,
+            epochs=params.get("epochs"),
+            tell=self.judge,
+            warn=self._warn,
+        )
+        self._is_stopped = self._is_over = False
+        self._raised: Exception | None = None
+        self._refusal: Exception | None = None  # all ranks raise it at the end of the first epoch
+        self._said: set[type[Exception]] = set()
+        self._n_lost_batches = 0
+        self._size: int | None = None  # of the data set when the last epoch began
+        # The epoch under way.
+        self._epoch: int | None = None
+        self._loader: Any = None
+        self._is_padded = False
+        self._tap: StepTap | None = None
+        self._intercept: Replacement | None = None
+        self._has_last_callback = False
+        self._n_steps = 0
+
+    # What an error costs is decided here and nowhere else.
+
+    def judge(self, error: Exception, *, all_ranks: bool = False) -> None:
+        """Raise an error that was wrong from the start; for others leave out rows or a batch, or end the recording.
+
+        Args:
+            error: of any kind.
+            all_ranks: whether every rank hears of it here.
+
+        Raises:
+            Exception: `error`, if it was wrong from the start or `on_error` is "raise".
+        """
+        if error is self._raised:
+            raise error
+        if isinstance(error, Warning):  # a filter makes errors of warnings: it is said, and costs nothing
+            self._warn(str(error))
+            return
+        is_small, is_lost = isinstance(error, (RowsError, BatchError)), isinstance(error, RanksLostError)
+        self._ranks.have_ended |= isinstance(error, RanksEndedError)
+        is_told = self._is_stopped and self._refusal is None
+        if all_ranks and self._refusal is not None:
+            error, self._refusal = self._refusal, None
+        recording = self.recording
+        is_wrong = not recording.is_settled and not isinstance(error, RowsError)
+        if recording.n_epochs == 0 and isinstance(error, CaptureError) and not is_small:
+            is_wrong |= (self._ranks.do_resume and not is_lost) if all_ranks else recording.resumes
+        must_raise = is_wrong or self.options.on_error == "raise"
+        if self._is_over:
+            if self.options.on_error == "raise":
+                raise error
+            self._warn(f"{error}; committed epochs stay")
+        elif is_wrong and recording.is_settled and self._ranks.size > 1 and not all_ranks:
+            self._is_stopped, self._refusal = True, error
+        elif must_raise:
+            self._raised = error
+            self.abandon(f"its recording ended: {error}")
+            raise error
+        elif is_small:
+            self._leave_out(error)
+        else:
+            self._is_stopped = True
+            if not is_told:
+                self._warn(f"{error}; recording ends here, committed epochs stay, training goes on")
+            if self._ranks.size == 1 or self._ranks.have_ended:
+                self._close_or_warn()
+
+    def _leave_out(self, error: Exception) -> None:
+        is_batch = isinstance(error, BatchError)
+        self._n_lost_batches += is_batch
+        if type(error) not in self._said:
+            self._said.add(type(error))
+            what = "this batch is" if is_batch else "such rows are"
+            self._warn(f"{error}; {what} left out and counted, training and recording go on")
+
+    @contextlib.contextmanager
+    def _judged(self, *, all_ranks: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.judge(error, all_ranks=all_ranks)
+
+    def _warn(self, message: str) -> None:
+        warn(f"'{self.options.path}': {message}", stacklevel=2)
+
+    # The fit.
+
+    def begin(self) -> None:
+        """Refuse what cannot be recorded before a step is run; with several ranks, on all of them.
+
+        Raises:
+            CaptureError: the training cannot be recorded.
+            StoreError: the path cannot be written.
+        """
+        self._ranks.begin(self._refuse_early)
+
+    def _refuse_early(self) -> None:
+        check_model(self._model)
+        if self._params.get("epochs") == 0:
+            raise CaptureError(
+                "fit was called with epochs=0: there is nothing to record; give epochs=1 or more"
+            )
+        self.recording.check_network()
+        if self._ranks.rank == 0:
+            resume, overwrite = bool(self.recording.resume), self.recording.overwrite
+            check_path(self.options.path, resume=resume, overwrite=overwrite)
+
+    def end(self) -> None:
+        """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
+        if self._is_over:  # told twice, also by another callback
+            return
+        self._is_over = True
+        self._loader = None
+        if self.recording.recorder is None and self._ranks.size == 1 and not self._is_stopped:
+            self._warn(
+                "no training step was seen, so nothing is recorded; is the loader empty? A callback made of others "
+                "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
+            )
+        lost = [(self._n_lost_batches, "batches"), (self.recording.rows.n_lost, "rows")]
+        said = " and ".join(f"{n} {what}" for n, what in lost if n)
+        if said:
+            self._warn(f"{said} in all could not be recorded")
+        try:
+            self.recording.close()
+        except BaseException as error:
+            self._ranks.leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
+            raise
+        try:
+            self._ranks.end()
+        except CaptureError as error:
+            self._warn(f"{error}; committed epochs stay")
+
+    def abandon(self, reason: str) -> None:
+        """The fit dies: forget the epoch under way, keep the others, take everything off."""
+        self._ranks.leave(reason)
+        self._clean_up()
+        self._close_or_warn()
+
+    def _clean_up(self) -> None:
+        """Leave nothing of ours on the model, also of what another callback has put back."""
+        if self._intercept is not None:
+            self._intercept.remove()
+        if self._tap is not None:
+            self._tap.release()
+        self._intercept = self._tap = None
+        for name in (LOSS, RUN_ONE_EPOCH):
+            Replacement.clear(vars(self._model), name)
+
+    # An epoch.
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Make the coming epoch run under the taps."""
+        self._epoch, self._loader = epoch, None
+        self._n_steps = self.recording.n_rows = 0
+        if self._intercept is not None:
+            self._intercept.remove()
+        # Where recording has ended, the model still cannot take the index field.
+        if not self._is_stopped or self.options.field is not None:
+            self._intercept = intercept_next_epoch(self._model, self._params, self._tapped)
+
+    @contextlib.contextmanager
+    def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
+        self._loader = real_loader(loader)
+        try:
+            with self._judged():
+                self._ranks.begin_epoch(callbacks, self.options.path)
+                if not self._is_stopped:
+                    self._check_epoch(callbacks)
+            with self._judged():
+                loader = self._tap_loader(loader, callbacks)
+            yield loader
+        except BaseException as death:
+            # fit dies here without on_train_end.
+            self.abandon(f"its fit ended by {type(death).__name__}: {first_line(death)}")
+            raise
+        finally:
+            self._clean_up()
+
+    def _check_epoch(self, callbacks: Any) -> None:
+        """Refuse what cannot be recorded in this epoch.
+
+        Raises:
+            CaptureError: the callback twice, data that cannot be evaluated, a data set of another size than before.
+        """
+        if sum(getattr(callback, "session", None) is self for callback in callbacks) > 1:
+            raise CaptureError("this callback is twice among the callbacks of fit; give it once")
+        if self.options.mode == "eval":
+            self._evaluation()
+        elif self.options.field is not None:
+            return  # the data say which samples they are
+        try:
+            size, before = len(self._loader.dataset), self._size
+        except Exception:  # a stream has none
+            return
+        self._size = size
+        if before in (None, size):
+            return
+        changed = f"the data set had {before} samples when the epoch before began, and has {size} now"
+        if self.options.known_n_samples is None:
+            raise CaptureError(
+                f"{changed}, so an index may stand for another sample; if every sample keeps its index, pass "
+                f"n_samples= (the largest size), and if not, {FIELD_WAY}"
+            )
+        if size < before:
+            self._warn(
+                f"{changed}; rows are right only if every sample kept its index, otherwise {FIELD_WAY}"
+            )
+
+    def _tap_loader(self, loader: Any, callbacks: Any) -> Any:
+        field, is_trained = self.options.field, self.options.mode == "train"
+        sampler, padding = getattr(self._loader, "batch_sampler", None), paddle.io.DistributedBatchSampler
+        self._is_padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
+        tap = None
+        if not self._is_stopped and (is_trained or self.recording.recorder is None):
+            tap = StepTap(self._model, self._reader, needs_indices=is_trained)
+        if tap is None and field is None:
+            return loader
+        tapped = TappedLoader(loader, tap, field)
+        if tap is not None and not self._has_last_callback:
+            callbacks.append(LastCallback(self._begin_step, self._clean_up))
+            self._has_last_callback = True
+        self._tap = tap
+        return tapped
+
+    def _begin_step(self) -> None:
+        with self._judged():
+            if self._tap is not None and not self._is_stopped:
+                self._tap.arm()
+
+    def end_step(self, step: int) -> None:
+        """Take the step's outputs to the host, after Paddle took the loss there, and record them."""
+        if self._tap is None or self._is_stopped:
+            return
+        try:
+            batch = self._tap.take()
+        except BatchError as error:
+            raise BatchError(f"step {step}: {error}") from error
+        if batch is None:  # this callback hears of the step a second time, from another one
+            return
+        self._n_steps += 1
+        if self.options.mode == "train":
+            self._record(batch)
+        else:  # see before the first epoch is spent whether the pass after it can be recorded
+            self.recording.look_at(batch, self._n_samples)
+            self._tap = None
+
+    def end_epoch(self) -> None:
+        """Commit the epoch, beside the training that goes on."""
+        if self._epoch is None:
+            return
+        epoch, self._epoch = self._epoch, None
+        if self.options.mode == "eval":
+            if not self._is_stopped and self._loader is not None:
+                with (
+                    self._judged()
+                ):  # also what the data set or the network raises: training did without this pass
+                    self._evaluate(epoch)
+            elif self._is_stopped and not self._ranks.have_ended:
+                # The other ranks may not know yet, and meet in the first step of their pass.
+                with contextlib.suppress(RanksEndedError):
+                    self._ranks.are_all_well(False)
+        if self._ranks.size > 1:
+            if not self._ranks.have_ended:
+                with self._judged(all_ranks=True):
+                    self._end_epoch_of_ranks()
+        elif self.recording.recorder is None or self._is_stopped:
+            return
+        elif self.recording.n_rows:
+            self.recording.end_epoch()
+        else:
+            why = "none of its rows could be recorded" if self._n_steps else "no training step was seen"
+            self._warn(f"epoch {epoch}: {why}; the recording has no such epoch")
+
+    def _end_epoch_of_ranks(self) -> None:
+        """All ranks come here at the end of every epoch, until they have agreed to record no more."""
+        recording = self.recording
+        known = 0 if recording.recorder is None else recording.recorder.layout.n_classes
+        if not self._ranks.agree(known, recording.resumes):
+            return
+        if recording.recorder is None:  # no batch came to this rank
+            recording.open(self._n_samples, self._ranks.n_classes)
+            recording.is_settled = True
+        recording.end_epoch(failed=self._is_stopped, count_once=self._is_padded)
+
+    def _evaluation(self) -> EvaluationPass:
+        field, ranks = self.options.field, self._ranks
+        strip = None if field is None else field.without
+        return EvaluationPass(
+            self._model, self._loader, self._reader, strip=strip, rank=ranks.rank, n_ranks=ranks.size
+        )
+
+    def _evaluate(self, epoch: int) -> None:
+        self._evaluation().run(
+            self._record,
+            agree=self._ranks.are_all_well,
+            description=f"training dynamics, epoch {epoch + 1}",
+            progress=bool(self._params.get("verbose", 1)) and self._ranks.rank == 0,
+        )
+
+    def _record(self, batch: Batch) -> None:
+        self.recording.record(batch, self._n_samples)
+
+    @property
+    def _n_samples(self) -> int:
+        if self.recording.recorder is not None:
+            return self.recording.recorder.layout.n_samples
+        known = self.options.known_n_samples
+        return find_n_samples(self._loader) if known is None else known
+
+    def _close_or_warn(self) -> None:
+        try:
+            self.recording.close()
+        except Exception as error:  # must not hide what fit died of
+            self._warn(str(error))

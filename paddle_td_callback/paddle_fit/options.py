@@ -1,0 +1,93 @@
+"""What a user wants recorded, checked as far as it can be without a training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..recording.arguments import check_on_error, check_resume, gzip_level_of
+from ..store.schema import Keep, Layout, is_whole
+from .index_field import IndexField, SampleIds
+from .outputs import OUTPUTS, OutputReader
+
+_MANY_CLASSES = 2**31 - 1  # more than any network has
+
+
+@dataclass(frozen=True)
+class RecordingOptions:
+    """Arguments of `TrainingDynamicsCallback`, which describes them.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    path: str  # absolute
+    keep: Keep
+    mode: str
+    labels: npt.NDArray[np.int64] | None
+    n_samples: int | None
+    class_names: list[str] | None
+    index_field: int | str | None
+    sample_ids: SampleIds | None
+    resume: bool | int
+    overwrite: bool
+    on_error: str
+    logits: int | str | Callable[..., Any]
+    label: int
+    ignore_label: int | None
+    outputs: str
+    dtype: str
+    compression: str | None
+    memory_limit_bytes: int | None
+
+    def __post_init__(self) -> None:
+        check_on_error(self.on_error)
+        check_resume(self.resume)
+        for name, least in (("n_samples", 1), ("ignore_label", None)):
+            value = getattr(self, name)
+            if value is not None and (not is_whole(value) or (least is not None and value < least)):
+                wanted = "a whole number" + ("" if least is None else f" of at least {least}")
+                raise ValueError(f"{name} must be {wanted}, got {value!r}")
+        if self.outputs not in OUTPUTS:
+            raise ValueError(f"outputs must be one of {OUTPUTS}, got {self.outputs!r}")
+        Layout(  # checks what is known; the sizes may not be so far
+            n_samples=self.known_n_samples or 1,
+            n_classes=_MANY_CLASSES,
+            keep=self.keep,
+            dtype=self.dtype,
+            mode=self.mode,
+            gzip_level=gzip_level_of(self.compression),
+        )
+        n_ids = None if self.sample_ids is None else len(self.sample_ids)
+        if None not in (self.n_samples, n_ids) and self.n_samples != n_ids:
+            raise ValueError(f"n_samples={self.n_samples}, but there are {n_ids} sample_ids")
+        if self.labels is not None and self.known_n_samples not in (None, len(self.labels)):
+            raise ValueError(f"labels= has {len(self.labels)} entries for {self.known_n_samples} samples")
+
+    @property
+    def known_n_samples(self) -> int | None:
+        """Size of the data set where it was said."""
+        if self.sample_ids is not None:
+            return len(self.sample_ids)
+        return None if self.n_samples is None else int(self.n_samples)
+
+    @property
+    def reader(self) -> OutputReader:
+        """What finds logits and labels."""
+        return OutputReader(self.logits, self.label, self.outputs, reads_labels=self.labels is None)
+
+    @property
+    def field(self) -> IndexField | None:
+        """What finds the indices in the data, where they carry them."""
+        return None if self.index_field is None else IndexField(self.index_field, self.sample_ids)
+
+    @property
+    def of_recorder(self) -> dict[str, Any]:
+        """What the recorder takes as it is."""
+        names = ("keep", "mode", "class_names", "dtype", "compression", "memory_limit_bytes", "on_error")
+        ids = None if self.sample_ids is None else self.sample_ids.names
+        return {"sample_ids": ids, **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,928 @@
+"""What is wrong from the start raises, what goes wrong later costs a row, a batch, or the recording, never the fit."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import os
+import random
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import paddle
+import paddle.nn.functional as F
+import pytest
+from paddle import nn
+from support.training import (
+    N_CLASSES,
+    N_FEATURES,
+    N_SAMPLES,
+    Bell,
+    Points,
+    Witness,
+    assert_same,
+    assert_untapped,
+    expected,
+    model_of,
+    read,
+)
+
+import paddle_td_callback
+from paddle_td_callback import (
+    CaptureError,
+    LabelIssuesCallback,
+    StoreError,
+    TrainingDynamicsCallback,
+    TrainingDynamicsRecorder,
+    TrainingDynamicsStore,
+)
+from paddle_td_callback.paddle_fit.fit_session import FitSession
+from paddle_td_callback.paddle_fit.losses import ignored_labels, takes_probabilities
+from paddle_td_callback.paddle_fit.outputs import Batch
+from paddle_td_callback.paddle_fit.plausibility import Plausibility
+from paddle_td_callback.paddle_fit.taps import StepTap
+
+BATCH = 8
+
+
+def fit(data: Any, callbacks: Any, *, network: Any = None, loss: Any = None, **options: Any) -> Any:
+    """One short training; the model."""
+    model = model_of(Witness() if network is None else network, loss)
+    options = {"epochs": 3, "batch_size": BATCH, "verbose": 0, **options}
+    model.fit(data, callbacks=callbacks, **options)
+    return model
+
+
+def seen(path: str) -> list[int]:
+    """How many samples each epoch of a recording holds."""
+    with TrainingDynamicsStore(path) as store:
+        return (store.predictions() >= 0).sum(axis=0).tolist()
+
+
+class On(paddle.callbacks.Callback):
+    """Does something at one event of some epochs."""
+
+    def __init__(self, event: str, act: Callable[[Any], None], epochs: Any = range(100)) -> None:
+        super().__init__()
+        self._epochs, self._epoch = epochs, -1
+        self._act, self._event = act, event
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._epoch = epoch
+        self._at("epoch_begin")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self._at("epoch_end")
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self._at("train_end")
+
+    def _at(self, event: str) -> None:
+        if event == self._event and self._epoch in self._epochs:
+            self._act(self.model)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# A. Nothing of ours raises out of the last hooks.
+
+
+class Refusing(io.StringIO):
+    """A stream that takes nothing."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+def ascii_stream() -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+
+
+def closed_stream() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+STREAMS: dict[str, Callable[[], Any]] = {
+    "ascii": ascii_stream,
+    "closed": closed_stream,
+    "none": lambda: None,
+    "full": lambda: Refusing(OSError(28, "No space left on device")),
+    "broken-pipe": lambda: Refusing(BrokenPipeError()),
+}
+
+
+@pytest.mark.parametrize("stream", STREAMS)
+@pytest.mark.parametrize(
+    "names", [["猫", "犬", "鳥", "魚"], ["\ud800", "\x1b[2J", "a\nb", "\u202ex"]], ids=["cjk", "bad"]
+)
+def test_what_stdout_cannot_take_costs_nothing(
+    stream: str, names: list[str], path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = (
+        TrainingDynamicsCallback(path)
+        if names[0] == "\ud800"
+        else TrainingDynamicsCallback(path, class_names=names)
+    )
+    finder = LabelIssuesCallback(ours, method="aum", progress=True)
+    out = STREAMS[stream]()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    fit(Points(), [ours, finder])
+    assert finder.issues is not None
+    if stream == "ascii":
+        out.seek(0)
+        printed = out.read()
+        assert "LabelIssues by aum" in printed
+        assert "\x1b" not in printed
+
+
+@pytest.mark.parametrize("stream", ["closed", "none", "full", "broken-pipe"])
+def test_what_stderr_cannot_take_costs_nothing(
+    stream: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = TrainingDynamicsCallback(path, mode="eval")
+    finder = LabelIssuesCallback(ours, method="aum", progress=False)
+    monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
+    fit(Points(), [ours, finder], verbose=1)
+    assert finder.issues is not None
+
+
+@pytest.mark.expects_unraised
+def test_warnings_that_are_errors_cost_nothing(path: str, tmp_path: Path) -> None:
+    callbacks = [
+        TrainingDynamicsCallback(path, mode="eval"),
+        On("epoch_end", lambda _: os.unlink(path), epochs=[1]),
+        LabelIssuesCallback(tmp_path / "none.h5", method="aum"),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fit(Points(), callbacks, epochs=4)
+
+
+@pytest.mark.expects_unraised
+@pytest.mark.parametrize("first", [0, 4])
+def test_a_warning_that_is_an_error_costs_no_more_than_what_it_is_about(first: int, path: str) -> None:
+    def of_numbers(logits: Any, labels: Any) -> Any:
+        return F.cross_entropy(paddle.nan_to_num(logits), labels)
+
+    class Spoilt(Witness):
+        n = 0
+
+        def logits(self, x: Any) -> Any:
+            self.n += 1
+            return super().logits(x) + (float("nan") if self.n == first + 1 else 0.0)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        fit(Points(), TrainingDynamicsCallback(path), network=Spoilt(), loss=of_numbers, shuffle=False)
+    assert seen(path) == [N_SAMPLES - BATCH, N_SAMPLES, N_SAMPLES]
+
+
+def test_a_failing_close_costs_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = TrainingDynamicsRecorder.close
+
+    def fails(recorder: TrainingDynamicsRecorder) -> None:
+        close(recorder)
+        raise OSError(122, "Disk quota exceeded")
+
+    monkeypatch.setattr(TrainingDynamicsRecorder, "close", fails)
+    with pytest.warns(RuntimeWarning, match="Disk quota exceeded; committed epochs stay"):
+        model = fit(Points(), TrainingDynamicsCallback(path))
+    assert_untapped(model)
+    with pytest.raises(OSError, match="Disk quota"):
+        fit(Points(), TrainingDynamicsCallback(path, overwrite=True, on_error="raise"))
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("no room"), RecursionError("too deep"), AssertionError("never")]
+)
+def test_an_error_that_nobody_thought_of_while_issues_are_found(
+    error: Exception, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_arguments: Any, **_options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("paddle_td_callback.paddle_fit.issues_callback.find_label_issues", fails)
+    with pytest.warns(RuntimeWarning, match=f"label issues of .* were not found: {error}"):
+        fit(Points(), [TrainingDynamicsCallback(path), LabelIssuesCallback(path)])
+
+
+@pytest.mark.parametrize("hook", ["end_step", "end_epoch", "begin_epoch", "end", "arm", "take"])
+def test_an_error_that_nobody_thought_of_in_any_hook(
+    hook: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = StepTap if hook in ("arm", "take") else FitSession
+    real, n_calls = getattr(kind, hook), 0
+
+    def fails_later(self: Any, *arguments: Any) -> Any:
+        nonlocal n_calls
+        n_calls += 1
+        if n_calls > (hook != "end"):
+            raise KeyError("never thought of")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(kind, hook, fails_later)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model = fit(Points(), TrainingDynamicsCallback(path))
+    assert any("never thought of" in str(one.message) for one in said)
+    monkeypatch.undo()
+    assert_untapped(model)
+
+
+def test_ctrl_c_is_never_swallowed(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupts(*_arguments: Any, **_options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("paddle_td_callback.paddle_fit.issues_callback.find_label_issues", interrupts)
+    with pytest.raises(KeyboardInterrupt):
+        fit(Points(), [TrainingDynamicsCallback(path), LabelIssuesCallback(path)])
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# B. What other callbacks run in between costs no epoch.
+
+
+def evaluates(model: Any) -> None:
+    model.evaluate(Points(20), batch_size=BATCH, verbose=0)
+
+
+def predicts(model: Any) -> None:
+    model.predict(Points(20), batch_size=BATCH, verbose=0)
+
+
+def evaluates_in_a_thread(model: Any) -> None:
+    thread = threading.Thread(target=evaluates, args=(model,))
+    thread.start()
+    thread.join()
+
+
+def trains_within(model: Any) -> None:
+    model.network.listening = False
+    model.fit(Points(20), epochs=1, batch_size=BATCH, verbose=0)
+    model.num_iters = None
+    model.network.listening = True
+
+
+@pytest.mark.parametrize("act", [evaluates, predicts, evaluates_in_a_thread, trains_within])
+@pytest.mark.parametrize("epochs", [[0, 2], [1]])
+@pytest.mark.parametrize("first", [True, False])
+def test_what_runs_when_an_epoch_begins_costs_no_epoch(act: Any, epochs: Any, first: bool, path: str) -> None:
+    network, on = Witness(), On("epoch_begin", act, epochs)
+    ours = [TrainingDynamicsCallback(path, dtype="float32"), Bell()]
+    model = fit(Points(), [on, *ours] if first else [*ours, on], network=network)
+    assert_same(read(path), expected(network.epochs, Points().classes))
+    assert_untapped(model)
+
+
+class SkipsEpoch(paddle.Model):
+    """Does nothing in epoch 1."""
+
+    n = -1
+
+    def _run_one_epoch(self, data_loader: Any, callbacks: Any, mode: str, logs: Any = {}) -> Any:  # noqa: B006
+        self.n += 1
+        return super()._run_one_epoch([] if self.n == 1 else data_loader, callbacks, mode, logs)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_an_epoch_without_a_step_is_said(mode: str, path: str) -> None:
+    model = model_of(Witness(), model_class=SkipsEpoch)
+    callbacks = [TrainingDynamicsCallback(path, mode=mode)]
+    if mode == "eval":  # the pass sees every sample all the same
+        model.fit(Points(), epochs=3, batch_size=BATCH, verbose=0, callbacks=callbacks)
+        assert seen(path) == [N_SAMPLES] * 3
+        return
+    with pytest.warns(
+        RuntimeWarning, match="epoch 1: no training step was seen; the recording has no such epoch"
+    ):
+        model.fit(Points(), epochs=3, batch_size=BATCH, verbose=0, callbacks=callbacks)
+    assert seen(path) == [N_SAMPLES] * 2
+
+
+def test_an_epoch_of_which_no_row_can_be_recorded_is_said(path: str) -> None:
+    points = Points()
+
+    def hide(_model: Any) -> None:
+        points.labels[:] = -100
+
+    with pytest.warns(
+        RuntimeWarning, match="epoch 2: none of its rows could be recorded; the recording has no"
+    ):
+        fit(points, [TrainingDynamicsCallback(path), On("epoch_end", hide, [1])], loss=lambda z, y: z.mean())
+    assert seen(path) == [N_SAMPLES] * 2
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# C. A data set that gets another size.
+
+
+class Sized(Points):
+    """As many of the points as wanted."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def __len__(self) -> int:
+        return self.n
+
+
+def resize(data: Sized, n: int) -> Callable[[Any], None]:
+    return lambda _model: setattr(data, "n", n)
+
+
+@pytest.mark.parametrize(("before", "after"), [(40, 50), (50, 49)], ids=["grows", "shrinks"])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_a_data_set_of_another_size_ends_the_recording(before: int, after: int, mode: str, path: str) -> None:
+    data = Sized(before)
+    loader = paddle.io.DataLoader(data, batch_size=10)
+    match = rf"had {before} samples .* has {after} now.*pass n_samples= .*index_field=-1; recording ends here"
+    with pytest.warns(RuntimeWarning, match=match):
+        fit(loader, [TrainingDynamicsCallback(path, mode=mode), On("epoch_end", resize(data, after), [0])])
+    assert seen(path) == [before]
+
+
+def test_a_data_set_that_grows_as_was_said(path: str) -> None:
+    data = Sized(40)
+    callbacks = [TrainingDynamicsCallback(path, n_samples=50), On("epoch_end", resize(data, 50), [0])]
+    fit(paddle.io.DataLoader(data, batch_size=10), callbacks)
+    assert seen(path) == [40, 50, 50]
+
+
+def test_a_data_set_that_shrinks_although_its_size_was_said(path: str) -> None:
+    data = Sized(50)
+    callbacks = [TrainingDynamicsCallback(path, n_samples=50), On("epoch_end", resize(data, 40), [0])]
+    with pytest.warns(
+        RuntimeWarning, match="had 50 samples .* has 40 now; rows are right only if every sample kept"
+    ):
+        fit(paddle.io.DataLoader(data, batch_size=10), callbacks)
+    assert seen(path) == [50, 40, 40]
+
+
+def test_a_data_set_that_grows_while_it_is_read(path: str) -> None:
+    """The sampler deals indices that were not there when the epoch began."""
+
+    class Grows(paddle.io.BatchSampler):
+        epoch = -1
+
+        def __init__(self) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[list[int]]:
+            self.epoch += 1
+            return iter([list(range(k, k + 10)) for k in range(0, 50 if self.epoch else 40, 10)])
+
+        def __len__(self) -> int:
+            return 4
+
+    callback = TrainingDynamicsCallback(path, n_samples=45)
+    with pytest.warns(RuntimeWarning) as said:
+        fit(paddle.io.DataLoader(Points(), batch_sampler=Grows()), callback)
+    first, last = (str(one.message) for one in said)
+    assert "must be in [0, 45), got index 45 in row 5; pass n_samples=" in first
+    assert "10 rows in all could not be recorded" in last
+    assert seen(path) == [40, 45, 45]
+    assert callback.n_skipped == 10
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# D. Which labels the loss ignores, and labels that are none.
+
+
+class Holds(nn.Layer):
+    def __init__(self, loss: Any) -> None:
+        super().__init__()
+        self.inner = loss
+
+    def forward(self, logits: Any, labels: Any) -> Any:
+        return self.inner(logits, labels)
+
+
+class Plain:
+    """A callable that is no layer."""
+
+    def __init__(self, loss: Any) -> None:
+        self.criterion = loss
+
+    def __call__(self, logits: Any, labels: Any) -> Any:
+        return self.criterion(logits, labels)
+
+    def method(self, logits: Any, labels: Any) -> Any:
+        return self.criterion(logits, labels)
+
+
+def own(logits: Any, labels: Any, ignore_index: int = 255) -> Any:
+    return F.cross_entropy(logits, labels, ignore_index=ignore_index)
+
+
+CE = nn.CrossEntropyLoss(ignore_index=255)
+LOSSES: dict[str, Any] = {
+    "layer": CE,
+    "nll": nn.NLLLoss(ignore_index=255),
+    "layer-in-a-layer": Holds(CE),
+    "layer-in-two-layers": Holds(Holds(CE)),
+    "partial": functools.partial(F.cross_entropy, ignore_index=255),
+    "partial-of-a-partial": functools.partial(
+        functools.partial(F.cross_entropy, ignore_index=255), reduction="mean"
+    ),
+    "partial-in-a-layer": Holds(functools.partial(F.cross_entropy, ignore_index=255)),
+    "object": Plain(CE),
+    "method": Plain(CE).method,
+    "function": own,
+    "lambda-over-a-global": lambda z, y: CE(z, y),
+    "lambda-over-a-local": (lambda ce: lambda z, y: ce(z, y) * 2)(nn.CrossEntropyLoss(ignore_index=255)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_that_a_loss_ignores_are_found(name: str, path: str) -> None:
+    points, loss = Points(), LOSSES[name]
+    points.labels[30:33] = 255
+    assert ignored_labels(loss, N_CLASSES) == [-100, 255]
+    if name == "nll":  # Paddle's own kernel dies of ignored labels now and then, without any callback
+        return
+    fit(points, TrainingDynamicsCallback(path), loss=loss)
+    assert seen(path) == [N_SAMPLES - 3] * 3
+
+
+def test_losses_that_disagree_on_a_class() -> None:
+    both = nn.LayerList([nn.CrossEntropyLoss(ignore_index=1), nn.CrossEntropyLoss()])
+    assert ignored_labels(both, N_CLASSES) == [-100]
+    assert ignored_labels(nn.CrossEntropyLoss(ignore_index=1), N_CLASSES) == [-100, 1]
+    assert ignored_labels(lambda z, y: z, N_CLASSES) == [-100]
+
+
+@pytest.mark.parametrize(
+    ("loss", "wanted"),
+    [
+        (nn.BCELoss(), True),
+        (Holds(nn.BCELoss()), True),
+        (nn.CrossEntropyLoss(use_softmax=False), True),
+        (Holds(nn.CrossEntropyLoss(use_softmax=False)), True),
+        (functools.partial(F.cross_entropy, use_softmax=False), True),
+        (F.cross_entropy, False),
+        (nn.CrossEntropyLoss(), False),
+        (nn.BCEWithLogitsLoss(), False),
+        (lambda z, y: z.mean(), False),
+    ],
+)
+def test_what_a_loss_takes(loss: Any, wanted: bool) -> None:
+    assert takes_probabilities(loss) is wanted
+
+
+def clipped(logits: Any, labels: Any) -> Any:
+    return F.cross_entropy(logits, labels.clip(0, N_CLASSES - 1))
+
+
+def test_labels_that_are_no_class_raise_where_that_is_wanted(path: str) -> None:
+    points = Points()
+    points.labels[30] = 9
+    with pytest.raises(CaptureError, match="got 9 for sample 30; pass ignore_label="):
+        fit(points, TrainingDynamicsCallback(path, on_error="raise"), loss=clipped, shuffle=False)
+
+
+def test_a_sample_that_is_replaced_by_others_costs_that_sample(path: str) -> None:
+    """As data sets do with an image that they cannot read."""
+
+    class Repaired(Points):
+        n = 0
+
+        def __getitem__(self, i: int) -> tuple[Any, ...]:
+            self.n += i == 7
+            return super().__getitem__((7 + self.n) % len(self) if i == 7 else i)
+
+    with pytest.warns(RuntimeWarning, match="label of sample 7 was ., now it is"):
+        fit(Repaired(), TrainingDynamicsCallback(path), epochs=6)
+    with TrainingDynamicsStore(path) as store:
+        there = store.predictions() >= 0
+    assert there.shape == (N_SAMPLES, 6)
+    assert np.flatnonzero(~there.all(axis=1)).tolist() == [7]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# E. Doubts after the first epoch.
+
+
+class Separable(Points):
+    """Classes that a linear network learns within an epoch."""
+
+    def __init__(self, n_classes: int = N_CLASSES, n: int = 400) -> None:
+        super().__init__(n)
+        rng = np.random.default_rng(0)
+        self.classes = np.arange(n) % n_classes
+        self.labels = self.classes.astype(np.int64)
+        centres = rng.normal(0, 3, (n_classes, N_FEATURES))
+        self.features[:, 1:] = centres[self.classes] + rng.normal(size=(n, N_FEATURES))
+
+
+class Cosine(nn.Layer):
+    """Metric learning: the loss holds the classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = self.create_parameter([16, N_CLASSES])
+
+    def forward(self, features: Any, labels: Any) -> Any:
+        cosines = paddle.matmul(F.normalize(features, axis=1), F.normalize(self.weight, axis=0))
+        return F.cross_entropy(8 * cosines, labels)
+
+
+def doubts_of(path: str, network: Any, loss: Any = None, data: Any = None, **options: Any) -> list[str]:
+    model = model_of(network, loss, learning_rate=0.05)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        callback = TrainingDynamicsCallback(path, **options)
+        model.fit(data or Separable(), epochs=3, batch_size=BATCH, verbose=0, callbacks=[callback])
+    return [str(one.message) for one in said if one.category is RuntimeWarning]
+
+
+def test_features_that_are_no_logits_are_doubted(path: str) -> None:
+    (doubt,) = doubts_of(path, Witness(16, exact=False), Cosine())
+    assert "16 columns, but the labels are 4 classes" in doubt
+    assert "pass logits=" in doubt
+
+
+@pytest.mark.parametrize("shift", [1, -1, 2])
+def test_labels_that_the_loss_shifts_are_doubted(shift: int, path: str) -> None:
+    data = Separable()
+    data.labels += 2
+
+    def shifts(logits: Any, labels: Any) -> Any:
+        return F.cross_entropy(logits, labels + shift)
+
+    doubts = doubts_of(path, Witness(N_CLASSES + 4, exact=False), shifts, data)
+    assert len(doubts) == 1
+    assert f"of the predictions are the label {shift:+d}: " in doubts[0]
+    assert "pass labels=" in doubts[0]
+
+
+def test_labels_that_the_loss_permutes_are_doubted(path: str) -> None:
+    others = paddle.to_tensor([2, 0, 3, 1])
+    doubts = doubts_of(path, Witness(exact=False), lambda z, y: F.cross_entropy(z, others[y]))
+    assert len(doubts) == 1
+    assert "fewer than by chance" in doubts[0]
+    assert "pass labels=, label= or logits=" in doubts[0]
+
+
+@pytest.mark.parametrize("n_outputs", [N_CLASSES, 3 * N_CLASSES], ids=["all", "spare-columns"])
+def test_a_plausible_recording_is_not_doubted(n_outputs: int, path: str) -> None:
+    assert doubts_of(path, Witness(n_outputs, exact=False)) == []
+
+
+def batch_of(predicted: Any, labels: Any, n_classes: int) -> Any:
+    outputs = -np.ones((len(labels), n_classes), np.float32)
+    outputs[np.arange(len(labels)), predicted] = 1
+    return Batch(outputs, np.asarray(labels), False, False)
+
+
+@pytest.mark.parametrize("constant", range(4))
+@pytest.mark.parametrize("weights", [[0.25] * 4, [0.9, 0.05, 0.03, 0.02]], ids=["equal", "unequal"])
+def test_a_network_that_has_learned_nothing_is_not_doubted(constant: int, weights: list[float]) -> None:
+    rng = np.random.default_rng(constant)
+    labels = rng.choice(4, 500, p=weights)
+    for predicted in (np.full(500, constant), rng.integers(0, 4, 500), rng.permutation(labels)):
+        plausibility = Plausibility("auto")
+        assert plausibility.see(batch_of(predicted, labels, 4)) is None
+        assert plausibility.doubts(labels.astype(np.int32), 4) == []
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# F. Names have an order.
+
+
+@pytest.mark.parametrize("argument", ["class_names", "sample_ids"])
+@pytest.mark.parametrize(
+    "kind", [set, frozenset, iter, "".join, lambda n: {name: i for i, name in enumerate(n)}]
+)
+def test_names_without_an_order_are_refused(argument: str, kind: Any, path: str) -> None:
+    with pytest.raises(TypeError, match=f"{argument} (must be a list|is a mapping from names)"):
+        TrainingDynamicsCallback(path, **{argument: kind(["a", "b", "c", "d"])})
+
+
+def test_names_by_index(path: str) -> None:
+    names = {3: "dog", 1: "bee", 0: "ant", 2: "cat"}
+    ids = {i: f"s{i:02}" for i in reversed(range(N_SAMPLES))}
+    fit(Points(), TrainingDynamicsCallback(path, class_names=names, sample_ids=ids))
+    with TrainingDynamicsStore(path) as store:
+        assert store.class_names == ["ant", "bee", "cat", "dog"]
+        assert list(store.sample_ids or [])[:3] == ["s00", "s01", "s02"]
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# G. What is seen is this model's own step.
+
+
+class Slow(nn.Layer):
+    """A loss that lets other threads run in its midst."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.CrossEntropyLoss()
+
+    def forward(self, logits: Any, labels: Any) -> Any:
+        return self.inner(logits, labels)
+
+
+@pytest.mark.parametrize("loss", [Slow, lambda: F.cross_entropy, nn.CrossEntropyLoss])
+def test_two_fits_in_two_threads_share_a_loss(loss: Any, tmp_path: Path) -> None:
+    shared, failures = loss(), []
+    networks = [Witness(), Witness()]
+    for parameter in networks[1].parameters():
+        parameter.set_value(-parameter)
+
+    def run(k: int) -> None:
+        try:
+            callback = TrainingDynamicsCallback(tmp_path / f"{k}.h5", dtype="float32")
+            fit(Points(), [Bell(), callback], network=networks[k], loss=shared, epochs=6)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    for k in range(2):
+        assert_same(read(str(tmp_path / f"{k}.h5")), expected(networks[k].epochs, Points().classes))
+
+
+def test_two_fits_in_two_threads_share_a_loader(tmp_path: Path) -> None:
+    loader, failures = paddle.io.DataLoader(Points(), batch_size=BATCH, shuffle=True), []
+    sampler = loader.batch_sampler
+    networks = [Witness(), Witness()]
+
+    def run(k: int) -> None:
+        try:
+            callback = TrainingDynamicsCallback(tmp_path / f"{k}.h5", dtype="float32")
+            fit(loader, [Bell(), callback], network=networks[k], epochs=6)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(k,)) for k in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert loader.batch_sampler is sampler
+    for k in range(2):
+        assert_same(read(str(tmp_path / f"{k}.h5")), expected(networks[k].epochs, Points().classes))
+
+
+def test_what_another_callback_puts_back_after_fit_is_harmless(path: str) -> None:
+    """It found our replacement, and puts it back when all is over."""
+    found: list[Any] = []
+    network = Witness()
+    ours = TrainingDynamicsCallback(path, dtype="float32")
+    spy = On("epoch_begin", lambda model: found.append(model._run_one_epoch), [0])
+    model = fit(Points(), [Bell(), ours, spy], network=network)
+    assert_untapped(model)
+    model._run_one_epoch = found[0]
+    model.evaluate(Points(), verbose=0)
+    model.fit(Points(), epochs=1, batch_size=BATCH, verbose=0, callbacks=[Bell()])
+    assert len(network.epochs) == 4
+    model.fit(Points(), epochs=1, batch_size=BATCH, verbose=0, callbacks=[Bell(), ours])
+    assert_untapped(model)
+    want = expected([*network.epochs[:3], network.epochs[4]], Points().classes)
+    assert_same(read(path), want)
+
+
+class Lazy:
+    """A batch that draws its samples when it is iterated."""
+
+    def __iter__(self) -> Iterator[int]:
+        return (random.randrange(N_SAMPLES) for _ in range(9))
+
+    def __len__(self) -> int:
+        return 9
+
+
+def test_lazy_batches_are_drawn_once(path: str) -> None:
+    class Deals(paddle.io.BatchSampler):
+        def __init__(self) -> None:
+            pass
+
+        def __iter__(self) -> Iterator[Any]:
+            return (Lazy() for _ in range(6))
+
+        def __len__(self) -> int:
+            return 6
+
+    network = Witness()
+    loader = paddle.io.DataLoader(Points(), batch_sampler=Deals())
+    fit(loader, [Bell(), TrainingDynamicsCallback(path, dtype="float32")], network=network)
+    want = expected(network.epochs, Points().classes)
+    np.testing.assert_array_equal(read(path).n_presentations, want.n_presentations)
+    np.testing.assert_array_equal(read(path).margins, want.margins)
+    loader = paddle.io.DataLoader(Points(), batch_sampler=Deals(), num_workers=1)
+    with pytest.raises(
+        CaptureError, match=r"dealt a Lazy, which a worker reads; deal lists .*index_field=-1"
+    ):
+        fit(loader, TrainingDynamicsCallback(path, overwrite=True))
+
+
+def test_a_loader_whose_sampler_cannot_be_replaced_is_refused(path: str) -> None:
+    class Fixed:
+        dataset = Points()
+
+        @property
+        def batch_sampler(self) -> Any:
+            return paddle.io.BatchSampler(self.dataset, batch_size=BATCH)
+
+        def __len__(self) -> int:
+            return 7
+
+        def __iter__(self) -> Iterator[Any]:
+            for batch in self.batch_sampler:
+                rows = [self.dataset[i] for i in batch]
+                yield [paddle.to_tensor(np.stack(column)) for column in zip(*rows, strict=True)]
+
+    with pytest.raises(CaptureError, match=r"more batches than its batch sampler dealt; .*index_field=-1"):
+        fit(Fixed(), TrainingDynamicsCallback(path))
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# L. Every refusal names the argument that solves it.
+
+
+@pytest.mark.parametrize("n_outputs", [1, N_CLASSES])
+@pytest.mark.parametrize("squeezes_labels", [True, False])
+def test_a_squeezed_batch_of_one_is_one_row(n_outputs: int, squeezes_labels: bool, path: str) -> None:
+    n = 17  # two batches of 8, one of 1
+    points = Points(n, n_classes=2 if n_outputs == 1 else N_CLASSES)
+    if n_outputs == 1:
+        points.labels = points.labels.astype(np.float32)
+
+    def loss(logits: Any, labels: Any) -> Any:
+        if n_outputs == 1:
+            return F.binary_cross_entropy_with_logits(logits.reshape([-1]), labels.reshape([-1]))
+        return F.cross_entropy(logits.reshape([-1, n_outputs]), labels.reshape([-1]))
+
+    network = Witness(n_outputs, dress=lambda z: z.squeeze())
+    ours = TrainingDynamicsCallback(path, dtype="float32")
+    fit(points, [Bell(), ours], network=network, loss=loss, epochs=2)
+    assert_same(read(path), expected(network.epochs, points.classes, n_classes=max(2, n_outputs)))
+
+
+REFUSALS: dict[str, tuple[str, dict[str, Any], Any]] = {
+    "tuples": ("index_field=-1", {}, "tuples"),
+    "dropped-rows": ("index_field=-1", {}, "dropped"),
+    "labels-with-ignored-rows": ("ignore_label=", {"labels": [0] * 49 + [-1]}, None),
+    "regression": ("regression is not supported.*labels=", {}, "regression"),
+    "too-small": ("n_samples=", {"n_samples": 4}, None),
+    "strings": ("sample_ids=", {"index_field": -1}, "strings"),
+    "no-field": ("index_field=", {"index_field": 7}, None),
+    "unknown-id": ("sample_ids=", {"index_field": -1, "sample_ids": ["a", "b"]}, "strings"),
+}
+
+
+class Odd(Points):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def __getitem__(self, i: Any) -> Any:
+        if self.kind == "tuples":
+            return super().__getitem__(i[1])
+        features, label = super().__getitem__(i)
+        if self.kind == "regression":
+            return features, np.float32([label * 0.3])
+        return (features, label, f"id-{i}") if self.kind == "strings" else (features, label)
+
+
+def collate(batch: list[Any]) -> Any:
+    columns = list(zip(*batch, strict=True))
+    return [np.stack(columns[0]), np.stack(columns[1]), *map(list, columns[2:])]
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusals_name_the_argument_that_solves_them(name: str, path: str) -> None:
+    match, options, kind = REFUSALS[name]
+    data: Any = Points() if kind is None else Odd(kind)
+    network, loss = Witness(), None
+    if kind == "tuples":
+        data = paddle.io.DataLoader(data, batch_sampler=[[(32, i) for i in range(8)]])
+    elif kind == "dropped":
+        data = paddle.io.DataLoader(data, batch_size=BATCH, collate_fn=lambda batch: collate(batch[1:]))
+    elif kind == "strings":
+        data = paddle.io.DataLoader(data, batch_size=BATCH, collate_fn=collate)
+    elif kind == "regression":
+        network, loss = Witness(1), nn.MSELoss()
+    with pytest.raises((CaptureError, ValueError), match=match):
+        fit(data, TrainingDynamicsCallback(path, **options), network=network, loss=loss)
+    assert not os.path.exists(path)
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# M. Resume from an older checkpoint.
+
+
+@pytest.mark.parametrize("resume", [0, -1, 1.5, "2"])
+def test_a_number_of_epochs_to_keep_is_checked(resume: Any, path: str) -> None:
+    with pytest.raises(ValueError, match="resume must be True, False or the number of epochs to keep"):
+        TrainingDynamicsCallback(path, resume=resume)
+
+
+def test_resume_from_an_older_checkpoint(path: str) -> None:
+    network, labels = Witness(), Points().classes
+    fit(Points(), [Bell(), TrainingDynamicsCallback(path, dtype="float32")], network=network, epochs=4)
+    callback = TrainingDynamicsCallback(path, dtype="float32", resume=2)
+    model = fit(Points(), [Bell(), callback], network=network, epochs=1)
+    assert_same(read(path), expected([*network.epochs[:2], network.epochs[4]], labels))
+    # A second fit goes on in the file, it keeps no two epochs again.
+    model.fit(Points(), epochs=1, batch_size=BATCH, verbose=0, callbacks=[Bell(), callback])
+    assert_same(read(path), expected([*network.epochs[:2], *network.epochs[4:]], labels))
+
+
+def test_resume_with_more_epochs_than_there_are(path: str) -> None:
+    fit(Points(), TrainingDynamicsCallback(path))
+    with pytest.raises((StoreError, ValueError), match="3 epochs"):
+        fit(Points(), TrainingDynamicsCallback(path, resume=5))
+    assert seen(path) == [N_SAMPLES] * 3
+
+
+# ---------------------------------------------------------------------------------------------------------------
+# The house.
+
+
+def test_private_names_of_paddle_stand_in_one_file() -> None:
+    folder = Path(paddle_td_callback.__file__).parent / "paddle_fit"
+    elsewhere = []
+    for file in folder.glob("*.py"):
+        if file.name in ("internals.py", "ranks.py", "rendezvous.py"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
+                owner = node.value.id if isinstance(node.value, ast.Name) else ""
+                if owner not in ("self", "cls") and node.attr not in ("_replaced", "_judge", "_loader"):
+                    elsewhere.append((file.name, node.lineno, node.attr))
+    assert not elsewhere
+
+
+def test_a_finder_takes_its_recorder(path: str) -> None:
+    recorder = TrainingDynamicsCallback(path)
+    finder = LabelIssuesCallback(recorder, method="aum")
+    assert finder.path == recorder.path
+    fit(Points(), [finder, recorder])
+    assert finder.issues is not None
+
+
+TWO_HUNDRED_FITS = """
+import gc, os, sys, threading, warnings
+sys.path.insert(0, {tests!r})
+import paddle
+from support.training import Points, Witness, model_of
+from paddle_td_callback import LabelIssuesCallback, TrainingDynamicsCallback
+
+def fit(record):
+    callbacks = []
+    if record:
+        recorder = TrainingDynamicsCallback({path!r}, overwrite=True)
+        callbacks = [recorder, LabelIssuesCallback(recorder, method="aum", progress=False)]
+    model_of(Witness()).fit(Points(), epochs=2, batch_size=8, verbose=0, callbacks=callbacks)
+
+def count():
+    gc.collect()
+    kilobytes = int(next(l for l in open("/proc/self/status") if l.startswith("VmRSS")).split()[1])
+    return kilobytes, len(os.listdir("/proc/self/fd")), threading.active_count(), len(gc.get_objects())
+
+def growth(record):
+    for _ in range(40):
+        fit(record)
+    before = count()
+    for _ in range(200):
+        fit(record)
+    return [after - b for after, b in zip(count(), before)]
+
+print(growth(False), growth(True))
+"""
+
+
+@pytest.mark.slow
+def test_two_hundred_fits_leave_nothing(path: str) -> None:
+    script = TWO_HUNDRED_FITS.format(tests=str(Path(__file__).parents[1]), path=path)
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, timeout=900
+    )
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    without, ours = ast.literal_eval("[" + ran.stdout.replace("] [", "], [") + "]")
+    assert ours[0] < max(0, without[0]) + 4096, (without, ours)  # KiB
+    assert ours[1] <= max(0, without[1])
+    assert ours[2] <= max(0, without[2])
+    assert (
+        ours[3] < max(0, without[3]) + 3 * 200
+    )  # Paddle keeps a list for each call, as in the softmax of an epoch
