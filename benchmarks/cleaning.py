@@ -24,9 +24,9 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from benchmarks.recordings.datasets import halve, load, take
-from benchmarks.recordings.noise import inject
-from benchmarks.recordings.record import cache_folder
+from benchmarks.shipped_detector.recordings.datasets import halve, load, take
+from benchmarks.shipped_detector.recordings.noise import inject
+from benchmarks.shipped_detector.recordings.record import cache_folder
 from paddle_td_callback import (
     NoiseDetector,
     TrainingDynamicsCallback,
@@ -83,7 +83,9 @@ def detector_for(group):
         detector = NoiseDetector.load(path)
         if group in detector.provenance["left out"]:
             return detector
-    raise SystemExit(f"no detector that has not seen {group}; python -m benchmarks.train_detector makes them")
+    raise SystemExit(
+        f"no detector that has not seen {group}; python -m benchmarks.shipped_detector makes them"
+    )
 
 
 def case(name, kind, rate, seed, folder, held_out):

@@ -25,9 +25,9 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from benchmarks.recordings import matrix, reading, reliability, training
-from benchmarks.recordings.reading import Recording
-from benchmarks.recordings.record import FURTHER_RUNS, cache_folder, record
+from benchmarks.shipped_detector.recordings import matrix, reading, reliability, training
+from benchmarks.shipped_detector.recordings.reading import Recording
+from benchmarks.shipped_detector.recordings.record import FURTHER_RUNS, cache_folder, record
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 from paddle_td_callback.detection.scores import NOISE_SCORES
 from paddle_td_callback.detection.suggestions import suggest_labels
@@ -374,14 +374,14 @@ def held_out(cache: Path) -> dict[str, tuple[Path, Path]]:
     groups = [about["group"] for about in abouts]
     folder = cache / "detectors"
     if not (folder / "fold-0.weights").exists():
-        raise SystemExit(f"no detectors in '{folder}'; python -m benchmarks.train_detector makes them")
+        raise SystemExit(f"no detectors in '{folder}'; python -m benchmarks.shipped_detector makes them")
     papers = paper_lstm(paths, groups, folder)
     judges = {}
     for number, (left_out, paper) in enumerate(zip(training.folds(groups), papers, strict=True)):
         ours = folder / f"fold-{number}.weights"
         if not training.is_of(ours, left_out, sum(group not in left_out for group in groups)):
             raise SystemExit(
-                "the detectors are of other recordings; run python -m benchmarks.train_detector again"
+                "the detectors are of other recordings; run python -m benchmarks.shipped_detector again"
             )
         judges |= {about["cell"]["data"]: (ours, paper) for about in abouts if about["group"] in left_out}
     return judges

@@ -1,4 +1,4 @@
-"""paddle-td demo: the whole way on real data, from a plain `Model.fit` to a ranking that can be checked."""
+"""paddle-td demo: from a plain `Model.fit` on real data to a ranking that is compared with the truth."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _DIGITS = Path(__file__).parent / "data" / "digits.npz"
 
 
 class Digits(paddle.io.Dataset):  # type: ignore[misc]
-    """1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak, UCI, CC BY 4.0), some labels changed.
+    """1,797 handwritten digits of 8x8 pixels (Alpaydin and Kaynak, UCI, CC BY 4.0); some labels are changed.
 
     Args:
         noise_rate: fraction of the labels that are changed to another class, chosen uniformly.
-        seed: of that choice.
+        seed: of the random choice.
     """
 
     def __init__(self, noise_rate: float = NOISE_RATE, seed: int = 0) -> None:
@@ -45,12 +45,12 @@ class Digits(paddle.io.Dataset):  # type: ignore[misc]
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[npt.NDArray[np.float32], np.int64]:
-        """Image `[64]` in [0, 1] and its (perhaps changed) label."""
+        """An image, `[64]` float32 in [0, 1], and its label, which may have been changed."""
         return self.images[index], self.labels[index]
 
 
 def train(dataset: Digits, callbacks: list[Any], *, verbose: int = 1) -> None:
-    """Train as a user would who has never heard of this package, but for the callbacks."""
+    """Train as any script does; only the callbacks are of this package."""
     paddle.seed(0)
     np.random.seed(0)  # noqa: NPY002  Paddle's samplers shuffle by it
     network = paddle.nn.Sequential(paddle.nn.Linear(64, 128), paddle.nn.ReLU(), paddle.nn.Linear(128, 10))
@@ -64,10 +64,10 @@ def train(dataset: Digits, callbacks: list[Any], *, verbose: int = 1) -> None:
 
 
 def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[str, dict[str, float]]:
-    """Train, record, rank, and say how well the ranking finds the labels that were changed.
+    """Train, record, rank, and print how well the ranking finds the changed labels.
 
     Args:
-        folder: where `run.h5` and `issues.csv` go.
+        folder: where `run.h5` and `issues.csv` are written.
         overwrite: replace them if they exist.
         quiet: no progress bars.
 
@@ -75,7 +75,7 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
         For "lstm" and "aum" the ROC AUC, average precision and precision at the noise rate.
 
     Raises:
-        StoreError: a file is in the way, or the folder cannot be written.
+        StoreError: a file exists already, or the folder cannot be written.
     """
     recording, table, page = folder / "run.h5", folder / "issues.csv", folder / "report.html"
     for path in (recording, table, page):
@@ -93,7 +93,7 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
     callbacks = [TrainingDynamicsCallback(recording, overwrite=overwrite), finder]
     train(dataset, callbacks, verbose=0 if quiet else 1)
     issues = finder.issues
-    if issues is None:  # it warned why; do it again to fail with that reason
+    if issues is None:  # its warning said why; try again to raise that error
         issues = find_label_issues(recording, progress=False)
     if quiet:
         print(issues)
@@ -118,17 +118,17 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
 
 
 def evaluate(issues: LabelIssues, is_mislabeled: npt.NDArray[np.bool_]) -> dict[str, float]:
-    """ROC AUC, average precision and precision at the true noise rate, mislabeled = positive.
+    """ROC AUC, average precision and precision at the true noise rate; mislabeled samples are the positives.
 
     Args:
-        issues: with a score for every sample.
-        is_mislabeled: `[sample]` bool, the truth.
+        issues: a result in which every sample has a score.
+        is_mislabeled: `[sample]` bool, whether the label was changed.
     """
     positive = is_mislabeled[issues.ranking]
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     hits = np.cumsum(positive)
     precision = hits / np.arange(1, len(positive) + 1)
-    # A negative ranked below k of the positives loses to them: AUC is the share of pairs in the right order.
+    # AUC is the share of (positive, negative) pairs in which the positive is ranked higher.
     return {
         "roc_auc": float(hits[~positive].sum() / (n_positive * n_negative)),
         "average_precision": float(precision[positive].mean()),

@@ -1,4 +1,4 @@
-"""What this package raises when a caller might want to catch it."""
+"""Exceptions of this package that a caller might want to catch."""
 
 
 class TrainingDynamicsError(Exception):
@@ -6,7 +6,7 @@ class TrainingDynamicsError(Exception):
 
 
 class CaptureError(TrainingDynamicsError):
-    """A training cannot be recorded as it stands; the message says why and names the way out."""
+    """A training cannot be recorded as it is; the message says why and what to change."""
 
 
 class StoreError(TrainingDynamicsError):
@@ -14,12 +14,12 @@ class StoreError(TrainingDynamicsError):
 
 
 class StoreNotFoundError(StoreError, FileNotFoundError):
-    """There is no file, or no folder, at the path."""
+    """The file, or its folder, does not exist."""
 
 
 class StoreExistsError(StoreError, FileExistsError):
-    """There is a file already, and neither `resume=True` nor `overwrite=True` was said."""
+    """The file exists, and neither `resume=True` nor `overwrite=True` was given."""
 
 
 class DetectorError(TrainingDynamicsError):
-    """Detector weights cannot be read, or do not fit the trajectories given to them."""
+    """Detector weights cannot be read, or do not fit the given trajectories."""

@@ -1,6 +1,6 @@
 """Whether zlib, gzip and HDF5's gzip filter work in whatever order Paddle and h5py are imported.
 
-Each order needs an interpreter of its own; a spoilt zlib can end it with a segmentation fault.
+Each order needs an interpreter of its own; a broken zlib can end it with a segmentation fault.
 """
 
 import subprocess

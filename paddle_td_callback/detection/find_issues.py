@@ -303,7 +303,7 @@ def _names(
 def _with_noise_rate(issues: LabelIssues, detector: NoiseDetector) -> LabelIssues:
     scored = issues.noise_score[~np.isnan(issues.noise_score)]
     rate = float(scored.mean())
-    # Known only where the weights were measured on data they had not seen; see benchmarks/train_detector.py.
+    # Known only where the weights were measured on data they had not seen; see benchmarks/shipped_detector.
     by_uncertainty = detector.provenance.get("noise_rate_error_by_uncertainty")
     interval = None
     if by_uncertainty is not None:

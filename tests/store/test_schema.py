@@ -1,13 +1,8 @@
-"""Which recordings there can be, and that the README describes what they hold."""
+"""Which recordings there can be."""
 
-from pathlib import Path
-
-import h5py
 import pytest
 
-from paddle_td_callback.store.schema import ALL_FIELDS, EPOCH_FIELDS, LABELS, TOP_FIELDS, Layout
-
-FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_v1.h5"
+from paddle_td_callback.store.schema import Layout
 
 
 @pytest.mark.parametrize(
@@ -28,18 +23,3 @@ FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_v1.h5"
 def test_layouts_that_cannot_be(facts, message):
     with pytest.raises(ValueError, match=message):
         Layout(**{"n_samples": 5, "n_classes": 10, **facts})
-
-
-def test_the_readme_describes_the_schema():
-    readme = Path(__file__).parents[2] / "README.md"
-    if not readme.exists():
-        pytest.skip("no README in this checkout")
-    text = readme.read_text()
-    fields = {field.name for field in (*EPOCH_FIELDS, *ALL_FIELDS, *TOP_FIELDS, LABELS)} | {"class_names"}
-    with h5py.File(FIXTURE) as file:
-        attributes = set(file.attrs)
-    missing = [name for name in sorted(fields | attributes) if f"`{name}`" not in text]
-    assert missing == []
-    for field in EPOCH_FIELDS:
-        row = next(line for line in text.splitlines() if line.startswith(f"| `{field.name}`"))
-        assert field.dtype in row

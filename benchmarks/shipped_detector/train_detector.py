@@ -1,8 +1,7 @@
 """Train the detector that ships, and those that judge it, from cached recordings.
 
-    python -m recordings.record random 0 1500  # in benchmarks/, once: see README.md
-    python -m recordings.record table
-    python -m benchmarks.train_detector        # folds, then the shipped weights
+    python -m benchmarks.shipped_detector                   # records what is missing, then does this
+    python -m benchmarks.shipped_detector.train_detector    # this alone: folds, then the shipped weights
 
 A fold leaves a quarter of the groups of data sets out; the detector trained on the rest scores them. Those
 scores are what detection.py judges, and what the shipped detector's probabilities are calibrated on.
@@ -31,8 +30,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # a process for each core does mo
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.recordings import reading, reliability, training
-from benchmarks.recordings.record import cache_folder
+from benchmarks.shipped_detector.recordings import reading, reliability, training
+from benchmarks.shipped_detector.recordings.record import cache_folder
 from paddle_td_callback.detection.lstm.calibration import uncertainty
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 from paddle_td_callback.detection.lstm.detector_stages import average_members

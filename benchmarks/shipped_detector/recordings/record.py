@@ -1,9 +1,11 @@
 """Record trainings through the package into a folder outside the repository.
 
-python -m recordings.record random 0 300      # the random trainings 0 to 299
-python -m recordings.record table             # the table of detection.py
-python -m recordings.record extra             # EL2N, cross-validation and further runs for some cells of the table
-python -m recordings.record large             # 60,000 samples
+In `python -m benchmarks.shipped_detector.recordings.record WHAT`, WHAT is one of
+
+    random 0 300      the random trainings 0 to 299
+    table             the table of detection.py
+    extra             EL2N, cross-validation and further runs for some cells of the table
+    large             60,000 samples
 """
 
 from __future__ import annotations
