@@ -23,12 +23,12 @@ import secrets
 import socket
 import struct
 import sys
-import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from ..messages import warn
 from .hdf5_format import END_AT, ROOT_AT, SLACK_BYTES, padded, superblock
 
 if sys.platform != "win32":
@@ -436,7 +436,7 @@ def _take(file: RawFile, path: str) -> bool:
             _, _, process, host = _SIGN.unpack(raw)
             if host == _host() and _is_alive(process):
                 raise BlockingIOError(f"process {process} records into it") from error
-        warnings.warn(
+        warn(
             f"'{path}': this file system cannot lock files ({error.strerror}), so record into it from one process only",
             RuntimeWarning,
             stacklevel=2,
