@@ -15,6 +15,7 @@ from ..errors import StoreError
 from ..messages import escape, warn
 from ..names import in_order
 from ..store import TrainingDynamicsStore
+from ..store.border import RecordingReader
 from .arguments import whole
 from .dataset_features import FeatureCollector
 from .feature_table import FeatureTable
@@ -118,7 +119,7 @@ def find_label_issues(
     return runs[0] if len(runs) == 1 else average_runs(runs, sources)
 
 
-def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDArray[np.float32]:
+def detector_input(store: RecordingReader, samples: Any = None) -> npt.NDArray[np.float32]:
     """The trajectories that `NoiseDetector` reads of a recording, up to the epoch that memorised the labels.
 
     Args:
@@ -132,13 +133,13 @@ def detector_input(store: TrainingDynamicsStore, samples: Any = None) -> npt.NDA
     return _trajectories(store, samples, epochs_to_read(store))
 
 
-def _trajectories(store: TrainingDynamicsStore, samples: Any, n_epochs: int) -> npt.NDArray[np.float32]:
+def _trajectories(store: RecordingReader, samples: Any, n_epochs: int) -> npt.NDArray[np.float32]:
     return trajectories_of(
         store.given_probabilities(samples)[:, :n_epochs], store.margins(samples)[:, :n_epochs]
     )
 
 
-def detector_features(store: TrainingDynamicsStore) -> FeatureTable:
+def detector_features(store: RecordingReader) -> FeatureTable:
     """The features that `NoiseDetector` reads of a whole recording: ranks, classes, pairs of classes.
 
     Args:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..store import TrainingDynamicsStore
+from ..store.border import RecordingReader
 
 MEMORISED = (
     0.999  # share of the given labels; at 0.99, half a percent of wrong labels would not be learned yet
@@ -19,7 +19,7 @@ MIN_EPOCHS = 4  # that are read all the same; features compare four parts of a t
 MIN_SEEN = 0.5  # share of the samples that an epoch must have seen to count
 
 
-def epochs_to_read(store: TrainingDynamicsStore) -> int:
+def epochs_to_read(store: RecordingReader) -> int:
     """How many epochs, from the first one on, the detector reads of a recording.
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..store import TrainingDynamicsStore
+from ..store.border import RecordingReader
 
 
 class TileReader:
@@ -19,7 +19,7 @@ class TileReader:
         samples: which samples.
     """
 
-    def __init__(self, store: TrainingDynamicsStore, samples: slice) -> None:
+    def __init__(self, store: RecordingReader, samples: slice) -> None:
         self._store, self.samples = store, samples
         self.keep, self.n_classes = store.keep, store.n_classes
 

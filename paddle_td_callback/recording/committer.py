@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from ..errors import StoreError
 from ..messages import warn
-from ..store import StoreWriter
+from ..store.border import RecordingWriter
 from ..store.schema import Layout
 from .memory_limit import default_memory_limit_bytes
 from .spill import Spill
@@ -52,7 +52,7 @@ class Committer:
     """
 
     def __init__(
-        self, writer: StoreWriter, *, on_error: str = "warn", memory_limit_bytes: int | None = None
+        self, writer: RecordingWriter, *, on_error: str = "warn", memory_limit_bytes: int | None = None
     ) -> None:
         self._writer = writer
         self._on_error = on_error
@@ -188,7 +188,7 @@ def spill_bytes(layout: Layout, memory_limit_bytes: int | None) -> int:
     return _N_BUFFERS * sum(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes)
 
 
-def _make_spill(writer: StoreWriter, memory_limit_bytes: int | None) -> Spill | None:
+def _make_spill(writer: RecordingWriter, memory_limit_bytes: int | None) -> Spill | None:
     n_bytes = spill_bytes(writer.layout, memory_limit_bytes)
     if n_bytes == 0:
         return None

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
-from ..store import StoreWriter
+from ..store.border import RecordingWriter
 from ..store.schema import Layout
 from .batches import Indices, Rows
 from .memory_limit import default_memory_limit_bytes
@@ -186,7 +186,7 @@ class RankZeroSink(LocalSink):
 
     def __init__(
         self,
-        writer: StoreWriter,
+        writer: RecordingWriter,
         ranks: Ranks,
         *,
         on_error: str,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
-from ..store import StoreWriter
+from ..store.border import RecordingWriter
 from .batches import Indices, Rows
 from .committer import Committer
 from .labels import GivenLabels
@@ -29,7 +29,9 @@ class LocalSink:
         gathered_bytes: bytes taken from other ranks so far.
     """
 
-    def __init__(self, writer: StoreWriter, *, on_error: str, memory_limit_bytes: int | None = None) -> None:
+    def __init__(
+        self, writer: RecordingWriter, *, on_error: str, memory_limit_bytes: int | None = None
+    ) -> None:
         self._labels = GivenLabels(writer.labels.copy(), writer.path)
         self._committer = Committer(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
         self.labels = self._labels.labels
