@@ -103,7 +103,10 @@ def check_plain(path: str, n_epochs: int) -> None:
             assert np.array_equal(column, found.swapaxes(0, 1)[:there], equal_nan=column.dtype.kind == "f"), (
                 name
             )
-        assert there == 0 or (file["labels"][:] == store.labels).all()
+        if there:
+            labels = file["labels"][:]  # of one commit before, some may not have been seen yet
+            is_right = (labels == store.labels) | ((labels == -1) & (there < n_epochs))
+            assert is_right.all(), f"h5py: labels of {there} epochs, {n_epochs} are there"
 
 
 def kills(count: int, seed: int) -> int:
