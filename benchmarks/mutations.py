@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import copy
 import functools
 import io
 import json
@@ -287,7 +288,7 @@ def change_fact(facts: dict[str, Any], rng: np.random.Generator) -> None:
         elif isinstance(here[key], int) and rng.random() < 0.4:
             here[key] += int(rng.choice([-8, -1, 1, 8, 4096]))
         else:
-            here[key] = pick(HOSTILE_FACTS, rng)
+            here[key] = copy.deepcopy(pick(HOSTILE_FACTS, rng))
         return
 
 

@@ -5,18 +5,27 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import struct
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..messages import escape
 from ..recording.recorder import TrainingDynamicsRecorder
 from ..store.schema import Keep
 
 _BLOCK = 1 << 24  # values that are converted at once
+_EXPANSION = 100  # probabilities pack less; a file of zeros packs a thousandfold
+_ALWAYS_BYTES = 64 << 20
+# What zipfile, zlib and NumPy raise for bytes that are no npz.
+_NO_NPZ = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError)
+_NO_NPZ += (NotImplementedError, RuntimeError, ValueError, TypeError, OverflowError, LookupError)
 Epoch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
 
 
@@ -146,6 +155,7 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
             archive = stack.enter_context(zipfile.ZipFile(path))
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             needed = sum(member.file_size for member in archive.infolist())
+            check_worth(path, needed)
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise OSError(
@@ -162,10 +172,27 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
                 array = _mapped(where)
                 if array is not None:
                     arrays[member.filename.removesuffix(".npy")] = array
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise ValueError(f"'{name}' is no npz of plain arrays: {error}") from error
+        except _NO_NPZ as error:
+            problem = f"{type(error).__name__}: {escape(error, limit=300)}"
+            raise ValueError(
+                f"'{escape(name)}' cannot be read as an npz of plain arrays ({problem}); save it with numpy.savez"
+            ) from error
         yield arrays
         arrays.clear()
+
+
+def check_worth(path: str | os.PathLike[str], n_bytes: int) -> None:
+    """Refuse what a small file would blow up to.
+
+    Raises:
+        ValueError: `n_bytes` are more than the file is worth.
+    """
+    size = os.path.getsize(path)
+    if n_bytes > max(_ALWAYS_BYTES, _EXPANSION * size):
+        raise ValueError(
+            f"{size} bytes that claim to be {n_bytes} are refused, more than {_EXPANSION} times as much; if its numbers "
+            "are right, save them uncompressed, with numpy.savez"
+        )
 
 
 def _mapped(path: str) -> npt.NDArray[Any] | None:
@@ -226,7 +253,13 @@ def import_npz(
             )
         if values.ndim != 3:
             raise ValueError(f"probabilities must be [epoch, sample, class], got shape {values.shape}")
-        indices = arrays.get("indices")
+        indices, labels = arrays.get("indices"), arrays["labels"]
+        if labels.ndim != 1 or not len(labels) or not values.size:
+            raise ValueError(
+                f"'{escape(os.fspath(path))}': labels must be [sample] and the values [epoch, sample, class], none of "
+                f"them empty, got {labels.shape} and {values.shape}"
+            )
+        check_worth(path, len(labels) * (4 * values.shape[2] + 16))
         epochs: Iterable[Epoch] = values
         if indices is not None:
             each = indices if indices.ndim == 2 else np.broadcast_to(indices, (len(values), *indices.shape))
@@ -234,7 +267,7 @@ def import_npz(
         import_arrays(
             out,
             epochs,
-            np.asarray(arrays["labels"]),
+            np.asarray(labels),
             logits=logits or "probabilities" not in arrays,
             keep=keep,
             overwrite=overwrite,
