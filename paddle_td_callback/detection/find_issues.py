@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
-from ..messages import escape
+from ..messages import escape, warn
 from ..names import in_order
 from ..store import TrainingDynamicsStore
 from .arguments import whole
@@ -330,7 +329,7 @@ def _check_detectable(store: TrainingDynamicsStore) -> None:
             "that a sample could rather have; record a data set of two classes or more"
         )
     if store.n_epochs - len(store.dropped_epochs) == 1:
-        warnings.warn(
+        warn(
             f"{name} holds one epoch: that tells hard samples from easy ones, but not yet how they were "
             "learned; record more epochs for a ranking to rely on",
             RuntimeWarning,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from .. import __version__
 from ..detection import scores
 from ..detection.label_issues import LabelIssues
 from ..detection.trajectories import trajectories_of
+from ..messages import warn
 from ..store import TrainingDynamicsStore
 from .text import embedded_json
 from .thumbnails import Pictures, same_random_streams
@@ -74,7 +74,7 @@ def report_data(
     )
     data["content_note"] = failed
     if failed:
-        warnings.warn(f"report: {failed}", RuntimeWarning, stacklevel=4)
+        warn(f"report: {failed}", RuntimeWarning, stacklevel=4)
     data["names"] = labels.used()  # last: by now it is known which are shown
     return data, points
 

@@ -18,7 +18,6 @@ import queue
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +25,7 @@ import paddle
 from paddle.distributed import collective
 
 from ..errors import CaptureError
+from ..messages import warn
 
 _T = TypeVar("_T")
 
@@ -324,7 +324,7 @@ class Session:
                         raise CaptureError(f"rank {rank} of {monitor.size} did not arrive: {reason}")
                 if waited > _WARN_SECONDS and not said:
                     said = True
-                    warnings.warn(
+                    warn(
                         f"rank {monitor.rank} still waits for ranks {list(missing)}; {hint}",
                         RuntimeWarning,
                         stacklevel=4,

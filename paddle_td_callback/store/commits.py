@@ -7,8 +7,7 @@ A frame says what its block is and holds its checksum, its place and the recordi
 came from another recording, is none. The blocks together are an HDF5 file. A commit
 
 1. appends its chunks, the B-tree nodes that became full, its state and its metadata, and calls fsync;
-2. moves the end of the file in the superblock, which changes nothing for a reader, writes one record, which names the
-   new state, and calls fsync: now the epoch is committed;
+2. writes one record, which names the new state, and calls fsync: now the epoch is committed;
 3. moves the root in the superblock, eight bytes: from here on every HDF5 reader sees the epoch.
 
 A process that dies, a disk that fails or a power cut leaves what was committed, since no byte of it was touched. The
@@ -23,12 +22,12 @@ import secrets
 import socket
 import struct
 import sys
-import warnings
 import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from ..messages import warn
 from .hdf5_format import END_AT, ROOT_AT, SLACK_BYTES, padded, superblock
 
 if sys.platform != "win32":
@@ -46,6 +45,9 @@ _RECORD, _RECORD_MAGIC = (
 _SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
 _CRC = struct.Struct("<I")
 _AHEAD_BYTES = 16 << 20  # that the file is longer than its newest commit, while it is recorded
+_MARGIN_BYTES = (
+    4 << 20
+)  # between the newest commit, the end that the superblock tells, and the end of the file
 _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin writing
 
 
@@ -283,6 +285,7 @@ class Log:
         self._token = secrets.token_bytes(16)
         self._commit, self.end = Commit(0, 0, START), START
         self._slot = 0  # of the next record: never that of the newest commit
+        self._told_end = START  # by the superblock
         self._kept = False  # whether a record may name what was appended although its commit failed
         self._behind = START
         try:
@@ -308,19 +311,29 @@ class Log:
         self.file.write(SIGN_AT, self._sign())
         self._sync()
         self.file.write(0, superblock(root, commit.end + SLACK_BYTES))
-        self._sync()
-        self.file.truncate(commit.end + SLACK_BYTES)
+        self._cut_off()
         self._lengthen()
 
     def _lengthen(self) -> None:
         """Make the file longer than its next commits, by a hole.
 
-        HDF5 asks for a file's size first and reads the superblock later. If commits came in between, it would find a
-        file that is shorter than its superblock says, and refuse it.
+        HDF5 asks for a file's size, then reads the end in the superblock, and then the root there. If commits came in
+        between, it would find a file that is too short, or a root beyond the end, and refuse the file. So both are
+        ahead of the commits: the end seldom moves, and only to where the file has been on disk for a while.
         """
         if self.file.n_bytes < self.end + _AHEAD_BYTES // 2:
             with contextlib.suppress(OSError):
                 self.file.truncate(self.end + _AHEAD_BYTES)
+
+    def _tell_end(self, end: int) -> None:
+        self.file.write(END_AT, struct.pack("<Q", end))
+        self._told_end = end
+
+    def _cut_off(self) -> None:
+        """Give back the space behind the log. The superblock says so first, or a power cut leaves a file too short."""
+        self._tell_end(self.end + SLACK_BYTES)
+        self._sync()
+        self.file.truncate(self.end + SLACK_BYTES)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -342,7 +355,7 @@ class Log:
                 self.end = self._commit.end
                 with contextlib.suppress(OSError):
                     self._check_alone()  # what another writer has appended is not to be cut off
-                    self.file.truncate(self.end + SLACK_BYTES)
+                    self._cut_off()
                     self._lengthen()
             raise
 
@@ -379,7 +392,8 @@ class Log:
         self._check_alone()
         # From here on the appended bytes stay, whatever happens: the record may be on the disk although this fails.
         self._kept = True
-        self.file.write(END_AT, struct.pack("<Q", self.end + SLACK_BYTES))
+        if self._told_end < self.end + SLACK_BYTES + _MARGIN_BYTES:
+            self._tell_end(max(self.end + SLACK_BYTES, self.file.n_bytes - _MARGIN_BYTES))
         self._write_record(self._slot, Commit(sequence, at, self.end))
         self._sync()
         # Committed.
@@ -410,8 +424,8 @@ class Log:
             with contextlib.suppress(OSError):
                 self._check_alone()
                 self.file.write(SIGN_AT, bytes(SECTOR_BYTES))
-                self.file.truncate(max(self.end, self._commit.end) + SLACK_BYTES)
-                self._sync()  # the root too
+                self._cut_off()  # which syncs the root too
+                self._sync()
             self.file.close()
 
 
@@ -436,7 +450,7 @@ def _take(file: RawFile, path: str) -> bool:
             _, _, process, host = _SIGN.unpack(raw)
             if host == _host() and _is_alive(process):
                 raise BlockingIOError(f"process {process} records into it") from error
-        warnings.warn(
+        warn(
             f"'{path}': this file system cannot lock files ({error.strerror}), so record into it from one process only",
             RuntimeWarning,
             stacklevel=2,

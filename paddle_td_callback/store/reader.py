@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError, StoreNotFoundError
+from ..messages import warn
 from .chunks import read_chunk
 from .commits import Commit, DamagedError, NotARecordingError, RawFile, commits, open_file
 from .metadata import MAX_EMPTY_SAMPLES, Chunks, NewerSchemaError, State
@@ -227,7 +227,7 @@ class TrainingDynamicsStore:
                     wrong = wrong or error
                     continue
                 if wrong is not None:
-                    warnings.warn(
+                    warn(
                         f"'{self.path}': its newest commit is damaged ({wrong}); these are the {state.n_epochs} epochs "
                         "of the commit before; another program may have changed the file, see `paddle-td verify`",
                         RuntimeWarning,

@@ -33,7 +33,7 @@ from .commits import (
     read_block,
     record_at,
 )
-from .hdf5_format import ROOT_AT, SLACK_BYTES, superblock
+from .hdf5_format import END_AT, ROOT_AT, SLACK_BYTES, superblock
 from .metadata import Chunks, Head, NewerSchemaError, State, unpack_facts, whole
 from .reader import open_recording
 from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
@@ -322,7 +322,9 @@ class _Examined:
     def _check_superblock(self, state: State, newest: Commit) -> None:
         """Whether other programs are led to the metadata just checked, and to nothing else."""
         found, root = self._file.read(0, 96), state.metadata_at(newest)
-        self._seen_by_others = found == superblock(root, newest.end + SLACK_BYTES)
+        end = int.from_bytes(found[END_AT : END_AT + 8], "little")
+        is_inside = newest.end + SLACK_BYTES <= end <= self._file.n_bytes
+        self._seen_by_others = is_inside and found == superblock(root, end)
         there = int.from_bytes(found[ROOT_AT : ROOT_AT + 8], "little")
         frame = Frame.read(self._file, there - FRAME_BYTES)
         # A process that was killed in a commit leaves it one epoch behind, and a live one moves it on.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...messages import warn
 from ..dataset_features import feature_table_of_trajectories
 from ..feature_table import FeatureTable
 from ..trajectories import Array, Arrays, checked
@@ -21,7 +21,7 @@ Tables = FeatureTable | Sequence[FeatureTable]
 def warn_without_features(detector: NoiseDetector, features: Tables | None, stacklevel: int = 3) -> None:
     """Say what it costs that a detector which reads features is given none."""
     if detector.config.dataset_features and features is None:
-        warnings.warn(
+        warn(
             "this detector reads features of the whole recording, and none are given: they are made of the "
             "trajectories, as if all labels were one class, which ranks worse and is badly calibrated where a "
             "detector was trained on the whole; pass dataset_features=detector_features(store)",
