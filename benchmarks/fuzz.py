@@ -22,7 +22,6 @@ import os
 import pickle
 import pickletools
 import shutil
-import struct
 import sys
 import tempfile
 import time
@@ -105,10 +104,15 @@ def change_bytes(content: bytes, rng: Rng) -> bytes:
 
 
 def detector_base() -> bytes:
-    small = NoiseDetector(channels=("given", "largest_other"), n_steps=4, hidden_size=4, n_layers=2, n_members=2)
+    small = NoiseDetector(
+        channels=("given", "largest_other"), n_steps=4, hidden_size=4, n_layers=2, n_members=2
+    )
     rng = np.random.default_rng(0)
     small.members = [
-        {key: rng.normal(size=shape).astype(np.float32) for key, shape in small.config.architecture.shapes().items()}
+        {
+            key: rng.normal(size=shape).astype(np.float32)
+            for key, shape in small.config.architecture.shapes().items()
+        }
         for _ in range(small.config.n_members)
     ]
     with tempfile.TemporaryDirectory() as folder:
@@ -178,9 +182,29 @@ def pdparams_base() -> list[bytes]:
 
 
 TOKENS = [bytes([code]) for code in b"()]}Nt0eusabR\x85\x86\x87\x88\x89\x93\x94."]
-TOKENS += [b"q\x00", b"h\x00", b"h\x01", b"K\x02", b"X\x01\x00\x00\x00a", b"cnumpy\ndtype\n", b"ccollections\nOrderedDict\n"]
-TOKENS += [b"\x8c\x02f4", b"c_codecs\nencode\n", b"cos\nsystem\n", b"C\x04\x00\x00\x80\x7f", b"J\xff\xff\xff\xff"]
-TOKENS += [b"B\xff\xff\xff\x7f", b"X\xff\xff\xff\xff", b"\x8e" + b"\xff" * 8, b"\x8a\xff" + b"\x7f" * 255, b"\x8a\x09" + b"\x01" * 9]
+TOKENS += [
+    b"q\x00",
+    b"h\x00",
+    b"h\x01",
+    b"K\x02",
+    b"X\x01\x00\x00\x00a",
+    b"cnumpy\ndtype\n",
+    b"ccollections\nOrderedDict\n",
+]
+TOKENS += [
+    b"\x8c\x02f4",
+    b"c_codecs\nencode\n",
+    b"cos\nsystem\n",
+    b"C\x04\x00\x00\x80\x7f",
+    b"J\xff\xff\xff\xff",
+]
+TOKENS += [
+    b"B\xff\xff\xff\x7f",
+    b"X\xff\xff\xff\xff",
+    b"\x8e" + b"\xff" * 8,
+    b"\x8a\xff" + b"\x7f" * 255,
+    b"\x8a\x09" + b"\x01" * 9,
+]
 
 
 def forge_pdparams(bases: list[bytes], rng: Rng) -> bytes:
@@ -203,7 +227,9 @@ def forge_pdparams(bases: list[bytes], rng: Rng) -> bytes:
                 part = operations[at : at + int(rng.integers(1, 20))]
                 operations[at:at] = part * int(rng.choice([1, 2, 1000, 30_000]))
             case 4:
-                operations[at:at] = [pick(TOKENS, rng), pick(TOKENS, rng)] * int(rng.choice([1, 100, 100_000]))
+                operations[at:at] = [pick(TOKENS, rng), pick(TOKENS, rng)] * int(
+                    rng.choice([1, 100, 100_000])
+                )
     return b"".join(operations)[: FILE_BYTES - 1] + b"."
 
 
@@ -215,8 +241,40 @@ def read_pdparams(path: Path) -> None:
 
 # CSV, npz and JSON lines
 
-CELLS = ["", "wrong", "right", "unsure", "0", "11", "12", "-1", "1.5", "1e3", "nan", "٣", "²", "9" * 5000, "0x1", "1_0"]
-CELLS += ["'=1+1", "a\x00b", "\x1b[2J", '"', '""', "'", "\n", "\r", "\ufeff", "\ud800", "x" * 200_000, " 3 ", "+3", "class 1"]
+CELLS = [
+    "",
+    "wrong",
+    "right",
+    "unsure",
+    "0",
+    "11",
+    "12",
+    "-1",
+    "1.5",
+    "1e3",
+    "nan",
+    "٣",
+    "²",
+    "9" * 5000,
+    "0x1",
+    "1_0",
+]
+CELLS += [
+    "'=1+1",
+    "a\x00b",
+    "\x1b[2J",
+    '"',
+    '""',
+    "'",
+    "\n",
+    "\r",
+    "\ufeff",
+    "\ud800",
+    "x" * 200_000,
+    " 3 ",
+    "+3",
+    "class 1",
+]
 
 
 def issues() -> LabelIssues:
@@ -231,16 +289,22 @@ def record(path: str) -> None:
 
     rng, labels = np.random.default_rng(0), np.arange(N_SAMPLES) % N_CLASSES
     names = [f"class {index}" for index in range(N_CLASSES)]
-    with TrainingDynamicsRecorder(path, n_samples=N_SAMPLES, n_classes=N_CLASSES, class_names=names) as recorder:
+    with TrainingDynamicsRecorder(
+        path, n_samples=N_SAMPLES, n_classes=N_CLASSES, class_names=names
+    ) as recorder:
         for _ in range(N_EPOCHS):
-            recorder.update(np.arange(N_SAMPLES), rng.normal(size=(N_SAMPLES, N_CLASSES)).astype(np.float32), labels)
+            recorder.update(
+                np.arange(N_SAMPLES), rng.normal(size=(N_SAMPLES, N_CLASSES)).astype(np.float32), labels
+            )
             recorder.end_epoch()
 
 
 def marks_base() -> list[list[str]]:
     rows = [["sample", "mark", "given_label", "corrected_label"]]
     marks = ["wrong", "right", "unsure", ""]
-    return rows + [[str(n), marks[n % 4], str(n % N_CLASSES), str((n + 1) % N_CLASSES)] for n in range(N_SAMPLES)]
+    return rows + [
+        [str(n), marks[n % 4], str(n % N_CLASSES), str((n + 1) % N_CLASSES)] for n in range(N_SAMPLES)
+    ]
 
 
 def forge_marks(rows: list[list[str]], rng: Rng) -> bytes:
@@ -259,8 +323,12 @@ def forge_marks(rows: list[list[str]], rng: Rng) -> bytes:
                 del row[at:]
             case 4:
                 rows += [list(row)] * int(rng.choice([1, 10_000]))
-    text = str(rng.choice(["\n", "\r\n", "\r"])).join(str(rng.choice([",", ";", "\t"])).join(row) for row in rows)
-    content = text.encode(str(rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16"])), "surrogatepass")[:FILE_BYTES]
+    text = str(rng.choice(["\n", "\r\n", "\r"])).join(
+        str(rng.choice([",", ";", "\t"])).join(row) for row in rows
+    )
+    content = text.encode(str(rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16"])), "surrogatepass")[
+        :FILE_BYTES
+    ]
     return change_bytes(content, rng) if rng.random() < 0.4 else content
 
 
@@ -273,7 +341,8 @@ def npz_base() -> list[dict[str, Any]]:
     plain = {"probabilities": table, "labels": labels}
     return [
         plain,
-        plain | {"indices": np.arange(N_SAMPLES), "sample_ids": ids, "class_names": np.array(["a", "b", "c"])},
+        plain
+        | {"indices": np.arange(N_SAMPLES), "sample_ids": ids, "class_names": np.array(["a", "b", "c"])},
         {"logits": table, "labels": labels},
         {"td": table.transpose(1, 0, 2).astype(np.float16), "labels": order.astype(np.int16)},
     ]
@@ -281,7 +350,23 @@ def npz_base() -> list[dict[str, Any]]:
 
 def hostile_array(array: Any, rng: Rng) -> Any:
     """Another shape, another type, other values, or so large that it only fits because it packs well."""
-    dtypes = ["?", "u1", "i2", "i8", "u8", "f2", ">f4", "f8", "c8", "M8[s]", "S3", "U2", "V3", "O", [("a", "i4")]]
+    dtypes = [
+        "?",
+        "u1",
+        "i2",
+        "i8",
+        "u8",
+        "f2",
+        ">f4",
+        "f8",
+        "c8",
+        "M8[s]",
+        "S3",
+        "U2",
+        "V3",
+        "O",
+        [("a", "i4")],
+    ]
     match rng.integers(5):
         case 0:
             return np.zeros(array.shape, pick(dtypes, rng))
@@ -303,7 +388,9 @@ def hostile_array(array: Any, rng: Rng) -> Any:
     shape = list(array.shape)
     axis = int(rng.integers(array.ndim))
     shape[axis] = 1
-    shape[axis] = max(1, most // max(1, math.prod(shape)) // int(rng.choice([1, 10, 100, 400], p=[0.02, 0.18, 0.4, 0.4])))
+    shape[axis] = max(
+        1, most // max(1, math.prod(shape)) // int(rng.choice([1, 10, 100, 400], p=[0.02, 0.18, 0.4, 0.4]))
+    )
     return np.broadcast_to(np.zeros((), array.dtype), shape)
 
 
@@ -333,13 +420,18 @@ def forge_npz(bases: list[dict[str, Any]], rng: Rng) -> bytes:
             case 0:
                 del arrays[name]
             case 1:
-                arrays[pick(["td", "logits", "labels", "indices", "sample_ids", "x", "../x"], rng)] = arrays[name]
+                arrays[pick(["td", "logits", "labels", "indices", "sample_ids", "x", "../x"], rng)] = arrays[
+                    name
+                ]
             case _:
                 arrays[name] = hostile_array(np.asarray(arrays[name]), rng)
         if not arrays:
             break
     out = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(out, "w", pick([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED], rng)) as archive:
+    with (
+        warnings.catch_warnings(),
+        zipfile.ZipFile(out, "w", pick([zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED], rng)) as archive,
+    ):
         warnings.simplefilter("ignore")
         for name, array in arrays.items():
             header, n_bytes = npy_parts(array, rng)
@@ -400,7 +492,9 @@ def targets(name: str) -> list[Target]:
     known = issues()
     return [
         Target("marks.csv", marks_base, forge_marks, lambda path: read_marks(path, known)),
-        Target("arrays.npz", npz_base, forge_npz, lambda path: import_npz(path, fresh(path.parent / "out.h5"))),
+        Target(
+            "arrays.npz", npz_base, forge_npz, lambda path: import_npz(path, fresh(path.parent / "out.h5"))
+        ),
         Target("lines.jsonl", lines_base, forge_lines, read_lines),
     ]
 
@@ -411,7 +505,10 @@ def run(name: str, minutes: float, seed: int, folder: Path, keep: Path | None, f
     if name == "recording":
         return mutations.run(sys.maxsize, seed, folder, keep, first, seconds_in_all=60 * minutes)
     kinds = [(target, target.base()) for target in targets(name)]
-    for target, base in kinds:  # what has not been changed is read; and all is imported before the children are made
+    for (
+        target,
+        base,
+    ) in kinds:  # what has not been changed is read; and all is imported before the children are made
         pick_of = base if not isinstance(base, list) else base[0]
         if isinstance(pick_of, bytes):
             path = folder / target.file
@@ -426,7 +523,9 @@ def run(name: str, minutes: float, seed: int, folder: Path, keep: Path | None, f
         path = folder / target.file
         content = target.forge(base, rng)
         path.write_bytes(content)
-        results, seconds, peak = in_child({target.file: functools.partial(outcome, target.read, path)}, MEMORY_BYTES)
+        results, seconds, peak = in_child(
+            {target.file: functools.partial(outcome, target.read, path)}, MEMORY_BYTES
+        )
         text = results.get(target.file, str(results))
         slowest = max(slowest, seconds)
         if peak > largest:

@@ -595,7 +595,9 @@ def outcome(way: str, path: str, states: list[Any] | None) -> str:
     return "right" if states is None or is_right(way, found, states) else "WRONG NUMBERS"
 
 
-def in_child(ways: dict[str, Callable[[], str]], most_bytes: int = MEMORY_BYTES) -> tuple[dict[str, str], float, int]:
+def in_child(
+    ways: dict[str, Callable[[], str]], most_bytes: int = MEMORY_BYTES
+) -> tuple[dict[str, str], float, int]:
     """Run each way in a child process with limits.
 
     Args:
@@ -675,7 +677,12 @@ def main() -> None:
 
 
 def run(
-    count: int, seed: int, folder: Path, keep: Path | None = None, first: int = 0, seconds_in_all: float = math.inf
+    count: int,
+    seed: int,
+    folder: Path,
+    keep: Path | None = None,
+    first: int = 0,
+    seconds_in_all: float = math.inf,
 ) -> int:
     """Number of failures among `count` files, or as many as the time allows."""
     warnings.simplefilter("ignore")
@@ -710,7 +717,9 @@ def run(
             forgery(path, base, rng)
         mutated = path.read_bytes()
         ways = {
-            way: functools.partial(outcome, way, str(path), None if states is None else [one[way] for one in states])
+            way: functools.partial(
+                outcome, way, str(path), None if states is None else [one[way] for one in states]
+            )
             for way in WAYS
         }
         results, seconds, peak = in_child(ways)

@@ -95,7 +95,8 @@ def import_cartography(
             for where, guid, logits, gold in _lines(folder, number):
                 if guid not in place or labels[place[guid]] != gold:
                     raise ValueError(
-                        f"{where}: guid {escape(guid, limit=60)!r} is not in the first epoch, or has another label there"
+                        f"{where}: guid {escape(guid, limit=60)!r} is not in the first epoch, or has another label "
+                        "there; give the files of one training"
                     )
                 if len(logits) != n_classes:
                     raise ValueError(f"{where}: {len(logits)} logits, the first line has {n_classes}")

@@ -154,6 +154,8 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             folder = stack.enter_context(tempfile.TemporaryDirectory())
+            if any(member.header_offset < 0 for member in archive.infolist()):
+                raise ValueError("a member lies before the file's first byte")
             needed = sum(member.file_size for member in archive.infolist())
             check_worth(path, needed)
             free = shutil.disk_usage(folder).free
@@ -190,8 +192,8 @@ def check_worth(path: str | os.PathLike[str], n_bytes: int) -> None:
     size = os.path.getsize(path)
     if n_bytes > max(_ALWAYS_BYTES, _EXPANSION * size):
         raise ValueError(
-            f"{size} bytes that claim to be {n_bytes} are refused, more than {_EXPANSION} times as much; if its numbers "
-            "are right, save them uncompressed, with numpy.savez"
+            f"'{escape(os.fspath(path))}': {size} bytes that unpack to {n_bytes}; wanted at most {_EXPANSION} times as "
+            "many; if the arrays are right, save them uncompressed, with numpy.savez"
         )
 
 

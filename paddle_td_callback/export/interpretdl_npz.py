@@ -123,7 +123,12 @@ def import_interpretdl(
         if not {"td", "labels"} <= set(arrays):
             raise ValueError(f"'{os.fspath(path)}' lacks the arrays 'td' and 'labels' of InterpretDL")
         name, td, order = escape(os.fspath(path)), arrays["td"], arrays["labels"]
-        if td.ndim != 3 or order.shape != (td.shape[0], td.shape[2]) or order.dtype.kind not in "iu" or not td.size:
+        if (
+            td.ndim != 3
+            or order.shape != (td.shape[0], td.shape[2])
+            or order.dtype.kind not in "iu"
+            or not td.size
+        ):
             raise ValueError(
                 f"'{name}': td must be [sample, epoch, class], labels integers [sample, class], and neither empty, got "
                 f"{td.dtype} {td.shape} and {order.dtype} {order.shape}"
@@ -145,7 +150,9 @@ def import_interpretdl(
                     # Where class c stands in each row.
                     place = np.argsort(order[block], axis=1)
                     part = np.take_along_axis(td[block, epoch].astype(np.float32), place, axis=1)
-                    part[~(np.abs(part.sum(axis=1) - 1) <= 0.02)] = np.nan  # what InterpretDL's interpolation made up
+                    part[~(np.abs(part.sum(axis=1) - 1) <= 0.02)] = (
+                        np.nan
+                    )  # what InterpretDL's interpolation made up
                     rows[block] = part
                 yield rows
 

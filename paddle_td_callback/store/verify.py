@@ -22,6 +22,7 @@ from .commits import (
     METADATA,
     RECORDS_AT,
     SECTOR_BYTES,
+    SHARED,
     START,
     STATE,
     Commit,
@@ -267,6 +268,8 @@ class _Examined:
 
     def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
         for at, frame in waiting:
+            if frame.number == SHARED:  # of epochs that were never written
+                continue
             if (
                 8 * frame.epoch > self._file.n_bytes
             ):  # an epoch takes more, and so does the note that it was dropped

@@ -23,6 +23,7 @@ from .commits import (
     HEAD,
     METADATA,
     NODE,
+    SHARED,
     TEXT,
     DamagedError,
     Frame,
@@ -301,7 +302,7 @@ class StoreWriter:
         for number, field in enumerate(self.layout.fields if epochs else ()):
             shape = self.layout.chunk_rows(field), *self.layout.epoch_shape(field)[1:]
             unseen = np.full(shape, field.unseen, field.dtype)
-            at, n_bytes = self._put_chunk(number, epochs[0], 0, unseen, self.layout.gzip_level)
+            at, n_bytes = self._put_chunk(number, epochs[0], SHARED, unseen, self.layout.gzip_level)
             for epoch in epochs:
                 for start in range(0, self.layout.n_samples, shape[0]):
                     indexes[field.name].append(n_bytes, _first(field, epoch, start), at, self._put_node)
