@@ -143,7 +143,7 @@ def test_npz_that_claims_more_than_it_holds_is_refused(tmp_path):
     for name, data in (("bad.npz", None), ("text.npz", b"no zip")):
         if data is not None:
             (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match="no npz of plain arrays"):
+        with pytest.raises(ValueError, match="cannot be read as an npz of plain arrays"):
             import_npz(tmp_path / name, tmp_path / "back.h5")
 
 
