@@ -383,7 +383,7 @@ def forge_record(path: Path, base: Base, rng: np.random.Generator) -> None:
     states = [at + FRAME_BYTES for at, frame in base.blocks if frame.kind == STATE]
     number = int(rng.integers(3))
     values = [*HOSTILE_NUMBERS, *states, fields[number] - 8, fields[number] + 8, len(content)]
-    fields[number] = pick(values, rng)
+    fields[number] = pick(values, rng) % 2**64
     for slot in pick([(0,), (1,), (0, 1)], rng):
         put_record(content, slot, Commit(*fields))
     path.write_bytes(content)

@@ -78,13 +78,17 @@ def import_cartography(
     """
     numbers = sorted(int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name)))
     if not numbers:
-        raise StoreNotFoundError(f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on")
+        raise StoreNotFoundError(
+            f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's training_dynamics folder"
+        )
     place: dict[str, int] = {}
     labels: list[int] = []
     n_classes = 0
     for where, guid, logits, gold in _lines(folder, numbers[0]):
         if guid in place:
-            raise ValueError(f"{where}: guid {escape(guid, limit=60)!r} comes twice")
+            raise ValueError(
+                f"{where}: guid {escape(guid, limit=60)!r} comes twice; give each sample a guid of its own"
+            )
         place[guid] = len(labels)
         labels.append(gold)
         n_classes = n_classes or len(logits)
@@ -99,7 +103,9 @@ def import_cartography(
                         "there; give the files of one training"
                     )
                 if len(logits) != n_classes:
-                    raise ValueError(f"{where}: {len(logits)} logits, the first line has {n_classes}")
+                    raise ValueError(
+                        f"{where}: {len(logits)} logits, the first line has {n_classes}; give each sample one logit for each class"
+                    )
                 rows.append(place[guid])
                 values.append(logits)
             yield np.array(rows, np.int64), np.array(values, np.float32).reshape(len(rows), n_classes)

@@ -23,6 +23,7 @@ from ..store.schema import Keep
 _BLOCK = 1 << 24  # values that are converted at once
 _EXPANSION = 100  # probabilities pack less; a file of zeros packs a thousandfold
 _ALWAYS_BYTES = 64 << 20
+EPOCH_BYTES = 64 << 10  # what an epoch counts beside its values: it takes a commit, however few values it has
 # What zipfile, zlib and NumPy raise for bytes that are no npz.
 _NO_NPZ = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError)
 _NO_NPZ += (NotImplementedError, RuntimeError, ValueError, TypeError, OverflowError, LookupError)
@@ -96,7 +97,7 @@ def import_arrays(
             _put(recorder, rows, table, given, logits)
             recorder.end_epoch()
         if recorder is None:
-            raise ValueError("there are no epochs to import")
+            raise ValueError("there are no epochs to import; give at least one")
 
 
 def _put(
@@ -192,8 +193,9 @@ def check_worth(path: str | os.PathLike[str], n_bytes: int) -> None:
     size = os.path.getsize(path)
     if n_bytes > max(_ALWAYS_BYTES, _EXPANSION * size):
         raise ValueError(
-            f"'{escape(os.fspath(path))}': {size} bytes that unpack to {n_bytes}; wanted at most {_EXPANSION} times as "
-            "many; if the arrays are right, save them uncompressed, with numpy.savez"
+            f"'{escape(os.fspath(path))}': {size} bytes that take {n_bytes} to read; wanted at most {_EXPANSION} times "
+            "as many; if the arrays are right, save them uncompressed, with numpy.savez, and not more epochs than are "
+            "needed"
         )
 
 
@@ -251,7 +253,7 @@ def import_npz(
         if values is None or "labels" not in arrays:
             raise ValueError(
                 f"'{os.fspath(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
-                "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'"
+                "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'; save it with them"
             )
         if values.ndim != 3:
             raise ValueError(f"probabilities must be [epoch, sample, class], got shape {values.shape}")
@@ -262,6 +264,7 @@ def import_npz(
                 f"them empty, got {labels.shape} and {values.shape}"
             )
         check_worth(path, len(labels) * (4 * values.shape[2] + 16))
+        check_worth(path, len(values) * EPOCH_BYTES)
         epochs: Iterable[Epoch] = values
         if indices is not None:
             each = indices if indices.ndim == 2 else np.broadcast_to(indices, (len(values), *indices.shape))

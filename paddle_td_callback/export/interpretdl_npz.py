@@ -15,7 +15,7 @@ from ..messages import escape
 from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
 from .files import new_file
-from .import_arrays import import_arrays, open_npz
+from .import_arrays import EPOCH_BYTES, check_worth, import_arrays, open_npz
 
 _BLOCK = 1 << 20  # values that are turned at once
 MAX_CLASSES = 32_767  # the labels are int16
@@ -46,7 +46,7 @@ def write_interpretdl(
     if store.n_classes > MAX_CLASSES:
         raise ValueError(
             f"'{store.path}' has {store.n_classes} classes; InterpretDL's labels are int16 and number at most "
-            f"{MAX_CLASSES}"
+            f"{MAX_CLASSES}; give another format"
         )
     n_samples, n_epochs, n_classes = store.n_samples, store.n_epochs, store.n_classes
     with new_file(out) as file:
@@ -121,7 +121,10 @@ def import_interpretdl(
     """
     with open_npz(path) as arrays:
         if not {"td", "labels"} <= set(arrays):
-            raise ValueError(f"'{os.fspath(path)}' lacks the arrays 'td' and 'labels' of InterpretDL")
+            raise ValueError(
+                f"'{os.fspath(path)}' lacks the arrays 'td' and 'labels' of InterpretDL; give what its "
+                "TrainingDynamics.save wrote"
+            )
         name, td, order = escape(os.fspath(path)), arrays["td"], arrays["labels"]
         if (
             td.ndim != 3
@@ -135,13 +138,17 @@ def import_interpretdl(
             )
         if td.dtype.kind != "f":
             raise ValueError(f"'{name}': td must be floating point, got {td.dtype}")
+        check_worth(path, td.shape[1] * EPOCH_BYTES)
         given = order[:, 0].astype(np.int64)
         step = max(1, _BLOCK // td.shape[2])
         blocks = [slice(start, start + step) for start in range(0, len(given), step)]
         for block in blocks:
             rows = np.sort(order[block][given[block] >= 0], axis=1)
             if not (rows == np.arange(td.shape[2])).all():
-                raise ValueError(f"'{name}': a row of labels does not list every class once")
+                raise ValueError(
+                    f"'{name}': a row of labels does not list every class once; save them as "
+                    "InterpretDL's TrainingDynamics.save does"
+                )
 
         def epochs() -> Iterator[npt.NDArray[np.float32]]:
             for epoch in range(td.shape[1]):

@@ -135,7 +135,8 @@ class RawFile:
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):  # Ctrl-C may come between opening and any `try`
-            self.close()
+            with contextlib.suppress(OSError):
+                self.close()
 
 
 def open_file(path: str, flags: int) -> RawFile:

@@ -157,7 +157,9 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
     with contextlib.closing(_Examined(path)) as examined:
         report = examined.check()
         if examined.layout is None or not report.good_epochs:
-            raise StoreError(f"'{examined.path}' holds no good epoch, so there is nothing to salvage")
+            raise StoreError(
+                f"'{examined.path}' holds no good epoch, so there is nothing to salvage; record the training again"
+            )
         writer = StoreWriter.create(out, examined.layout, **examined.names)
         try:
             for epoch in report.good_epochs:
@@ -167,7 +169,7 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
                 }
                 writer.commit_epoch(epoch, rows, examined.labels)
         except OSError as error:
-            raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}") from error
+            raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}; give another path") from error
         finally:
             writer.close()
         return report

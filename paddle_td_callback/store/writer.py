@@ -125,7 +125,7 @@ class StoreWriter:
                 with contextlib.suppress(OSError):
                     os.unlink(fresh)
             if isinstance(error, OSError):
-                raise StoreError(f"'{name}' cannot be created: {error}") from error
+                raise StoreError(f"'{name}' cannot be created: {error}; give another path") from error
             raise
         writer._fresh, writer._replaced, writer._is_new = fresh, replaced, True
         return writer
@@ -193,7 +193,9 @@ class StoreWriter:
         except BlockingIOError as error:
             raise _being_recorded(name) from error
         except OSError as error:
-            raise StoreError(f"'{name}' cannot be written: {error.strerror or error}") from error
+            raise StoreError(
+                f"'{name}' cannot be written: {error.strerror or error}; give another path"
+            ) from error
         try:
             return cls._resume(log, name, layout, n_epochs)
         except DamagedError as error:

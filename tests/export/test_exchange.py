@@ -156,6 +156,17 @@ def test_npz_that_blows_up_is_refused_before_it_is_unpacked(tmp_path):
     assert os.listdir(tmp_path) == ["bomb.npz"]
 
 
+@pytest.mark.parametrize("name", ["logits", "td"])
+def test_npz_of_endless_epochs_is_refused_at_once(tmp_path, name):
+    arrays = {"logits": np.zeros((62_500, 4, 3), np.float32), "labels": np.zeros(4, int)}
+    if name == "td":
+        order = np.tile(np.arange(3, dtype=np.int16), (4, 1))
+        arrays = {"td": np.zeros((4, 62_500, 3), np.float16), "labels": order}
+    np.savez_compressed(tmp_path / "bomb.npz", **arrays)
+    with pytest.raises(ValueError, match=r"bomb\.npz.*not more epochs than are needed"):
+        import_npz(tmp_path / "bomb.npz", tmp_path / "out.h5")
+
+
 @pytest.mark.parametrize("count", [50_000_000, 10**9])
 def test_npz_of_few_rows_and_many_samples_is_refused(tmp_path, count):
     arrays = {"probabilities": np.full((1, 2, 2), 0.5), "indices": np.arange(2)}
