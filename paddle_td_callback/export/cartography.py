@@ -79,7 +79,8 @@ def import_cartography(
     numbers = sorted(int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name)))
     if not numbers:
         raise StoreNotFoundError(
-            f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's training_dynamics folder"
+            f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
+            "training_dynamics folder"
         )
     place: dict[str, int] = {}
     labels: list[int] = []
@@ -104,7 +105,8 @@ def import_cartography(
                     )
                 if len(logits) != n_classes:
                     raise ValueError(
-                        f"{where}: {len(logits)} logits, the first line has {n_classes}; give each sample one logit for each class"
+                        f"{where}: {len(logits)} logits, the first line has {n_classes}; give each sample one logit "
+                        "for each class"
                     )
                 rows.append(place[guid])
                 values.append(logits)

@@ -126,7 +126,8 @@ def _parse(data: bytes) -> list[Stage]:
     n_header = int.from_bytes(data[12:16], "little")
     if FIXED_BYTES + n_header > len(data) or n_header > MAX_HEADER_BYTES:
         raise DetectorError(
-            f"its header claims {n_header} bytes, the file has {len(data)}, and {MAX_HEADER_BYTES} are allowed; it is damaged, copy it again"
+            f"its header claims {n_header} bytes, the file has {len(data)}, and {MAX_HEADER_BYTES} are allowed; it is "
+            "damaged, copy it again"
         )
     try:
         header = json.loads(data[FIXED_BYTES : FIXED_BYTES + n_header])
@@ -144,7 +145,8 @@ def _parse(data: bytes) -> list[Stage]:
     claimed = 4 * sum(claim.n_members * sum(map(math.prod, claim.shapes.values())) for claim in claims)
     if not claims or claimed != len(data) - FIXED_BYTES - n_header:
         raise DetectorError(
-            f"its header claims arrays of {claimed} bytes, the file holds {len(data) - FIXED_BYTES - n_header}; it is damaged, copy it again"
+            f"its header claims arrays of {claimed} bytes, the file holds {len(data) - FIXED_BYTES - n_header}; it is "
+            "damaged, copy it again"
         )
     values = np.frombuffer(data, "<f4", offset=FIXED_BYTES + n_header).astype(np.float32)
     if not np.isfinite(values).all():
