@@ -15,8 +15,11 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import copy
+import functools
 import io
 import json
+import math
 import os
 import resource
 import select
@@ -285,7 +288,7 @@ def change_fact(facts: dict[str, Any], rng: np.random.Generator) -> None:
         elif isinstance(here[key], int) and rng.random() < 0.4:
             here[key] += int(rng.choice([-8, -1, 1, 8, 4096]))
         else:
-            here[key] = pick(HOSTILE_FACTS, rng)
+            here[key] = copy.deepcopy(pick(HOSTILE_FACTS, rng))
         return
 
 
@@ -380,7 +383,7 @@ def forge_record(path: Path, base: Base, rng: np.random.Generator) -> None:
     states = [at + FRAME_BYTES for at, frame in base.blocks if frame.kind == STATE]
     number = int(rng.integers(3))
     values = [*HOSTILE_NUMBERS, *states, fields[number] - 8, fields[number] + 8, len(content)]
-    fields[number] = pick(values, rng)
+    fields[number] = pick(values, rng) % 2**64
     for slot in pick([(0,), (1,), (0, 1)], rng):
         put_record(content, slot, Commit(*fields))
     path.write_bytes(content)
@@ -592,8 +595,18 @@ def outcome(way: str, path: str, states: list[Any] | None) -> str:
     return "right" if states is None or is_right(way, found, states) else "WRONG NUMBERS"
 
 
-def in_child(path: str, states: list[dict[str, Any]] | None) -> tuple[dict[str, str], float, int]:
-    """Outcomes of all ways, seconds of the slowest and the child's peak memory above the parent's in bytes."""
+def in_child(
+    ways: dict[str, Callable[[], str]], most_bytes: int = MEMORY_BYTES
+) -> tuple[dict[str, str], float, int]:
+    """Run each way in a child process with limits.
+
+    Args:
+        ways: what is run, one after the other; each says how it ended.
+        most_bytes: memory above the parent's that is allowed.
+
+    Returns:
+        What they said, seconds of the slowest, and the child's peak memory above the parent's in bytes.
+    """
     read_end, write_end = os.pipe()
     started = time.perf_counter()
     child = os.fork()
@@ -608,14 +621,14 @@ def in_child(path: str, states: list[dict[str, Any]] | None) -> tuple[dict[str, 
             warnings.simplefilter("ignore")
             Path("/proc/self/clear_refs").write_text("5")  # so that the peak is this child's
             results, slowest, peaks = {}, 0.0, {}
-            for way in WAYS:
+            for way, run_way in ways.items():
                 began = time.process_time()
-                results[way] = outcome(way, path, None if states is None else [one[way] for one in states])
+                results[way] = run_way()
                 slowest = max(slowest, time.process_time() - began)
                 peaks[way] = resident_peak_bytes() - before
             peak = max(peaks.values())
-            if peak > MEMORY_BYTES:
-                way = next(one for one in WAYS if peaks[one] > MEMORY_BYTES)
+            if peak > most_bytes:
+                way = next(one for one in ways if peaks[one] > most_bytes)
                 results[way] += f", {peaks[way] >> 20} MiB"
             os.write(write_end, json.dumps([results, slowest, peak]).encode())
             status = 0
@@ -663,8 +676,15 @@ def main() -> None:
         shutil.rmtree(folder)
 
 
-def run(count: int, seed: int, folder: Path, keep: Path | None = None, first: int = 0) -> int:
-    """Number of failures."""
+def run(
+    count: int,
+    seed: int,
+    folder: Path,
+    keep: Path | None = None,
+    first: int = 0,
+    seconds_in_all: float = math.inf,
+) -> int:
+    """Number of failures among `count` files, or as many as the time allows."""
     warnings.simplefilter("ignore")
     path = folder / "base.h5"  # texts name the file, so all files have one name
     bases, others = ({name: Base(name, fresh(path), number) for name in BASES} for number in (1, 2))
@@ -678,6 +698,9 @@ def run(count: int, seed: int, folder: Path, keep: Path | None = None, first: in
     failures, slowest, largest, largest_kind = 0, 0.0, 0, ""
     started = time.perf_counter()
     for number in range(first, first + count):
+        if time.perf_counter() - started > seconds_in_all:
+            count = number - first
+            break
         rng = np.random.default_rng([seed, number])
         name = pick(list(BASES), rng)
         base, states = bases[name], None
@@ -693,7 +716,13 @@ def run(count: int, seed: int, folder: Path, keep: Path | None = None, first: in
             kind = forgery.__name__
             forgery(path, base, rng)
         mutated = path.read_bytes()
-        results, seconds, peak = in_child(str(path), states)
+        ways = {
+            way: functools.partial(
+                outcome, way, str(path), None if states is None else [one[way] for one in states]
+            )
+            for way in WAYS
+        }
+        results, seconds, peak = in_child(ways)
         slowest = max(slowest, seconds)
         if peak > largest:
             largest, largest_kind = peak, f"{kind}, {name}"

@@ -213,7 +213,7 @@ def _detect(options: argparse.Namespace) -> None:
     if options.json and prints_csv:
         raise ValueError("--json and --csv both go to standard output; give --csv a file")
     if options.detector is not None and options.method != "lstm":
-        raise ValueError(f"--detector goes with --method lstm, not with {options.method}")
+        raise ValueError(f"--detector goes with --method lstm, got {options.method}; give one of them")
     if options.csv is not None and options.csv != STDOUT:
         check_csv_path(options.csv)
     names = {name: _lines_of(getattr(options, name)) for name in ("class_names", "sample_ids")}

@@ -27,7 +27,7 @@ def check_runs(sources: Sequence[Source]) -> None:
                 path, number = os.path.realpath(store.path), store.n_classes
         if path in n_classes:
             raise ValueError(
-                f"{name_of(source)} is given twice; as two runs it would only seem to agree with another"
+                f"{name_of(source)} is given twice; as two runs it would only seem to agree with another; give it once"
             )
         first = next(iter(n_classes.values()), number)
         if number != first:

@@ -123,7 +123,9 @@ def labelled(trajectories: Arrays, is_mislabeled: Arrays) -> Iterator[tuple[Arra
     arrays = list(trajectories) if several else [trajectories]
     labels = list(is_mislabeled) if several else [is_mislabeled]
     if len(arrays) != len(labels) or not arrays:
-        raise ValueError(f"got {len(arrays)} recordings and {len(labels)} arrays of is_mislabeled")
+        raise ValueError(
+            f"got {len(arrays)} recordings and {len(labels)} arrays of is_mislabeled; give one for each"
+        )
     for number, (array, label) in enumerate(zip(arrays, labels, strict=True)):
         raw, wrong = checked(array), np.asarray(label)
         if wrong.shape != raw.shape[:1] or not np.isin(wrong, (0, 1)).all():

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ..detection.interpolate import fill_missed_epochs
 from ..errors import StoreNotFoundError
+from ..messages import escape
 from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
 from .files import new_text_file
@@ -77,13 +78,18 @@ def import_cartography(
     """
     numbers = sorted(int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name)))
     if not numbers:
-        raise StoreNotFoundError(f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on")
+        raise StoreNotFoundError(
+            f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
+            "training_dynamics folder"
+        )
     place: dict[str, int] = {}
     labels: list[int] = []
     n_classes = 0
     for where, guid, logits, gold in _lines(folder, numbers[0]):
         if guid in place:
-            raise ValueError(f"{where}: guid {guid[:60]!r} comes twice")
+            raise ValueError(
+                f"{where}: guid {escape(guid, limit=60)!r} comes twice; give each sample a guid of its own"
+            )
         place[guid] = len(labels)
         labels.append(gold)
         n_classes = n_classes or len(logits)
@@ -94,10 +100,14 @@ def import_cartography(
             for where, guid, logits, gold in _lines(folder, number):
                 if guid not in place or labels[place[guid]] != gold:
                     raise ValueError(
-                        f"{where}: guid {guid[:60]!r} is not in the first epoch, or has another label there"
+                        f"{where}: guid {escape(guid, limit=60)!r} is not in the first epoch, or has another label "
+                        "there; give the files of one training"
                     )
                 if len(logits) != n_classes:
-                    raise ValueError(f"{where}: {len(logits)} logits, the first line has {n_classes}")
+                    raise ValueError(
+                        f"{where}: {len(logits)} logits, the first line has {n_classes}; give each sample one logit "
+                        "for each class"
+                    )
                 rows.append(place[guid])
                 values.append(logits)
             yield np.array(rows, np.int64), np.array(values, np.float32).reshape(len(rows), n_classes)
@@ -117,17 +127,20 @@ def import_cartography(
 
 def _lines(folder: str | os.PathLike[str], epoch: int) -> Iterator[tuple[str, str, list[float], int]]:
     path = os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl")
-    with open(path, encoding="utf-8") as file:
-        for number, text in enumerate(file, start=1):
-            where = f"'{path}', line {number}"
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            where = f"'{escape(path)}', line {number}"
             try:
-                line = json.loads(text)
+                line = json.loads(raw.decode())
                 guid, gold, logits = line["guid"], line["gold"], line[f"logits_epoch_{epoch}"]
                 values = [float(value) for value in logits]
-            except (ValueError, KeyError, TypeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+                problem = f"{type(error).__name__}: {escape(error, limit=200)}"
                 raise ValueError(
-                    f"{where}: wanted 'guid', 'gold' and 'logits_epoch_{epoch}': {type(error).__name__}: {error}"
+                    f"{where}: wanted an object with 'guid', 'gold' and 'logits_epoch_{epoch}' ({problem}); give a "
+                    "folder that cartography or paddle-td export wrote"
                 ) from error
             if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(values):
-                raise ValueError(f"{where}: gold must be a class in [0, {len(values)}), got {gold!r}")
+                got = escape(repr(gold), limit=40)
+                raise ValueError(f"{where}: gold must be a class in [0, {len(values)}), got {got}")
             yield where, str(guid), values, gold

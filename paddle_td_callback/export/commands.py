@@ -161,7 +161,7 @@ def _review(options: argparse.Namespace) -> None:
     if options.save_detector is not None:
         if review.detector is None:
             reason = review.why_not or "fine-tuning on the marks did not help"
-            raise ValueError(f"no detector was saved: {reason}")
+            raise ValueError(f"no detector was saved: {reason}; leave --save-detector out")
         review.detector.save(options.save_detector)
     if options.json:
         _say(json.dumps(_facts(review), indent=2))
@@ -283,7 +283,7 @@ def _detector(options: argparse.Namespace) -> Any:
     if options.detector is None:
         return None
     if options.method != "lstm":
-        raise ValueError(f"--detector goes with --method lstm, not with {options.method}")
+        raise ValueError(f"--detector goes with --method lstm, got {options.method}; give one of them")
     from .. import NoiseDetector
 
     return NoiseDetector.load(options.detector)

@@ -39,7 +39,7 @@ def write_fiftyone(
         key = os.path.splitext(paths[sample])[0]
         if key in labels:
             raise ValueError(
-                f"two samples are pictures named {key!r}; FiftyOne tells pictures apart by this name"
+                f"two samples are pictures named {key!r}; FiftyOne tells pictures apart by this name; rename one"
             )
         labels[key] = {
             "label": issues.label_name(int(issues.given_label[sample])),
@@ -72,5 +72,5 @@ def check_paths(issues: LabelIssues, paths: Sequence[str] | None) -> Sequence[st
             "sample_ids="
         )
     if len(paths) != len(issues):
-        raise ValueError(f"got {len(paths)} paths for {len(issues)} samples")
+        raise ValueError(f"got {len(paths)} paths for {len(issues)} samples; give one for each")
     return paths

@@ -5,18 +5,28 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import struct
 import tempfile
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..messages import escape
 from ..recording.recorder import TrainingDynamicsRecorder
 from ..store.schema import Keep
 
 _BLOCK = 1 << 24  # values that are converted at once
+_EXPANSION = 100  # probabilities pack less; a file of zeros packs a thousandfold
+_ALWAYS_BYTES = 64 << 20
+EPOCH_BYTES = 64 << 10  # what an epoch counts beside its values: it takes a commit, however few values it has
+# What zipfile, zlib and NumPy raise for bytes that are no npz.
+_NO_NPZ = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError)
+_NO_NPZ += (NotImplementedError, RuntimeError, ValueError, TypeError, OverflowError, LookupError)
 Epoch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
 
 
@@ -87,7 +97,7 @@ def import_arrays(
             _put(recorder, rows, table, given, logits)
             recorder.end_epoch()
         if recorder is None:
-            raise ValueError("there are no epochs to import")
+            raise ValueError("there are no epochs to import; give at least one")
 
 
 def _put(
@@ -145,7 +155,10 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             folder = stack.enter_context(tempfile.TemporaryDirectory())
+            if any(member.header_offset < 0 for member in archive.infolist()):
+                raise ValueError("a member lies before the file's first byte")
             needed = sum(member.file_size for member in archive.infolist())
+            check_worth(path, needed)
             free = shutil.disk_usage(folder).free
             if needed > free:
                 raise OSError(
@@ -162,10 +175,28 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
                 array = _mapped(where)
                 if array is not None:
                     arrays[member.filename.removesuffix(".npy")] = array
-        except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-            raise ValueError(f"'{name}' is no npz of plain arrays: {error}") from error
+        except _NO_NPZ as error:
+            problem = f"{type(error).__name__}: {escape(error, limit=300)}"
+            raise ValueError(
+                f"'{escape(name)}' cannot be read as an npz of plain arrays ({problem}); save it with numpy.savez"
+            ) from error
         yield arrays
         arrays.clear()
+
+
+def check_worth(path: str | os.PathLike[str], n_bytes: int) -> None:
+    """Refuse what a small file would blow up to.
+
+    Raises:
+        ValueError: `n_bytes` are more than the file is worth.
+    """
+    size = os.path.getsize(path)
+    if n_bytes > max(_ALWAYS_BYTES, _EXPANSION * size):
+        raise ValueError(
+            f"'{escape(os.fspath(path))}': {size} bytes that take {n_bytes} to read; wanted at most {_EXPANSION} times "
+            "as many; if the arrays are right, save them uncompressed, with numpy.savez, and not more epochs than are "
+            "needed"
+        )
 
 
 def _mapped(path: str) -> npt.NDArray[Any] | None:
@@ -222,11 +253,18 @@ def import_npz(
         if values is None or "labels" not in arrays:
             raise ValueError(
                 f"'{os.fspath(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
-                "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'"
+                "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'; save it with them"
             )
         if values.ndim != 3:
             raise ValueError(f"probabilities must be [epoch, sample, class], got shape {values.shape}")
-        indices = arrays.get("indices")
+        indices, labels = arrays.get("indices"), arrays["labels"]
+        if labels.ndim != 1 or not len(labels) or not values.size:
+            raise ValueError(
+                f"'{escape(os.fspath(path))}': labels must be [sample] and the values [epoch, sample, class], none of "
+                f"them empty, got {labels.shape} and {values.shape}"
+            )
+        check_worth(path, len(labels) * (4 * values.shape[2] + 16))
+        check_worth(path, len(values) * EPOCH_BYTES)
         epochs: Iterable[Epoch] = values
         if indices is not None:
             each = indices if indices.ndim == 2 else np.broadcast_to(indices, (len(values), *indices.shape))
@@ -234,7 +272,7 @@ def import_npz(
         import_arrays(
             out,
             epochs,
-            np.asarray(arrays["labels"]),
+            np.asarray(labels),
             logits=logits or "probabilities" not in arrays,
             keep=keep,
             overwrite=overwrite,

@@ -11,11 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.interpolate import fill_missed_epochs
+from ..messages import escape
 from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
 from .files import new_file
-from .import_arrays import import_arrays, open_npz
+from .import_arrays import EPOCH_BYTES, check_worth, import_arrays, open_npz
 
+_BLOCK = 1 << 20  # values that are turned at once
 MAX_CLASSES = 32_767  # the labels are int16
 
 
@@ -44,7 +46,7 @@ def write_interpretdl(
     if store.n_classes > MAX_CLASSES:
         raise ValueError(
             f"'{store.path}' has {store.n_classes} classes; InterpretDL's labels are int16 and number at most "
-            f"{MAX_CLASSES}"
+            f"{MAX_CLASSES}; give another format"
         )
     n_samples, n_epochs, n_classes = store.n_samples, store.n_epochs, store.n_classes
     with new_file(out) as file:
@@ -119,24 +121,46 @@ def import_interpretdl(
     """
     with open_npz(path) as arrays:
         if not {"td", "labels"} <= set(arrays):
-            raise ValueError(f"'{os.fspath(path)}' lacks the arrays 'td' and 'labels' of InterpretDL")
-        td, order = arrays["td"], np.asarray(arrays["labels"]).astype(np.int64)
-        if td.ndim != 3 or order.shape != (td.shape[0], td.shape[2]):
             raise ValueError(
-                f"'{os.fspath(path)}': td must be [sample, epoch, class] and labels [sample, class], got {td.shape} "
-                f"and {order.shape}"
+                f"'{os.fspath(path)}' lacks the arrays 'td' and 'labels' of InterpretDL; give what its "
+                "TrainingDynamics.save wrote"
             )
-        given = order[:, 0].copy()
-        seen = given >= 0
-        if not (np.sort(order[seen], axis=1) == np.arange(order.shape[1])).all():
-            raise ValueError(f"'{os.fspath(path)}': a row of labels does not list every class once")
-        # Where class c stands in each row.
-        place = np.argsort(order, axis=1)
+        name, td, order = escape(os.fspath(path)), arrays["td"], arrays["labels"]
+        if (
+            td.ndim != 3
+            or order.shape != (td.shape[0], td.shape[2])
+            or order.dtype.kind not in "iu"
+            or not td.size
+        ):
+            raise ValueError(
+                f"'{name}': td must be [sample, epoch, class], labels integers [sample, class], and neither empty, got "
+                f"{td.dtype} {td.shape} and {order.dtype} {order.shape}"
+            )
+        if td.dtype.kind != "f":
+            raise ValueError(f"'{name}': td must be floating point, got {td.dtype}")
+        check_worth(path, td.shape[1] * EPOCH_BYTES)
+        given = order[:, 0].astype(np.int64)
+        step = max(1, _BLOCK // td.shape[2])
+        blocks = [slice(start, start + step) for start in range(0, len(given), step)]
+        for block in blocks:
+            rows = np.sort(order[block][given[block] >= 0], axis=1)
+            if not (rows == np.arange(td.shape[2])).all():
+                raise ValueError(
+                    f"'{name}': a row of labels does not list every class once; save them as "
+                    "InterpretDL's TrainingDynamics.save does"
+                )
 
         def epochs() -> Iterator[npt.NDArray[np.float32]]:
             for epoch in range(td.shape[1]):
-                rows = np.take_along_axis(td[:, epoch].astype(np.float32), place, axis=1)
-                rows[np.abs(rows.sum(axis=1) - 1) > 0.02] = np.nan  # what InterpretDL's interpolation made up
+                rows = np.empty(order.shape, np.float32)
+                for block in blocks:
+                    # Where class c stands in each row.
+                    place = np.argsort(order[block], axis=1)
+                    part = np.take_along_axis(td[block, epoch].astype(np.float32), place, axis=1)
+                    part[~(np.abs(part.sum(axis=1) - 1) <= 0.02)] = (
+                        np.nan
+                    )  # what InterpretDL's interpolation made up
+                    rows[block] = part
                 yield rows
 
         import_arrays(out, epochs(), given, n_classes=int(td.shape[2]), keep=keep, overwrite=overwrite)

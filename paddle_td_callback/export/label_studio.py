@@ -36,7 +36,7 @@ def write_label_studio(
         ValueError: there are neither paths nor texts, or not as many as samples.
     """
     if texts is not None and len(texts) != len(issues):
-        raise ValueError(f"got {len(texts)} texts for {len(issues)} samples")
+        raise ValueError(f"got {len(texts)} texts for {len(issues)} samples; give one for each")
     sources = check_paths(issues, paths) if texts is None else texts
     kind = "image" if texts is None else "text"
     tasks = []

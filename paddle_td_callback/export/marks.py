@@ -179,7 +179,7 @@ def read_marks(path: str | os.PathLike[str], issues: LabelIssues) -> Marks:
                         f"{where}: sample {sample} was marked differently further up; keep one line of it"
                     )
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"'{name}' is no CSV in UTF-8: {error}") from error
+        raise ValueError(f"'{name}' is no CSV in UTF-8: {error}; save it as CSV, UTF-8") from error
     verdicts = [verdict for verdict, _ in found.values()]
     corrections = [label for _, label in found.values()]
     return Marks(np.array([*found], np.int64), np.array(verdicts, np.int8), np.array(corrections, np.int32))

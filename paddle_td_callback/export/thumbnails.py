@@ -105,7 +105,9 @@ class Pictures:
         assert self._folder is not None
         path = os.path.realpath(os.path.join(self._folder, name))
         if os.path.commonpath([self._folder, path]) != self._folder:
-            raise ValueError(f"the id {name[:100]!r} is no path below '{self._folder}'")
+            raise ValueError(
+                f"the id {name[:100]!r} is no path below '{self._folder}'; give the folder of the pictures"
+            )
         return path
 
 
@@ -170,7 +172,7 @@ def of_bytes(data: bytes) -> Content:
     for magic, kind in _MAGIC.items():
         if data.startswith(magic):
             return {"image": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}
-    raise ValueError("these bytes are no PNG, JPEG, GIF, WebP or BMP")
+    raise ValueError("these bytes are no PNG, JPEG, GIF, WebP or BMP; give a picture of one of these kinds")
 
 
 def describe(item: Any) -> Content | None:

@@ -36,6 +36,7 @@ if sys.platform != "win32":
 START, SECTOR_BYTES, FRAME_BYTES = 4096, 512, 32
 RECORDS_AT, SIGN_AT = (512, 1024), 1536
 CHUNK, NODE, TEXT, ARRAY, HEAD, STATE, METADATA = range(1, 8)  # kinds of blocks
+SHARED = (1 << 32) - 1  # number of the chunk that epochs which were never written share
 
 _FRAME, _FRAME_MAGIC = struct.Struct("<4sBBxxIIIII"), b"PTDb"
 _RECORD, _RECORD_MAGIC = (
@@ -134,7 +135,8 @@ class RawFile:
 
     def __del__(self) -> None:
         if hasattr(self, "fd"):  # Ctrl-C may come between opening and any `try`
-            self.close()
+            with contextlib.suppress(OSError):
+                self.close()
 
 
 def open_file(path: str, flags: int) -> RawFile:

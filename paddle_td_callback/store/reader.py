@@ -37,9 +37,11 @@ def open_recording(path: str | os.PathLike[str]) -> RawFile:
     try:
         return open_file(name, os.O_RDONLY)
     except FileNotFoundError as error:
-        raise StoreNotFoundError(f"'{name}': there is no such file") from error
+        raise StoreNotFoundError(f"'{name}': there is no such file; give the path of a recording") from error
     except OSError as error:
-        raise StoreError(f"'{name}' cannot be read: {error.strerror or error}") from error
+        raise StoreError(
+            f"'{name}' cannot be read: {error.strerror or error}; give a recording that can be read"
+        ) from error
 
 
 class TrainingDynamicsStore:
@@ -246,7 +248,7 @@ class TrainingDynamicsStore:
     @contextlib.contextmanager
     def _saying_what_is_damaged(self) -> Iterator[None]:
         if self._file.fd < 0:
-            raise ValueError(f"'{self.path}' is closed")
+            raise ValueError(f"'{self.path}' is closed; open it anew with TrainingDynamicsStore(path)")
         try:
             yield
         except DamagedError as error:

@@ -22,6 +22,7 @@ from .commits import (
     METADATA,
     RECORDS_AT,
     SECTOR_BYTES,
+    SHARED,
     START,
     STATE,
     Commit,
@@ -156,7 +157,9 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
     with contextlib.closing(_Examined(path)) as examined:
         report = examined.check()
         if examined.layout is None or not report.good_epochs:
-            raise StoreError(f"'{examined.path}' holds no good epoch, so there is nothing to salvage")
+            raise StoreError(
+                f"'{examined.path}' holds no good epoch, so there is nothing to salvage; record the training again"
+            )
         writer = StoreWriter.create(out, examined.layout, **examined.names)
         try:
             for epoch in report.good_epochs:
@@ -166,7 +169,7 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
                 }
                 writer.commit_epoch(epoch, rows, examined.labels)
         except OSError as error:
-            raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}") from error
+            raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}; give another path") from error
         finally:
             writer.close()
         return report
@@ -267,6 +270,8 @@ class _Examined:
 
     def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
         for at, frame in waiting:
+            if frame.number == SHARED:  # of epochs that were never written
+                continue
             if (
                 8 * frame.epoch > self._file.n_bytes
             ):  # an epoch takes more, and so does the note that it was dropped

@@ -23,6 +23,7 @@ from .commits import (
     HEAD,
     METADATA,
     NODE,
+    SHARED,
     TEXT,
     DamagedError,
     Frame,
@@ -124,7 +125,7 @@ class StoreWriter:
                 with contextlib.suppress(OSError):
                     os.unlink(fresh)
             if isinstance(error, OSError):
-                raise StoreError(f"'{name}' cannot be created: {error}") from error
+                raise StoreError(f"'{name}' cannot be created: {error}; give another path") from error
             raise
         writer._fresh, writer._replaced, writer._is_new = fresh, replaced, True
         return writer
@@ -192,7 +193,9 @@ class StoreWriter:
         except BlockingIOError as error:
             raise _being_recorded(name) from error
         except OSError as error:
-            raise StoreError(f"'{name}' cannot be written: {error.strerror or error}") from error
+            raise StoreError(
+                f"'{name}' cannot be written: {error.strerror or error}; give another path"
+            ) from error
         try:
             return cls._resume(log, name, layout, n_epochs)
         except DamagedError as error:
@@ -301,7 +304,7 @@ class StoreWriter:
         for number, field in enumerate(self.layout.fields if epochs else ()):
             shape = self.layout.chunk_rows(field), *self.layout.epoch_shape(field)[1:]
             unseen = np.full(shape, field.unseen, field.dtype)
-            at, n_bytes = self._put_chunk(number, epochs[0], 0, unseen, self.layout.gzip_level)
+            at, n_bytes = self._put_chunk(number, epochs[0], SHARED, unseen, self.layout.gzip_level)
             for epoch in epochs:
                 for start in range(0, self.layout.n_samples, shape[0]):
                     indexes[field.name].append(n_bytes, _first(field, epoch, start), at, self._put_node)

@@ -1,9 +1,12 @@
 """Files for and from other tools: what is written is read back as the same numbers; test_peers has their own code."""
 
+import contextlib
 import csv
 import json
+import os
 import re
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -123,7 +126,7 @@ def test_interpretdl_pickled_arrays_are_not_loaded(tmp_path):
             "in \\[0, 2",
         ),
         ({"probabilities": np.ones((1, 2, 2)) / 2, "labels": np.zeros(3, int)}, "one row"),
-        ({"probabilities": np.ones((0, 2, 2)), "labels": np.zeros(2, int)}, "no epochs"),
+        ({"probabilities": np.ones((0, 2, 2)), "labels": np.zeros(2, int)}, "none of them empty"),
     ],
 )
 def test_npz_that_is_not_as_wanted_is_refused(tmp_path, arrays, message):
@@ -140,8 +143,70 @@ def test_npz_that_claims_more_than_it_holds_is_refused(tmp_path):
     for name, data in (("bad.npz", None), ("text.npz", b"no zip")):
         if data is not None:
             (tmp_path / name).write_bytes(data)
-        with pytest.raises(ValueError, match="no npz of plain arrays"):
+        with pytest.raises(ValueError, match="cannot be read as an npz of plain arrays"):
             import_npz(tmp_path / name, tmp_path / "back.h5")
+
+
+def test_npz_that_blows_up_is_refused_before_it_is_unpacked(tmp_path):
+    zeros = np.zeros((2, 3_000_000, 3), np.float32)
+    np.savez_compressed(tmp_path / "bomb.npz", probabilities=zeros, labels=np.zeros(3_000_000, np.int8))
+    assert os.path.getsize(tmp_path / "bomb.npz") < 100_000
+    with pytest.raises(ValueError, match=r"bomb\.npz.* wanted at most 100 times as many.* numpy\.savez"):
+        import_npz(tmp_path / "bomb.npz", tmp_path / "out.h5")
+    assert os.listdir(tmp_path) == ["bomb.npz"]
+
+
+@pytest.mark.parametrize("name", ["logits", "td"])
+def test_npz_of_endless_epochs_is_refused_at_once(tmp_path, name):
+    arrays = {"logits": np.zeros((62_500, 4, 3), np.float32), "labels": np.zeros(4, int)}
+    if name == "td":
+        order = np.tile(np.arange(3, dtype=np.int16), (4, 1))
+        arrays = {"td": np.zeros((4, 62_500, 3), np.float16), "labels": order}
+    np.savez_compressed(tmp_path / "bomb.npz", **arrays)
+    with pytest.raises(ValueError, match=r"bomb\.npz.*not more epochs than are needed"):
+        import_npz(tmp_path / "bomb.npz", tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize("count", [50_000_000, 10**9])
+def test_npz_of_few_rows_and_many_samples_is_refused(tmp_path, count):
+    arrays = {"probabilities": np.full((1, 2, 2), 0.5), "indices": np.arange(2)}
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.save(file, array)
+        with archive.open("labels.npy", "w") as file:
+            facts = {"descr": "|i1", "fortran_order": False, "shape": (count,)}
+            np.lib.format.write_array_header_1_0(file, facts)
+            for _ in range(count // 50_000_000 if count < 10**9 else 0):
+                file.write(bytes(50_000_000))
+    with pytest.raises(ValueError, match=r"bomb\.npz.*numpy\.savez"):
+        import_npz(tmp_path / "bomb.npz", tmp_path / "out.h5")
+
+
+@pytest.mark.parametrize(
+    "header", ["{'descr': '<i8', 'shape': (12,(, }", "[" * 300, "{'a': \\", "1", "(" * 5000]
+)
+def test_npz_whose_header_is_no_header_is_refused(tmp_path, header):
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        text = header.encode() + b"\n"
+        archive.writestr("labels.npy", b"\x93NUMPY\x02\x00" + len(text).to_bytes(4, "little") + text)
+    with pytest.raises(
+        ValueError, match=r"odd\.npz' cannot be read as an npz of plain arrays \(\w+: .*numpy\.savez"
+    ):
+        import_npz(tmp_path / "odd.npz", tmp_path / "out.h5")
+
+
+@given(st.integers(0, 400), st.binary(min_size=1, max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_npz_with_changed_bytes_is_read_or_refused(at, change):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "odd.npz")
+        np.savez(path, probabilities=np.full((1, 2, 2), 0.5), labels=np.zeros(2, np.int64))
+        content = bytearray(path.read_bytes())
+        content[-at - len(change) : len(content) - at] = change
+        path.write_bytes(content)
+        with contextlib.suppress(ValueError, TypeError):
+            import_npz(path, Path(folder, "out.h5"))
 
 
 def test_npz_that_unpacks_to_more_than_the_disk_holds_is_refused(tmp_path, monkeypatch):
@@ -226,6 +291,14 @@ def test_cartography_lines_that_are_not_as_wanted_are_refused(tmp_path, line):
     (tmp_path / "dynamics_epoch_0.jsonl").write_text(line + "\n")
     with pytest.raises(ValueError, match="line 1"):
         import_cartography(tmp_path, tmp_path / "back.h5")
+
+
+def test_cartography_lines_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "dynamics_epoch_0.jsonl").write_bytes(b'{"guid": "\x8e"}')
+    with pytest.raises(
+        ValueError, match=r"line 1: wanted an object with .*UnicodeDecodeError.*give a folder"
+    ):
+        import_cartography(tmp_path, tmp_path / "out.h5")
 
 
 def test_cartography_folder_without_files(tmp_path):

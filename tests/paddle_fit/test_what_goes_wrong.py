@@ -190,6 +190,57 @@ def test_a_warning_that_is_an_error_costs_no_more_than_what_it_is_about(first: i
     assert seen(path) == [N_SAMPLES - BATCH, N_SAMPLES, N_SAMPLES]
 
 
+@pytest.mark.parametrize("how", ["a backup is put back", "another process records there"])
+def test_a_fit_that_dies_leaves_another_file_at_its_path(how: str, path: str, tmp_path: Path) -> None:
+    script = f"""
+import numpy as np
+from paddle_td_callback import TrainingDynamicsRecorder
+with TrainingDynamicsRecorder({path!r} + ".other", n_samples=4, n_classes=2) as recorder:
+    for _ in range(5):
+        recorder.update(np.arange(4), np.zeros((4, 2), np.float32), np.arange(4) % 2)
+        recorder.end_epoch()
+"""
+    if how != "a backup is put back":
+        script = script.replace('.other"', '"').replace("n_classes=2", "n_classes=2, overwrite=True")
+
+    class Other(paddle.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+            if step == 1:
+                if how == "a backup is put back":
+                    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
+                    os.replace(path + ".other", path)
+                else:
+                    os.unlink(path)  # the other process's own file, since ours would be locked
+                    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True)
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(Points(), [TrainingDynamicsCallback(path), Other()])
+    with TrainingDynamicsStore(path) as store:
+        assert (store.n_epochs, store.n_samples) == (5, 4)
+
+
+def test_a_planted_link_is_not_followed(path: str, tmp_path: Path) -> None:
+    """Names that a temporary file might have lead to a file that must stay as it is."""
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    outputs = ["issues.csv", "report.html"]
+    endings = [f".{os.getpid()}.new", ".partial", ".new", ".tmp", "~"]
+    for output in [*outputs, "run.h5"]:
+        for ending in endings:
+            os.symlink(precious, tmp_path / f"{output}{ending}")
+    recorder = TrainingDynamicsCallback(path)
+    finder = LabelIssuesCallback(
+        recorder, method="aum", csv=tmp_path / "issues.csv", report=tmp_path / "report.html"
+    )
+    fit(Points(), [recorder, finder])
+    assert precious.read_text() == "precious"
+    for output in [*outputs, "run.h5"]:
+        assert (tmp_path / output).is_file()
+        assert not (tmp_path / output).is_symlink()
+        assert all((tmp_path / f"{output}{ending}").is_symlink() for ending in endings)
+
+
 def test_a_failing_close_costs_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     close = TrainingDynamicsRecorder.close
 

@@ -1,5 +1,7 @@
 """verify finds every damage and names the first bad epoch and sample; salvage saves the rest."""
 
+import contextlib
+
 import h5py
 import numpy as np
 import pytest
@@ -65,6 +67,20 @@ def test_recordings_by_the_recorder_are_good(path):
                 recorder.end_epoch()
         report = verify(path)
         assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_a_dropped_epoch_is_no_good_one_where_the_newest_state_is_lost(layout, path, tmp_path):
+    labels = make_labels(layout, 1)
+    with contextlib.closing(StoreWriter.create(path, layout, durable=False)) as writer:
+        for index in (0, 2, 3):
+            writer.commit_epoch(index, make_epoch(layout, labels, index), labels)
+    state = newest(path).at
+    path.write_bytes(path.read_bytes()[:state])
+    report = salvage(path, tmp_path / "saved.h5")
+    assert report.good_epochs == [0, 2, 3]
+    with TrainingDynamicsStore(tmp_path / "saved.h5") as store:
+        assert store.dropped_epochs == [1]
 
 
 def test_dropped_epochs_are_said_and_are_no_damage(path):

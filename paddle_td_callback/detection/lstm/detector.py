@@ -95,7 +95,8 @@ class NoiseDetector:
             first_stage.need_weights()
             if first_stage.n_stages >= MAX_STAGES:
                 raise ValueError(
-                    f"first_stage has {first_stage.n_stages} stages already; a detector may have at most {MAX_STAGES}"
+                    f"first_stage has {first_stage.n_stages} stages already; a detector may have at most {MAX_STAGES}; "
+                    "give one with fewer"
                 )
         self.config, self.first_stage = config, first_stage
         self.temperature, self.bias = 1.0, 0.0
@@ -476,7 +477,7 @@ class NoiseDetector:
         if len(channels) < architecture.n_channels:
             raise DetectorError(
                 f"'{escape(os.fspath(path))}': reads {architecture.n_channels} channels; known are 1 (given) "
-                "and 2 (given, largest other)"
+                "and 2 (given, largest other); train a NoiseDetector instead"
             )
         try:
             detector = cls(channels, None, architecture.hidden_size, architecture.n_layers)

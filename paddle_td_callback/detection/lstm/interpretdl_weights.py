@@ -28,16 +28,16 @@ def read_lstm(path: str | os.PathLike[str]) -> tuple[Weights, Architecture]:
     try:
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode):
-            raise DetectorError("is no regular file; give the path of a .pdparams file")
+            raise DetectorError("is no regular file")
         if about.st_size > MAX_BYTES:
             raise DetectorError(f"{about.st_size} bytes, a detector has at most {MAX_BYTES}")
         return _by_our_names(read_arrays(Path(path).read_bytes()))
     except FileNotFoundError:
-        raise FileNotFoundError(f"'{name}': no such file") from None
+        raise FileNotFoundError(f"'{name}': no such file; give the path of a .pdparams file") from None
     except DetectorError as error:
-        raise DetectorError(f"'{name}': {error}") from None
+        raise DetectorError(f"'{name}': {error}; give the .pdparams file that InterpretDL serves") from None
     except OSError as error:
-        raise DetectorError(f"'{name}': cannot be read: {error}") from error
+        raise DetectorError(f"'{name}': cannot be read: {error}; give a file that can be read") from error
 
 
 def _by_our_names(arrays: Weights) -> tuple[Weights, Architecture]:

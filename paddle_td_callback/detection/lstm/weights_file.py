@@ -109,7 +109,7 @@ def read(path: str | os.PathLike[str]) -> list[Stage]:
     except DetectorError as error:
         raise DetectorError(f"'{name}': {error}") from None
     except OSError as error:
-        raise DetectorError(f"'{name}': cannot be read: {error}") from error
+        raise DetectorError(f"'{name}': cannot be read: {error}; give a file that can be read") from error
 
 
 def _bytes_of(path: str | os.PathLike[str]) -> bytes:
@@ -126,7 +126,8 @@ def _parse(data: bytes) -> list[Stage]:
     n_header = int.from_bytes(data[12:16], "little")
     if FIXED_BYTES + n_header > len(data) or n_header > MAX_HEADER_BYTES:
         raise DetectorError(
-            f"its header claims {n_header} bytes, the file has {len(data)}, and {MAX_HEADER_BYTES} are allowed; damaged"
+            f"its header claims {n_header} bytes, the file has {len(data)}, and {MAX_HEADER_BYTES} are allowed; it is "
+            "damaged, copy it again"
         )
     try:
         header = json.loads(data[FIXED_BYTES : FIXED_BYTES + n_header])
@@ -138,15 +139,18 @@ def _parse(data: bytes) -> list[Stage]:
         claims = [_Claim.of(stage) for stage in header["stages"]]
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         problem = f"{type(error).__name__}: {escape(error, limit=200)}"
-        raise DetectorError(f"its header cannot be understood ({problem}); damaged") from None
+        raise DetectorError(
+            f"its header cannot be understood ({problem}); it is damaged, copy it again"
+        ) from None
     claimed = 4 * sum(claim.n_members * sum(map(math.prod, claim.shapes.values())) for claim in claims)
     if not claims or claimed != len(data) - FIXED_BYTES - n_header:
         raise DetectorError(
-            f"its header claims arrays of {claimed} bytes, the file holds {len(data) - FIXED_BYTES - n_header}; damaged"
+            f"its header claims arrays of {claimed} bytes, the file holds {len(data) - FIXED_BYTES - n_header}; it is "
+            "damaged, copy it again"
         )
     values = np.frombuffer(data, "<f4", offset=FIXED_BYTES + n_header).astype(np.float32)
     if not np.isfinite(values).all():
-        raise DetectorError("it holds weights that are not finite; damaged")
+        raise DetectorError("it holds weights that are not finite; it is damaged, copy it again")
     stages, start = [], 0
     for claim in claims:
         stage = Stage(claim.about, [])
