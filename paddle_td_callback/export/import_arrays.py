@@ -25,8 +25,17 @@ _EXPANSION = 100  # probabilities pack less; a file of zeros packs a thousandfol
 _ALWAYS_BYTES = 64 << 20
 EPOCH_BYTES = 64 << 10  # what an epoch counts beside its values: it takes a commit, however few values it has
 # What zipfile, zlib and NumPy raise for bytes that are no npz.
-_NO_NPZ = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError)
-_NO_NPZ += (NotImplementedError, RuntimeError, ValueError, TypeError, OverflowError, LookupError)
+_NO_NPZ: tuple[type[Exception], ...] = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
+_NO_NPZ += (
+    SyntaxError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    LookupError,
+)
 Epoch = npt.ArrayLike | tuple[npt.ArrayLike, npt.ArrayLike]
 
 
