@@ -385,10 +385,13 @@ def test_forked_children_that_outlive_a_killed_parent_do_not_block_resume(tmp_pa
         import os, sys, time
         from paddle_td_callback import TrainingDynamicsRecorder
         recorder = TrainingDynamicsRecorder({str(path)!r}, n_samples=4, n_classes=2)
+        ready, is_ready = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(is_ready, b"!")
             os.close(1)
             time.sleep(60)
+        os.read(ready, 1)
         print(child, flush=True)
         time.sleep(60)
     """
