@@ -34,6 +34,7 @@ ARGUMENT = re.compile(r"\b(must|may|wanted|takes)\b.*\bgot\b|\bgot\b.*\bwanted\b
 HOLE = "{}"
 # Causes that the next lines of the same function put into a message of theirs, which says what to do.
 CAUSES = {
+    "a header of {} bytes, its file has {}",
     "holds values that are not finite",
     "is no regular file",
     "an array claims shape {} of {}, its file holds {} bytes",

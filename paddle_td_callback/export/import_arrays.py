@@ -211,6 +211,10 @@ def check_worth(path: str | os.PathLike[str], n_bytes: int) -> None:
 def _mapped(path: str) -> npt.NDArray[Any] | None:
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
+        n_header = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+        if n_header > os.path.getsize(path):  # NumPy would make room for it first
+            raise ValueError(f"a header of {n_header} bytes, its file has {os.path.getsize(path)}")
+        file.seek(np.lib.format.MAGIC_LEN)
         read = (
             np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         )

@@ -329,12 +329,11 @@ class State:
             DamagedError: the list is damaged.
         """
         at, count = self.dropped
-        dropped = np.frombuffer(read_block(file, at, ARRAY) if count else b"", "<i8")
-        if (
-            len(dropped) != count
-            or (np.diff(dropped) <= 0).any()
-            or (count and not 0 <= dropped[0] <= dropped[-1] < self.n_epochs)
-        ):
+        block = read_block(file, at, ARRAY) if count else b""
+        if len(block) != 8 * count:
+            raise DamagedError("the list of dropped epochs is damaged")
+        dropped = np.frombuffer(block, "<i8")
+        if (np.diff(dropped) <= 0).any() or (count and not 0 <= dropped[0] <= dropped[-1] < self.n_epochs):
             raise DamagedError("the list of dropped epochs is damaged")
         return dropped.astype(np.int64)
 

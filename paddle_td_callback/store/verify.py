@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
+from ..messages import escape
 from .chunks import read_chunk
 from .commits import (
     CHUNK,
@@ -257,7 +258,7 @@ class _Examined:
                     elif frame.kind == STATE:
                         facts = unpack_facts(body)
                         self._take(waiting, whole(facts["n_epochs"], 0, (1 << 32) - 1))
-                        self._label_checksum, waiting = str(facts["label_checksum"]), []
+                        self._label_checksum, waiting = escape(facts["label_checksum"], limit=20), []
                 except (DamagedError, NewerSchemaError, ValueError, KeyError) as error:
                     what = (
                         "another program has changed the metadata for HDF5: "

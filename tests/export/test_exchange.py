@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -154,6 +155,17 @@ def test_npz_that_blows_up_is_refused_before_it_is_unpacked(tmp_path):
     with pytest.raises(ValueError, match=r"bomb\.npz.* wanted at most 100 times as many.* numpy\.savez"):
         import_npz(tmp_path / "bomb.npz", tmp_path / "out.h5")
     assert os.listdir(tmp_path) == ["bomb.npz"]
+
+
+def test_npz_whose_header_claims_two_gigabytes_takes_no_memory(tmp_path):
+    with zipfile.ZipFile(tmp_path / "odd.npz", "w") as archive:
+        archive.writestr("labels.npy", b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{}")
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="a header of 2147483647 bytes, its file has 14"):
+        import_npz(tmp_path / "odd.npz", tmp_path / "out.h5")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 << 20
 
 
 @pytest.mark.parametrize("name", ["logits", "td"])

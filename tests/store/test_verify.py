@@ -1,6 +1,8 @@
 """verify finds every damage and names the first bad epoch and sample; salvage saves the rest."""
 
 import contextlib
+import os
+import zlib
 
 import h5py
 import numpy as np
@@ -10,7 +12,7 @@ from support.recordings import assert_same_epochs, make_epoch, make_labels, read
 
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.store import StoreWriter
-from paddle_td_callback.store.commits import START
+from paddle_td_callback.store.commits import ARRAY, FRAME_BYTES, START, RawFile, blocks
 from paddle_td_callback.store.hdf5_format import SLACK_BYTES
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
@@ -67,6 +69,33 @@ def test_recordings_by_the_recorder_are_good(path):
                 recorder.end_epoch()
         report = verify(path)
         assert report.ok, str(report)
+
+
+def test_a_list_of_dropped_epochs_that_is_no_list_of_numbers_is_damage(path):
+    layout = Layout(300, 5)
+    labels = make_labels(layout, 1)
+    with contextlib.closing(StoreWriter.create(path, layout, durable=False)) as writer:
+        for index in (0, 2):
+            writer.commit_epoch(index, make_epoch(layout, labels, index), labels)
+    content = bytearray(path.read_bytes())
+    file = RawFile(str(path), os.O_RDONLY)
+    at, frame = next((at, one) for at, one in blocks(file, newest(path).end) if one and one.kind == ARRAY)
+    file.close()
+    body = bytes(content[at + FRAME_BYTES : at + FRAME_BYTES + frame.n_bytes - 1])
+    frame = frame._replace(n_bytes=len(body), checksum=zlib.crc32(body))
+    content[at : at + FRAME_BYTES] = frame.pack(at)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"run\.h5' is damaged: the list of dropped epochs"):
+        TrainingDynamicsStore(path)
+    with pytest.raises(StoreError, match=r"run\.h5' is damaged: the list of dropped epochs"):
+        StoreWriter.resume(path)
+    assert "the list of dropped epochs is damaged" in str(verify(path))
+
+
+def test_a_long_checksum_is_cut_in_the_report(path):
+    write_recording(path, Layout(300, 5), 1)
+    forge(path, change_state=lambda facts: facts.update(label_checksum="9" * 5000))
+    assert len(str(verify(path))) < 1000
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
