@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from .paddle_fit.issues_callback import LabelIssuesCallback
     from .paddle_fit.recording_callback import TrainingDynamicsCallback
+    from .paddle_fit.train_several_runs import train_several_runs
     from .recording.gathering import Ranks as _Ranks
     from .recording.recorder import TrainingDynamicsRecorder
     from .store import TrainingDynamicsStore
@@ -49,6 +50,7 @@ _HOMES = {
     "detector_input": "detection.find_issues",
     "find_label_issues": "detection.find_issues",
     "scores": "detection",
+    "train_several_runs": "paddle_fit.train_several_runs",
 }
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "detector_input",
     "find_label_issues",
     "scores",
+    "train_several_runs",
 ]
 
 
