@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         TrainingDynamicsError,
     )
     from .paddle_fit.issues_callback import LabelIssuesCallback
+    from .paddle_fit.planted_label_errors import PlantedLabelErrors
     from .paddle_fit.recording_callback import TrainingDynamicsCallback
     from .paddle_fit.train_several_runs import train_several_runs
     from .recording.gathering import Ranks as _Ranks
@@ -39,6 +40,7 @@ _HOMES = {
     "LabelIssues": "detection.label_issues",
     "LabelIssuesCallback": "paddle_fit.issues_callback",
     "NoiseDetector": "detection.lstm.detector",
+    "PlantedLabelErrors": "paddle_fit.planted_label_errors",
     "StoreError": "errors",
     "StoreExistsError": "errors",
     "StoreNotFoundError": "errors",
@@ -59,6 +61,7 @@ __all__ = [
     "LabelIssues",
     "LabelIssuesCallback",
     "NoiseDetector",
+    "PlantedLabelErrors",
     "StoreError",
     "StoreExistsError",
     "StoreNotFoundError",

@@ -16,6 +16,7 @@ from ..recording.open_recorders import is_open
 from ..recording.recorder import TrainingDynamicsRecorder
 from .options import RecordingOptions
 from .outputs import Batch, sigmoids, softmax
+from .planted_label_errors import label_shifts_of
 from .plausibility import Plausibility
 from .rows import RowFilter, RowsError
 
@@ -124,6 +125,10 @@ class FitRecording:
             )
         self._is_new_file = not self.resumes
         given = self._options.of_recorder | self._names(n_samples, n_classes)
+        shifts = label_shifts_of(self.dataset)
+        if shifts is not None:
+            self._check_planted(len(shifts), n_samples, n_classes)
+            given["label_shifts"] = shifts
         self.recorder = TrainingDynamicsRecorder(
             path,
             n_samples=n_samples,
@@ -159,6 +164,18 @@ class FitRecording:
                 f"'{options.path}': {' and '.join(names)} are those of the data set; sample_ids=False leaves them out"
             )
         return names
+
+    def _check_planted(self, n_planted_in: int, n_samples: int, n_classes: int) -> None:
+        dataset, options = self.dataset, self._options
+        while not hasattr(dataset, "n_classes"):
+            dataset = dataset.dataset
+        if n_planted_in != n_samples or dataset.n_classes != n_classes or options.labels is not None:
+            raise CaptureError(
+                f"PlantedLabelErrors moves labels of {n_planted_in} samples and {dataset.n_classes} classes, and the "
+                f"network is trained on {n_samples} samples and {n_classes} classes"
+                f"{', with labels= of the callback' if options.labels is not None else ''}; give it the whole data "
+                "set and n_classes= of the network, and leave out labels="
+            )
 
     def look_at(self, batch: Batch, n_samples: int) -> None:
         """See whether batches such as this one can be recorded, and open the recorder."""

@@ -35,8 +35,8 @@ def train_several_runs(
 ) -> list[str]:
     """Train a network several times until the given labels are fitted, and record every run.
 
-    Several short trainings rank better than a long one where a network memorises wrong labels: each of them stops before
-    that, and what one of them learned by chance the others did not. Pass the list to `find_label_issues`, which
+    Several short trainings rank better than a long one where a network memorises wrong labels: each of them stops
+    before that, and what one of them learned by chance the others did not. Pass the list to `find_label_issues`, which
     averages the runs. Where the network never fits the labels, every run takes all its epochs, and there is little to
     gain.
 
