@@ -300,7 +300,9 @@ class FitSession:
             return
         self._n_steps += 1
         self._record(batch)
-        if self.options.mode == "eval":  # one step shows, before the first epoch, whether its pass can be recorded
+        if (
+            self.options.mode == "eval"
+        ):  # one step shows, before the first epoch, whether its pass can be recorded
             self._tap = None
 
     def _record(self, batch: Batch) -> None:

@@ -80,7 +80,9 @@ class TappedLoader:
             return
         loader = real_loader(self)
         with _swapping:
-            noting = _NotingSampler(loader.batch_sampler, drawn, lazily=getattr(loader, "num_workers", 0) == 0)
+            noting = _NotingSampler(
+                loader.batch_sampler, drawn, lazily=getattr(loader, "num_workers", 0) == 0
+            )
             places = sampler_places(loader, noting.sampler)
             try:
                 with contextlib.suppress(AttributeError):  # may not be set: then no indices are known
