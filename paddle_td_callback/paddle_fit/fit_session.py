@@ -18,11 +18,11 @@ from .fit_ranks import FitRanks
 from .index_field import FIELD_WAY
 from .internals import LOSS, RUN_ONE_EPOCH, check_model
 from .options import RecordingOptions
-from .outputs import Batch, RowFilter, RowsError
+from .outputs import Batch, BatchError, RowFilter, RowsError
 from .plausibility import Plausibility
 from .rendezvous import first_line
 from .replacement import LastCallback, Replacement, intercept_next_epoch
-from .taps import BatchError, StepTap, TappedLoader, real_loader
+from .taps import StepTap, TappedLoader, real_loader
 
 
 class FitSession:
@@ -293,11 +293,12 @@ class FitSession:
         if self._tap is None or self._is_stopped:
             return
         try:
-            batch = self._tap.take()
-        except BatchError as error:
+            taken = self._tap.take()
+            if taken is None:  # called a second time for this step, by another callback
+                return
+            batch = taken.to_host()
+        except CaptureError as error:
             raise BatchError(f"step {step}: {error}") from error
-        if batch is None:  # called a second time for this step, by another callback
-            return
         self._n_steps += 1
         self._record(batch)
         if (

@@ -13,7 +13,8 @@ import paddle.nn.functional as F
 
 from ..errors import CaptureError
 from ..recording.batches import as_array, check_rows
-from .internals import LOSS
+from .index_field import FIELD_WAY
+from .internals import EXPLICIT_WAY, LOSS
 from .losses import ignored_labels, takes_probabilities
 
 OUTPUTS = ("auto", "logits", "probabilities")
@@ -133,17 +134,18 @@ class Batch:
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """Outputs and labels of one batch on the device."""
+    """Outputs and labels of one training step on the device, and its sample indices `[row]`, if they are known."""
 
     values: Any
     labels: Any
     are_probabilities: bool
+    indices: Any = None
 
     def to_host(self) -> Batch:
-        """What is to be recorded, without indices.
+        """What is to be recorded.
 
         Raises:
-            CaptureError: the labels are not one class for each row.
+            CaptureError: the labels are not one class for each row, or the indices not one for each.
         """
         values = self.values.numpy()
         has_one_column = values.shape[1] == 1
@@ -151,7 +153,20 @@ class DeviceBatch:
             other = 1 - values if self.are_probabilities else np.zeros_like(values)
             values = np.concatenate([other, values], axis=1)
         labels = None if self.labels is None else _classes(self.labels, has_one_column)
-        return Batch(values, labels, self.are_probabilities, has_one_column)
+        n_rows = len(values)
+        if self.indices is not None and len(self.indices) != n_rows:
+            found = f"{n_rows} rows" + ("" if labels is None else f" and {len(labels)} labels")
+            raise CaptureError(
+                f"the loss saw {found}, but the batch sampler gave {len(self.indices)} indices; a "
+                "collate function that adds, drops or repeats samples hides which row is which: keep one "
+                f"row a sample, or {FIELD_WAY}, or {EXPLICIT_WAY}"
+            )
+        if labels is not None and len(labels) != n_rows:
+            raise CaptureError(
+                f"the loss saw {n_rows} rows and {len(labels)} labels; pass logits= and label= (the places of those "
+                "that belong together), or labels="
+            )
+        return Batch(values, labels, self.are_probabilities, has_one_column, self.indices)
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -211,6 +226,10 @@ def _describe(value: Any) -> str:
     if isinstance(value, dict):
         return f"a dictionary with keys {sorted(map(str, value))}"
     return type(value).__name__
+
+
+class BatchError(CaptureError):
+    """One batch cannot be recorded."""
 
 
 class RowsError(CaptureError):

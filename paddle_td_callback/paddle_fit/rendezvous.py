@@ -239,15 +239,7 @@ class Session:
         self._n_barriers = 0
 
     def barrier(self, error: Exception | None = None, *, hint: str = "") -> None:
-        """Wait until every rank is here, however late it is.
-
-        Args:
-            error: what is wrong on this rank; every rank raises then.
-            hint: what may be wrong if a rank does not arrive.
-
-        Raises:
-            CaptureError: something is wrong on another rank, or one will not arrive.
-        """
+        """As `recording.gathering.Session.barrier`."""
         self._n_barriers += 1
         monitor = self._monitor
         if monitor is None:
