@@ -34,7 +34,7 @@ import numpy as np
 from ...errors import DetectorError, StoreError
 from ...messages import escape
 from ...store.paths import replace_file
-from .architecture import Weights
+from .config import Weights
 
 MAGIC = b"\x89TDNET\r\n"
 VERSION = 1
