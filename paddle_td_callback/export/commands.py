@@ -8,15 +8,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from ..messages import escape
+from .formats import FORMATS
 
 if TYPE_CHECKING:
     from ..detection.label_issues import LabelIssues
-    from ..store import TrainingDynamicsStore
     from .marks import Review
-
-FORMATS = ("csv", "parquet", "interpretdl", "cartography", "pred-probs", "fiftyone", "label-studio")
-_OF_RANKING = ("csv", "parquet", "fiftyone", "label-studio")  # the others are of the recording alone
-_BY_SUFFIX = {".csv": "csv", ".parquet": "parquet", ".npz": "interpretdl", ".npy": "pred-probs"}
 
 
 def add_commands(commands: Any) -> None:
@@ -63,7 +59,7 @@ def add_commands(commands: Any) -> None:
         "-o", "--out", metavar="OUT", required=True, help="file to write; for cartography a folder"
     )
     export.add_argument(
-        "--to", choices=FORMATS, help="default: by the ending of OUT (.csv, .parquet, .npz, .npy)"
+        "--to", choices=list(FORMATS), help="default: by the ending of OUT (.csv, .parquet, .npz, .npy)"
     )
     export.add_argument(
         "--prefix", default="/data/local-files/?d=", help="label-studio: put before the path of each picture"
@@ -194,61 +190,25 @@ def _facts(review: Review) -> dict[str, Any]:
 def _export(options: argparse.Namespace) -> None:
     from .files import check_out
 
-    kind = options.to or _BY_SUFFIX.get(os.path.splitext(options.out)[1].lower())
+    suffix = os.path.splitext(options.out)[1].lower()
+    kind = options.to or next((name for name, one in FORMATS.items() if one.suffix == suffix != ""), None)
     if kind is None:
         raise ValueError(f"the ending of '{options.out}' names no format; pass --to {', '.join(FORMATS)}")
-    if kind != "cartography":
+    written = FORMATS[kind]
+    if not written.is_folder:
         check_out(options.out)
-    if kind in _OF_RANKING:
-        _export_ranking(_ranked(options, options.recordings), kind, options)
+    if written.of_ranking:
+        issues = _ranked(options, options.recordings)
+        written.write(issues, options.out, prefix=options.prefix, quiet=options.quiet)
     else:
         from ..store import TrainingDynamicsStore
 
         if len(options.recordings) > 1:
             raise ValueError(f"--to {kind} takes one recording, got {len(options.recordings)}")
         with TrainingDynamicsStore(options.recordings[0]) as store:
-            _export_recording(store, kind, options.out)
+            written.write(store, options.out, prefix=options.prefix, quiet=options.quiet)
     if not options.quiet:
         _say(f"{kind}: {options.out}")
-
-
-def _export_ranking(issues: LabelIssues, kind: str, options: argparse.Namespace) -> None:
-    from .fiftyone import write_fiftyone
-    from .files import new_text_file
-    from .label_studio import labeling_config, write_label_studio
-    from .tables import write_parquet
-
-    if kind == "csv":
-        issues.to_csv(options.out)
-    elif kind == "parquet":
-        write_parquet(issues, options.out)
-    elif kind == "fiftyone":
-        write_fiftyone(issues, options.out)
-    else:
-        write_label_studio(issues, options.out, prefix=options.prefix)
-        interface = os.path.splitext(options.out)[0] + ".xml"
-        with new_text_file(interface) as file:
-            file.write(labeling_config(issues))
-        if not options.quiet:
-            _say(f"labeling interface: {interface}")
-
-
-def _export_recording(store: TrainingDynamicsStore, kind: str, out: str) -> None:
-    import numpy as np
-
-    from .cartography import write_cartography
-    from .cleanlab import pred_probs
-    from .files import new_file
-    from .interpretdl_npz import write_interpretdl
-
-    if kind == "interpretdl":
-        write_interpretdl(store, out)
-    elif kind == "cartography":
-        write_cartography(store, out)
-    else:
-        probabilities = pred_probs(store)
-        with new_file(out) as file:
-            np.save(file, probabilities)
 
 
 def _import(options: argparse.Namespace) -> None:
