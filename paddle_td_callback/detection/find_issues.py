@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..errors import StoreError
 from ..messages import escape, warn
-from ..names import in_order
+from ..names import ordered_names
 from ..store import TrainingDynamicsStore
 from ..store.border import RecordingReader
 from .arguments import whole
@@ -102,7 +102,7 @@ def find_label_issues(
     if not sources:
         raise ValueError("source is an empty list; give at least one recording")
     given_names = {
-        name: None if values is None else [str(value) for value in in_order(values, name)]
+        name: ordered_names(values, name)
         for name, values in (("class_names", class_names), ("sample_ids", sample_ids))
     }
     check_runs(sources)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
-from ..recording.arguments import name_of, ordered_names
+from ..names import name_of, ordered_names
 from ..recording.batches import as_array
 
 FIELD_WAY = "let the data carry the sample index as their last field and pass index_field=-1"

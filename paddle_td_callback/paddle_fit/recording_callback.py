@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy.typing as npt
 import paddle
 
-from ..recording.arguments import ordered_names
+from ..names import ordered_names
 from ..recording.batches import as_integers
 from ..recording.open_recorders import close_abandoned
 from ..store.schema import Keep

@@ -12,10 +12,11 @@ import numpy.typing as npt
 
 from ..errors import CaptureError, StoreError, StoreNotFoundError
 from ..messages import warn
+from ..names import ordered_names
 from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
-from .arguments import check_on_error, check_resume, gzip_level_of, ordered_names
+from .arguments import check_on_error, check_resume, gzip_level_of
 from .batches import as_integers, as_matrix, check_indices
 from .blocks import Block, Softmax
 from .committer import spill_bytes

@@ -659,7 +659,7 @@ def test_a_network_that_has_learned_nothing_is_not_doubted(constant: int, weight
     "kind", [set, frozenset, iter, "".join, lambda n: {name: i for i, name in enumerate(n)}]
 )
 def test_names_without_an_order_are_refused(argument: str, kind: Any, path: str) -> None:
-    with pytest.raises(TypeError, match=f"{argument} (must be a list|is a mapping from names)"):
+    with pytest.raises(TypeError, match=f"{argument} (must be a list|as a mapping must)"):
         TrainingDynamicsCallback(path, **{argument: kind(["a", "b", "c", "d"])})
 
 
