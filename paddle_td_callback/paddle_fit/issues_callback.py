@@ -124,7 +124,7 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         if self._csv is not None:
             self.issues.to_csv(self._csv)
         if self._report is not None:
-            datasets = [one.session.recording.dataset for one in self._recorders() if one.session is not None]
+            datasets = [one.session.dataset for one in self._recorders() if one.session is not None]
             self.issues.report(self.path, self._report, dataset=datasets[0] if datasets else None)
 
     def _recorders(self) -> list[Any]:

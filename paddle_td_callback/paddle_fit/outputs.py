@@ -1,4 +1,4 @@
-"""What a network said of one batch: which output holds the logits, what they mean, and the labels beside them."""
+"""What is recorded of one batch: the output that holds the logits, the labels, and the rows that have a class."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import paddle
 import paddle.nn.functional as F
 
 from ..errors import CaptureError
-from ..recording.batches import as_array
-from .losses import takes_probabilities
+from ..recording.batches import as_array, check_rows
+from .internals import LOSS
+from .losses import ignored_labels, takes_probabilities
 
 OUTPUTS = ("auto", "logits", "probabilities")
 
@@ -37,7 +38,7 @@ class OutputReader:
 
     def read(
         self, loss: Any, outputs: Sequence[Any], labels: Sequence[Any], n_rows: int | None = None
-    ) -> Seen:
+    ) -> DeviceBatch:
         """Copies of what is to be recorded, still on the device.
 
         Args:
@@ -64,7 +65,7 @@ class OutputReader:
         are_probabilities = self.outputs == "probabilities" if is_said else takes_probabilities(loss)
         # A copy, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
         values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
-        return Seen(values.detach(), label, are_probabilities)
+        return DeviceBatch(values.detach(), label, are_probabilities)
 
     def _chosen(self, outputs: tuple[Any, ...]) -> Any:
         choose = self.logits
@@ -113,7 +114,7 @@ class Batch:
         labels: `[row]`, the classes that the loss was given; None where they are not read.
         are_probabilities: which of the two `outputs` are.
         has_one_column: whether the network gave one column.
-        indices: `[row]`, the samples; None in a step that is only looked at.
+        indices: `[row]`, the samples; None in a step that is only checked.
     """
 
     outputs: npt.NDArray[np.float32]
@@ -131,7 +132,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Seen:
+class DeviceBatch:
     """Outputs and labels of one batch on the device."""
 
     values: Any
@@ -210,3 +211,118 @@ def _describe(value: Any) -> str:
     if isinstance(value, dict):
         return f"a dictionary with keys {sorted(map(str, value))}"
     return type(value).__name__
+
+
+class RowsError(CaptureError):
+    """Some rows of a batch cannot be recorded."""
+
+
+class RowFilter:
+    """Leaves out rows that the loss ignores, and rows that cannot be recorded.
+
+    Args:
+        given: `[sample]`, the given labels; None = those of the batches.
+        ignore_label: the label of samples that have none; None = what the loss ignores.
+        model: whose loss says which labels it ignores.
+        tell: is called with an error for rows that cannot be recorded.
+
+    Attributes:
+        n_lost: how many could not be recorded.
+    """
+
+    def __init__(
+        self,
+        given: npt.NDArray[np.int64] | None,
+        ignore_label: int | None,
+        model: Any,
+        tell: Callable[[RowsError], None],
+    ) -> None:
+        self._given, self._ignore_label = given, ignore_label
+        self._model, self._tell = model, tell
+        self._ignored: tuple[Any, list[int]] | None = None  # by which loss, and which labels
+        self.n_lost = 0
+
+    def recordable(self, batch: Batch, n_samples: int, *, is_first: bool) -> Batch:
+        """The rows that can be recorded, with their labels.
+
+        Args:
+            batch: a step; where its indices are None it is only checked.
+            n_samples: of the data set.
+            is_first: whether none was recorded before.
+
+        Raises:
+            ValueError: in the first step, an index outside of the data set, or no label that is a class.
+        """
+        indices, n_classes = batch.indices, batch.outputs.shape[1]
+        if indices is not None:
+            is_sample = (indices >= 0) & (indices < n_samples)
+            if not is_sample.all():
+                row = int(np.flatnonzero(~is_sample)[0])
+                why = (
+                    f"indices must be in [0, {n_samples}), got index {indices[row]} in row {row}; pass n_samples= (the "
+                    "largest size of the data set)"
+                )
+                self._lose(~is_sample, why, is_fatal=is_first)
+                batch = batch.only(is_sample)
+            if self._given is not None:
+                self._check_number_of_labels(n_samples)
+                batch = replace(batch, labels=self._given[batch.indices])
+        labels = batch.labels
+        if labels is None:
+            return batch
+        is_given = ~self._is_ignored(labels, n_classes)
+        is_class = (labels >= 0) & (labels < n_classes)
+        odd = is_given & ~is_class
+        if odd.any():
+            row = int(np.flatnonzero(odd)[0])
+            whose = f"in row {row}" if batch.indices is None else f"for sample {batch.indices[row]}"
+            why = (
+                f"labels must be in [0, {n_classes}), got {labels[row]} {whose}; pass ignore_label= if such samples "
+                "have no label, or labels= (the classes of all samples)"
+            )
+            is_fatal = is_first and not (is_given & is_class).any()
+            if is_fatal or indices is not None:
+                self._lose(odd, why, is_fatal=is_fatal)
+        return batch.only(is_given & is_class)
+
+    def _lose(self, rows: npt.NDArray[np.bool_], why: str, *, is_fatal: bool) -> None:
+        if is_fatal:
+            raise ValueError(f"first step: {why}")
+        self.n_lost += int(rows.sum())
+        self._tell(RowsError(why))
+
+    def _is_ignored(self, labels: npt.NDArray[np.int64], n_classes: int) -> npt.NDArray[np.bool_]:
+        loss = getattr(self._model, LOSS)
+        if self._ignore_label is not None:
+            ignored = [self._ignore_label]
+        else:
+            if self._ignored is None or self._ignored[0] is not loss:
+                self._ignored = loss, ignored_labels(loss, n_classes)
+            ignored = self._ignored[1]
+        found = np.zeros(len(labels), bool)
+        for label in ignored:  # one or two
+            found |= labels == label
+        return found
+
+    def _check_number_of_labels(self, n_samples: int) -> None:
+        if self._given is not None and len(self._given) != n_samples:
+            raise CaptureError(
+                f"labels= has {len(self._given)} entries for a data set of {n_samples} samples; give one for each, in "
+                "the order of the data set"
+            )
+
+    def check_labels(self, n_samples: int, n_classes: int) -> None:
+        """Refuse `labels=` that do not fit the data.
+
+        Raises:
+            CaptureError: not one for each sample.
+            ValueError: one is no class.
+        """
+        if self._given is None:
+            return
+        self._check_number_of_labels(n_samples)
+        samples = np.flatnonzero(~self._is_ignored(self._given, n_classes))
+        try:
+            check_rows(samples, self._given[samples], n_samples, n_classes, "labels=")
+        except ValueError as error:
+            raise ValueError(f"{error}; pass ignore_label= if such samples have no label") from None

@@ -1,4 +1,4 @@
-"""Doubts that a recording is what it claims: said after the first epoch, with the argument that solves each."""
+"""Signs that a recording is not what it claims: warned of in the first epoch, with the argument that solves each."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy.typing as npt
 from .outputs import Batch
 
 _SUM_TOLERANCE = 1e-2  # bfloat16 keeps no more
-_N_ROWS = 10_000  # the last of the epoch are judged
+_N_ROWS = 10_000  # the last of the epoch are checked
 _LEAST_ROWS = 30
 _SIGMAS = 4.0
 
 
 class Plausibility:
-    """Looks at the rows of the first epoch.
+    """Checks the rows of the first epoch.
 
     Args:
         outputs: what the user says that the network gives; "auto" = nothing.
@@ -29,7 +29,7 @@ class Plausibility:
         self._rows: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()
         self._n_rows = 0
 
-    def see(self, batch: Batch) -> str | None:
+    def check_batch(self, batch: Batch) -> str | None:
         """Take a batch; returns what is odd about the first one."""
         outputs, is_first = batch.outputs, not self._n_rows
         self._n_rows += len(outputs)
@@ -48,7 +48,7 @@ class Plausibility:
             "probabilities; pass outputs='probabilities' if they are, or outputs='logits' to say that they are not"
         )
 
-    def doubts(self, labels: npt.NDArray[np.int32], n_classes: int) -> list[str]:
+    def check_epoch(self, labels: npt.NDArray[np.int32], n_classes: int) -> list[str]:
         """What is odd about the epoch; `labels` `[sample]` are all that were seen, -1 = unseen."""
         said = []
         if self._may_be_sigmoid and self._n_rows:

@@ -13,7 +13,7 @@ from ..names import ordered_names
 from ..recording.batches import as_integers
 from ..recording.open_recorders import close_abandoned
 from ..store.schema import Keep
-from .fit_recording import History
+from .fit_file import History
 from .fit_session import FitSession
 from .guard import guarded
 from .index_field import SampleIds
@@ -23,22 +23,22 @@ from .ranks import current_ranks
 
 
 class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
-    """Records what the network says of every training sample, epoch by epoch, into one HDF5 file.
+    """Records the network's outputs for every training sample, epoch by epoch, into one HDF5 file.
 
     Add it to `callbacks` of `paddle.Model.fit` and change nothing else. Training runs as without it, to the
     last bit. An epoch is on disk, whole, when its commit has ended, or it is not there at all.
 
-    A row of a batch is taken for the sample that the batch sampler dealt in its place. A collate function that adds,
+    Row `i` of a batch is taken for the sample at place `i` of the sampler's batch. A collate function that adds,
     drops or repeats rows is noticed; one that permutes them is not, so keep them in the sampler's order.
 
-    A second `fit` of the same network with the same callback goes on in the callback's own file. For another
-    network, make another callback.
+    A second `fit` of the same network with the same callback continues its file. For another network, make another
+    callback.
 
     What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
-    before the end of the first step; labels that are not those of the file to resume raise in the first epoch,
-    with several ranks on all of them at its end. What goes wrong later never ends the training: a label out of range
-    costs its row, a batch whose rows are not the dealt samples costs that batch, both with a warning and a count,
-    and what cannot be repaired ends the recording with a warning.
+    before the end of the first step. Labels that differ from those of the file to resume raise in the first epoch,
+    with several ranks at its end and on all of them. What goes wrong later never ends the training: a row with a
+    label out of range is left out, a batch with another number of rows than its sampler gave is left out, both with
+    a warning and a count. What cannot be repaired ends the recording with a warning.
 
     Args:
         path: the HDF5 file to make.
@@ -132,17 +132,17 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     @property
     def n_recorded(self) -> int:
         """Epochs of the current or last `fit` that were recorded."""
-        return 0 if self.session is None else self.session.recording.n_epochs
+        return 0 if self.session is None else self.session.n_epochs
 
     @property
     def n_skipped(self) -> int:
         """Rows of it that were left out, since their label or index is none."""
-        return 0 if self.session is None else self.session.recording.n_skipped
+        return 0 if self.session is None else self.session.n_skipped
 
     @property
     def n_nonfinite(self) -> int:
         """Rows of it with NaN or infinite outputs; they are recorded as unseen."""
-        return 0 if self.session is None else self.session.recording.n_nonfinite
+        return 0 if self.session is None else self.session.n_nonfinite
 
     def _judge(self, error: Exception, hook: str) -> None:
         if self.session is None:

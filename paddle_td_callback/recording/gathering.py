@@ -23,8 +23,8 @@ from ..errors import CaptureError
 from ..store.border import RecordingWriter
 from ..store.schema import Layout
 from .batches import Indices, Rows
+from .committer import LocalSink, add_presentations
 from .memory_limit import default_memory_limit_bytes
-from .sinks import LocalSink, add_presentations
 from .spill import Spill
 
 TILE_BYTES = 8 << 20  # of all ranks together

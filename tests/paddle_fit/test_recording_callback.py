@@ -953,7 +953,7 @@ def test_rows_without_indices_are_left_out_and_counted(path: str) -> None:
         fit(model_of(network), batches, callbacks=[Bell(), TrainingDynamicsCallback(path, dtype="float32")])
     messages = [str(warning.message) for warning in said]
     assert len(messages) == 2
-    assert "step 2: the loss saw 7 rows and 7 labels, but the batch sampler dealt 8 indices" in messages[0]
+    assert "step 2: the loss saw 7 rows and 7 labels, but the batch sampler gave 8 indices" in messages[0]
     assert "3 batches in all could not be recorded" in messages[1]
     epochs = [steps[:2] + steps[3:] for steps in network.epochs]
     assert_same(read(path), expected(epochs, Points().classes))
@@ -962,7 +962,7 @@ def test_rows_without_indices_are_left_out_and_counted(path: str) -> None:
 def test_rows_without_indices_raise_where_that_is_wanted(path: str) -> None:
     batches = paddle.io.DataLoader(Points(), batch_size=BATCH, collate_fn=ShortBatch())
     model = model_of(Witness())
-    with pytest.raises(CaptureError, match="dealt 8 indices"):
+    with pytest.raises(CaptureError, match="gave 8 indices"):
         fit(model, batches, callbacks=[TrainingDynamicsCallback(path, on_error="raise")])
     assert_untapped(model)
 

@@ -655,7 +655,7 @@ def doubling_collate(batch: list[Any]) -> Any:
 
 
 def test_a_collate_function_that_adds_rows(path: str) -> None:
-    match = r"saw 16 rows and 16 labels, but the batch sampler dealt 8 indices; a collate function"
+    match = r"saw 16 rows and 16 labels, but the batch sampler gave 8 indices; a collate function"
     refuse(path, loader(collate_fn=doubling_collate), Way(), match)
 
 
@@ -665,7 +665,7 @@ def test_a_sampler_that_deals_no_indices(path: str) -> None:
             return super().__getitem__(int(i))
 
     sampler = DealtBy(lambda batch: [str(i) for i in batch])
-    match = r"batch sampler dealt \['.*wanted a list of integers; .*TrainingDynamicsRecorder"
+    match = r"batch sampler gave \['.*wanted a list of integers; .*TrainingDynamicsRecorder"
     refuse(path, loader(Named(), batch_sampler=sampler), Way(), match)
 
 

@@ -591,7 +591,7 @@ class Cosine(nn.Layer):
         return F.cross_entropy(8 * cosines, labels)
 
 
-def doubts_of(path: str, network: Any, loss: Any = None, data: Any = None, **options: Any) -> list[str]:
+def warnings_of(path: str, network: Any, loss: Any = None, data: Any = None, **options: Any) -> list[str]:
     model = model_of(network, loss, learning_rate=0.05)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
@@ -600,37 +600,37 @@ def doubts_of(path: str, network: Any, loss: Any = None, data: Any = None, **opt
     return [str(one.message) for one in said if one.category is RuntimeWarning]
 
 
-def test_features_that_are_no_logits_are_doubted(path: str) -> None:
-    (doubt,) = doubts_of(path, Witness(16, exact=False), Cosine())
-    assert "16 columns, but the labels are 4 classes" in doubt
-    assert "pass logits=" in doubt
+def test_features_that_are_no_logits_are_warned_of(path: str) -> None:
+    (warning,) = warnings_of(path, Witness(16, exact=False), Cosine())
+    assert "16 columns, but the labels are 4 classes" in warning
+    assert "pass logits=" in warning
 
 
 @pytest.mark.parametrize("shift", [1, -1, 2])
-def test_labels_that_the_loss_shifts_are_doubted(shift: int, path: str) -> None:
+def test_labels_that_the_loss_shifts_are_warned_of(shift: int, path: str) -> None:
     data = Separable()
     data.labels += 2
 
     def shifts(logits: Any, labels: Any) -> Any:
         return F.cross_entropy(logits, labels + shift)
 
-    doubts = doubts_of(path, Witness(N_CLASSES + 4, exact=False), shifts, data)
-    assert len(doubts) == 1
-    assert f"of the predictions are the label {shift:+d}: " in doubts[0]
-    assert "pass labels=" in doubts[0]
+    messages = warnings_of(path, Witness(N_CLASSES + 4, exact=False), shifts, data)
+    assert len(messages) == 1
+    assert f"of the predictions are the label {shift:+d}: " in messages[0]
+    assert "pass labels=" in messages[0]
 
 
-def test_labels_that_the_loss_permutes_are_doubted(path: str) -> None:
+def test_labels_that_the_loss_permutes_are_warned_of(path: str) -> None:
     others = paddle.to_tensor([2, 0, 3, 1])
-    doubts = doubts_of(path, Witness(exact=False), lambda z, y: F.cross_entropy(z, others[y]))
-    assert len(doubts) == 1
-    assert "fewer than by chance" in doubts[0]
-    assert "pass labels=, label= or logits=" in doubts[0]
+    messages = warnings_of(path, Witness(exact=False), lambda z, y: F.cross_entropy(z, others[y]))
+    assert len(messages) == 1
+    assert "fewer than by chance" in messages[0]
+    assert "pass labels=, label= or logits=" in messages[0]
 
 
 @pytest.mark.parametrize("n_outputs", [N_CLASSES, 3 * N_CLASSES], ids=["all", "spare-columns"])
-def test_a_plausible_recording_is_not_doubted(n_outputs: int, path: str) -> None:
-    assert doubts_of(path, Witness(n_outputs, exact=False)) == []
+def test_a_plausible_recording_gives_no_warning(n_outputs: int, path: str) -> None:
+    assert warnings_of(path, Witness(n_outputs, exact=False)) == []
 
 
 def batch_of(predicted: Any, labels: Any, n_classes: int) -> Any:
@@ -641,13 +641,13 @@ def batch_of(predicted: Any, labels: Any, n_classes: int) -> Any:
 
 @pytest.mark.parametrize("constant", range(4))
 @pytest.mark.parametrize("weights", [[0.25] * 4, [0.9, 0.05, 0.03, 0.02]], ids=["equal", "unequal"])
-def test_a_network_that_has_learned_nothing_is_not_doubted(constant: int, weights: list[float]) -> None:
+def test_a_network_that_has_learned_nothing_gives_no_warning(constant: int, weights: list[float]) -> None:
     rng = np.random.default_rng(constant)
     labels = rng.choice(4, 500, p=weights)
     for predicted in (np.full(500, constant), rng.integers(0, 4, 500), rng.permutation(labels)):
         plausibility = Plausibility("auto")
-        assert plausibility.see(batch_of(predicted, labels, 4)) is None
-        assert plausibility.doubts(labels.astype(np.int32), 4) == []
+        assert plausibility.check_batch(batch_of(predicted, labels, 4)) is None
+        assert plausibility.check_epoch(labels.astype(np.int32), 4) == []
 
 
 # ---------------------------------------------------------------------------------------------------------------
@@ -659,7 +659,7 @@ def test_a_network_that_has_learned_nothing_is_not_doubted(constant: int, weight
     "kind", [set, frozenset, iter, "".join, lambda n: {name: i for i, name in enumerate(n)}]
 )
 def test_names_without_an_order_are_refused(argument: str, kind: Any, path: str) -> None:
-    with pytest.raises(TypeError, match=f"{argument} (must be a list|as a mapping must)"):
+    with pytest.raises(TypeError, match=f"{argument} (must be a list|is a mapping from names)"):
         TrainingDynamicsCallback(path, **{argument: kind(["a", "b", "c", "d"])})
 
 
@@ -781,7 +781,7 @@ def test_lazy_batches_are_drawn_once(path: str) -> None:
     np.testing.assert_array_equal(read(path).margins, want.margins)
     loader = paddle.io.DataLoader(Points(), batch_sampler=Deals(), num_workers=1)
     with pytest.raises(
-        CaptureError, match=r"dealt a Lazy, which a worker reads; deal lists .*index_field=-1"
+        CaptureError, match=r"gave a Lazy, which a worker reads; yield lists .*index_field=-1"
     ):
         fit(loader, TrainingDynamicsCallback(path, overwrite=True))
 
@@ -802,7 +802,7 @@ def test_a_loader_whose_sampler_cannot_be_replaced_is_refused(path: str) -> None
                 rows = [self.dataset[i] for i in batch]
                 yield [paddle.to_tensor(np.stack(column)) for column in zip(*rows, strict=True)]
 
-    with pytest.raises(CaptureError, match=r"more batches than its batch sampler dealt; .*index_field=-1"):
+    with pytest.raises(CaptureError, match=r"more batches than its batch sampler; .*index_field=-1"):
         fit(Fixed(), TrainingDynamicsCallback(path))
 
 

@@ -461,7 +461,7 @@ def test_the_network_s_own_softmax_is_recorded(path: str) -> None:
         ({"class_names": {"b", "a", "c"}}, r"class_names must be a list .* got set .*class_names=list"),
         ({"class_names": "abc"}, "class_names must be a list .* got str 'abc'"),
         ({"class_names": (name for name in "abc")}, "class_names must be a list .* got generator"),
-        ({"class_names": {"a": 0, "b": 1, "c": 2}}, r"class_names as a mapping must go from index .*sorted\(names"),
+        ({"class_names": {"a": 0, "b": 1, "c": 2}}, r"class_names is a mapping from names, .*sorted\(names"),
         ({"sample_ids": {f"s{i}" for i in range(5)}}, r"sample_ids must be a list .* got set"),
         ({"sample_ids": map(str, range(5))}, r"sample_ids must be a list .* got map"),
         ({"sample_ids": dict.fromkeys("abcde", 1).keys()}, r"sample_ids must be a list .* got dict_keys"),
