@@ -139,7 +139,7 @@ class Split:
 
 
 def fit(make, epochs, path):
-    """Wall time and number of steps of one fit, network and data made anew; recorded where there is a path."""
+    """Wall time and number of steps of one fit, with a new network and new data; recorded where there is a path."""
     paddle.seed(0)
     np.random.seed(0)  # noqa: NPY002  Paddle's samplers shuffle by it
     data, network, batch_size, options = make()

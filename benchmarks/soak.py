@@ -38,7 +38,7 @@ N_SAMPLES, N_CLASSES, BATCH = 3000, 20, 500
 
 
 def batches(epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """What is recorded in an epoch, whoever records it: indices and logits."""
+    """What every writer records in an epoch: indices and logits."""
     rng = np.random.default_rng(epoch)
     order = rng.permutation(N_SAMPLES)[: N_SAMPLES * 9 // 10]
     for at in range(0, len(order), BATCH):

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         with _stdout() as stream:
             stream.flush()
-    except BrokenPipeError:  # `paddle-td info run.h5 | head`: no error, but nobody is left to write to
+    except BrokenPipeError:  # `paddle-td info run.h5 | head`: no error, but the reader has gone
         _leave_stdout()
         return 0
     except _StdoutError as error:

@@ -1,4 +1,4 @@
-"""What is said to people: escaped, in an encoding that the stream has, and never a reason to fail."""
+"""Messages to users: escaped, in the encoding of the stream, and never a reason to fail."""
 
 from __future__ import annotations
 

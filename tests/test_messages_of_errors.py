@@ -26,7 +26,7 @@ ERRORS |= {"DetectorError", "ValueError", "TypeError", "FileNotFoundError"}
 # A next step: something to do, or an argument to give.
 STEP = re.compile(
     r"\b(give|pass|use|record|make|raise|say|call|fit|train|try|add|save|set|create|install|reinstall|upgrade|copy|open|cast|"
-    r"deal|keep|see|wait|resume|replaces|continues|index|mark|close|rank|leave|begin|saves|says what|writes|needs|get|"
+    r"yield|keep|see|wait|resume|replaces|continues|index|mark|close|rank|leave|begin|saves|says what|writes|needs|get|"
     r"detect)\b|\w+=|; \{\}|, \{\}, or|otherwise, \{\}|rename"
 )
 # What was wanted, where an argument was wrong; what was got stands beside it.
@@ -51,7 +51,6 @@ WRAPPED = {
     "store/hdf5_format.py": "the same",
     "store/metadata.py": "the same",
     "detection/scores.py": "the values are named by `wanted`, which says what they must be",
-    "paddle_fit/rows.py": "the reason that it passes on says what to do",
     "paddle_fit/issues_callback.py": "a programming error of ours: all values of the issues travel",
     "store/commits.py": "the committer names the recording and what becomes of its epochs",
 }

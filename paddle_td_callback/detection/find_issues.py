@@ -82,7 +82,7 @@ def find_label_issues(
         batch_size: samples on the device at once, None = the detector's default; the other methods ignore it.
         class_names: one name for each class, in place of those in the recording: a list, an array, or a mapping from
             class to name.
-        sample_ids: one name for each sample, likewise.
+        sample_ids: one name for each sample, in the same forms.
         progress: whether to show a progress bar on a terminal or in a notebook.
 
     Raises:
@@ -258,7 +258,7 @@ class _Run:
         return (TileReader(self.store, samples) for samples in self.store.tiles(wide=wide))
 
     def _take(self, tile: TileReader) -> None:
-        """What every method says of a tile, besides its score."""
+        """Take what every method gives for a tile besides its score."""
         self.n_seen[tile.samples] = (tile.predictions >= 0).sum(axis=1)
         if not self._suggests_apart:
             self.suggested[tile.samples], self.confidence[tile.samples] = suggest_labels(tile)

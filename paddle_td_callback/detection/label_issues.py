@@ -32,7 +32,7 @@ _HEAD = 10
 
 @dataclass(frozen=True, eq=False, repr=False)  # equality of arrays has no single answer
 class LabelIssues:
-    """What a recording says of every sample's label. All arrays are `[sample]`.
+    """The result for every sample of a recording. All arrays are `[sample]`.
 
     Attributes:
         method: what made the noise scores.

@@ -1,4 +1,4 @@
-"""All that lives for one fit: its taps, its file, and what becomes of an error."""
+"""All that lives for one fit: its taps, its file, and what an error costs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class FitSession:
         self._is_stopped = self._is_over = False
         self._raised: Exception | None = None
         self._refusal: Exception | None = None  # all ranks raise it at the end of the first epoch
-        self._said: set[type[Exception]] = set()
+        self._warned: set[type[Exception]] = set()
         self._n_lost_batches = 0
         self._size: int | None = None  # of the data set when the last epoch began
         # The epoch under way.
@@ -88,19 +88,19 @@ class FitSession:
 
         Args:
             error: of any kind.
-            all_ranks: whether every rank hears of it here.
+            all_ranks: whether every rank gets an error at this point.
 
         Raises:
             Exception: `error`, if it was wrong from the start or `on_error` is "raise".
         """
         if error is self._raised:
             raise error
-        if isinstance(error, Warning):  # a filter makes errors of warnings: it is said, and costs nothing
+        if isinstance(error, Warning):  # a filter makes errors of warnings: it is printed, and costs nothing
             self._warn(str(error))
             return
         is_small, is_lost = isinstance(error, (RowsError, BatchError)), isinstance(error, RanksLostError)
         self._ranks.have_ended |= isinstance(error, RanksEndedError)
-        is_told = self._is_stopped and self._refusal is None
+        has_warned = self._is_stopped and self._refusal is None
         if all_ranks and self._refusal is not None:
             error, self._refusal = self._refusal, None
         is_wrong = not self._is_settled and not isinstance(error, RowsError)
@@ -121,7 +121,7 @@ class FitSession:
             self._leave_out(error)
         else:
             self._is_stopped = True
-            if not is_told:
+            if not has_warned:
                 self._warn(f"{error}; recording ends here, committed epochs stay, training goes on")
             if self._ranks.size == 1 or self._ranks.have_ended:
                 self._close_or_warn()
@@ -129,8 +129,8 @@ class FitSession:
     def _leave_out(self, error: Exception) -> None:
         is_batch = isinstance(error, BatchError)
         self._n_lost_batches += is_batch
-        if type(error) not in self._said:
-            self._said.add(type(error))
+        if type(error) not in self._warned:
+            self._warned.add(type(error))
             what = "this batch is" if is_batch else "such rows are"
             self._warn(f"{error}; {what} left out and counted, training and recording go on")
 
@@ -167,7 +167,7 @@ class FitSession:
 
     def end(self) -> None:
         """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
-        if self._is_over:  # told twice, also by another callback
+        if self._is_over:  # called twice, also by another callback
             return
         self._is_over = True
         self._loader = None
@@ -177,9 +177,9 @@ class FitSession:
                 "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
             )
         lost = [(self._n_lost_batches, "batches"), (self._rows.n_lost, "rows")]
-        said = " and ".join(f"{n} {what}" for n, what in lost if n)
-        if said:
-            self._warn(f"{said} in all could not be recorded")
+        counts = " and ".join(f"{n} {what}" for n, what in lost if n)
+        if counts:
+            self._warn(f"{counts} in all could not be recorded")
         try:
             self._file.close()
         except BaseException as error:
@@ -191,7 +191,7 @@ class FitSession:
             self._warn(f"{error}; committed epochs stay")
 
     def abandon(self, reason: str) -> None:
-        """The fit dies: forget the epoch under way, keep the others, take everything off."""
+        """The fit fails: drop the epoch under way, keep the others, remove all hooks."""
         self._ranks.leave(reason)
         self._clean_up()
         self._close_or_warn()
@@ -230,9 +230,9 @@ class FitSession:
             with self._judged():
                 loader = self._tap_loader(loader, callbacks)
             yield loader
-        except BaseException as death:
-            # fit dies here without on_train_end.
-            self.abandon(f"its fit ended by {type(death).__name__}: {first_line(death)}")
+        except BaseException as cause:
+            # fit fails here without on_train_end.
+            self.abandon(f"its fit ended by {type(cause).__name__}: {first_line(cause)}")
             raise
         finally:
             self._clean_up()
@@ -248,7 +248,7 @@ class FitSession:
         if self.options.mode == "eval":
             self._evaluation()
         elif self.options.field is not None:
-            return  # the data say which samples they are
+            return  # the data carry their indices
         try:
             size, before = len(self._loader.dataset), self._size
         except Exception:  # a stream has none
@@ -259,7 +259,7 @@ class FitSession:
         changed = f"the data set had {before} samples when the epoch before began, and has {size} now"
         if self.options.known_n_samples is None:
             raise CaptureError(
-                f"{changed}, so an index may stand for another sample; if every sample keeps its index, pass "
+                f"{changed}, so an index may mean another sample; if every sample keeps its index, pass "
                 f"n_samples= (the largest size), and if not, {FIELD_WAY}"
             )
         if size < before:
@@ -296,7 +296,7 @@ class FitSession:
             batch = self._tap.take()
         except BatchError as error:
             raise BatchError(f"step {step}: {error}") from error
-        if batch is None:  # this callback hears of the step a second time, from another one
+        if batch is None:  # called a second time for this step, by another callback
             return
         self._n_steps += 1
         self._record(batch)
@@ -324,7 +324,7 @@ class FitSession:
         return self._file.open(self.dataset, self._n_samples, n_classes, has_one_column=has_one_column)
 
     def end_epoch(self) -> None:
-        """Commit the epoch, beside the training that goes on."""
+        """Commit the epoch in the background."""
         if self._epoch is None:
             return
         epoch, self._epoch = self._epoch, None
@@ -401,5 +401,5 @@ class FitSession:
     def _close_or_warn(self) -> None:
         try:
             self._file.close()
-        except Exception as error:  # must not hide what fit died of
+        except Exception as error:  # must not hide the error that ended fit
             self._warn(str(error))

@@ -11,8 +11,8 @@
 | `BatchNorm._mean`, `._variance` | statistics that an evaluation pass may change | not put back |
 | `default_cpu_generator` | random stream of the CPU while Paddle is on a device | `AttributeError` at import |
 | `default_collate_fn` | batches of an evaluation pass | `ImportError` at import |
-| `NLLLoss._ignore_index`, `.ignore_index` | labels that a loss ignores | `ignore_label=` says it |
-| `.use_softmax` | a loss of probabilities | `outputs=` says it |
+| `NLLLoss._ignore_index`, `.ignore_index` | labels that a loss ignores | pass `ignore_label=` |
+| `.use_softmax` | a loss of probabilities | pass `outputs=` |
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The callback of `paddle.Model.fit` that says afterwards which labels look wrong."""
+"""The callback of `paddle.Model.fit` that finds label issues afterwards."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
     def _judge(self, error: Exception, hook: str) -> None:
         if hook == "on_train_begin":
             raise error
-        # Whatever it is, the training that just ended must not be lost to it.
+        # No error of any kind may cost the training that has just ended.
         done = "found" if self.issues is None else "written"
         warn(
             f"label issues of '{self.path}' were not {done}: {error}; `paddle-td detect {self.path}` tries again once "
@@ -129,7 +129,7 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
 
     def _recorders(self) -> list[Any]:
         """The callbacks of this fit that record into the path."""
-        # Paddle makes `params` anew for each fit, and gives them to all its callbacks.
+        # Paddle makes a new `params` for each fit, and gives it to all its callbacks.
         return [one for one in recordings if one.path == self.path and one.params is self.params]
 
     def _is_recorded(self) -> bool:

@@ -1,7 +1,7 @@
-"""What a loss says of itself: which labels it ignores, and whether it takes probabilities.
+"""Attributes of a loss: which labels it ignores, and whether it takes probabilities.
 
 A loss may be a layer, a function, a partial function, a method or any callable, and may hold the loss that does the
-work: as a sublayer, an attribute, in a list, in a closure. The outermost one that says something counts.
+work: as a sublayer, an attribute, in a list, in a closure. The outermost one that has the attribute counts.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _IGNORED_BY_DEFAULT = -100  # by Paddle's own losses; never a class
 
 
 def ignored_labels(loss: Any, n_classes: int) -> list[int]:
-    """Labels that a loss passes over; where its parts disagree, none that is a class."""
-    said = {int(one) for one in _said(loss, _ignored) if isinstance(one, (int, np.integer))}
-    if len(said) > 1:
-        said = {one for one in said if not 0 <= one < n_classes}
-    return sorted({*said, _IGNORED_BY_DEFAULT})
+    """Labels that a loss ignores; where its parts disagree, none that is a class."""
+    labels = {int(one) for one in _answers(loss, _ignored) if isinstance(one, (int, np.integer))}
+    if len(labels) > 1:
+        labels = {one for one in labels if not 0 <= one < n_classes}
+    return sorted({*labels, _IGNORED_BY_DEFAULT})
 
 
 def _ignored(part: Any) -> Any:
@@ -36,9 +36,9 @@ def _ignored(part: Any) -> Any:
 
 
 def takes_probabilities(loss: Any) -> bool:
-    """Whether a loss takes the network's outputs for probabilities."""
-    said = list(_said(loss, _takes_probabilities))
-    return bool(said) and all(said)
+    """Whether a loss reads the network's outputs as probabilities."""
+    answers = _answers(loss, _takes_probabilities)
+    return bool(answers) and all(answers)
 
 
 def _takes_probabilities(part: Any) -> bool | None:
@@ -48,7 +48,7 @@ def _takes_probabilities(part: Any) -> bool | None:
     return None if use_softmax is None else not use_softmax
 
 
-def _said(loss: Any, ask: Callable[[Any], Any]) -> list[Any]:
+def _answers(loss: Any, ask: Callable[[Any], Any]) -> list[Any]:
     """Answers of the outermost parts of a loss that have one."""
     level, seen = [loss], {id(loss)}
     for _ in range(_DEPTH):

@@ -1,4 +1,4 @@
-"""What a user wants recorded, checked as far as it can be without a training."""
+"""Arguments of the recording callback, checked as far as possible before the training."""
 
 from __future__ import annotations
 
@@ -71,24 +71,24 @@ class RecordingOptions:
 
     @property
     def known_n_samples(self) -> int | None:
-        """Size of the data set where it was said."""
+        """Size of the data set, if it was given."""
         if self.sample_ids is not None:
             return len(self.sample_ids)
         return None if self.n_samples is None else int(self.n_samples)
 
     @property
     def reader(self) -> OutputReader:
-        """What finds logits and labels."""
+        """Finds logits and labels."""
         return OutputReader(self.logits, self.label, self.outputs, reads_labels=self.labels is None)
 
     @property
     def field(self) -> IndexField | None:
-        """What finds the indices in the data, where they carry them."""
+        """Finds the indices in the data, if the data carry them."""
         return None if self.index_field is None else IndexField(self.index_field, self.sample_ids)
 
     @property
     def of_recorder(self) -> dict[str, Any]:
-        """What the recorder takes as it is."""
+        """Arguments that the recorder takes unchanged."""
         names = ("keep", "mode", "class_names", "dtype", "compression", "memory_limit_bytes", "on_error")
         ids = None if self.sample_ids is None else self.sample_ids.names
         return {"sample_ids": ids, **{name: getattr(self, name) for name in names}}

@@ -42,7 +42,7 @@ class OutputReader:
         """Copies of what is to be recorded, still on the device.
 
         Args:
-            loss: the model's loss, which tells logits from probabilities.
+            loss: the model's loss; it shows whether the outputs are logits or probabilities.
             outputs: all outputs of the network.
             labels: all labels of the loss.
             n_rows: of the batch, where it is known.
@@ -61,9 +61,9 @@ class OutputReader:
             label = labels[self.label]
             if isinstance(label, paddle.Tensor):
                 label = label.clone()
-        is_said = self.outputs != "auto"
-        are_probabilities = self.outputs == "probabilities" if is_said else takes_probabilities(loss)
-        # A copy, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
+        is_given = self.outputs != "auto"
+        are_probabilities = self.outputs == "probabilities" if is_given else takes_probabilities(loss)
+        # A copy, taken before the loss runs: it may work in place. No transfer yet, so a GPU need not wait.
         values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
         return DeviceBatch(values.detach(), label, are_probabilities)
 
@@ -223,7 +223,7 @@ class RowFilter:
     Args:
         given: `[sample]`, the given labels; None = those of the batches.
         ignore_label: the label of samples that have none; None = what the loss ignores.
-        model: whose loss says which labels it ignores.
+        model: whose loss may ignore labels.
         tell: is called with an error for rows that cannot be recorded.
 
     Attributes:
@@ -287,7 +287,8 @@ class RowFilter:
 
     def _lose(self, rows: npt.NDArray[np.bool_], why: str, *, is_fatal: bool) -> None:
         if is_fatal:
-            raise ValueError(f"first step: {why}")
+            why = f"first step: {why}"
+            raise ValueError(why)
         self.n_lost += int(rows.sum())
         self._tell(RowsError(why))
 

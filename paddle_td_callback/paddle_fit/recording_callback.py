@@ -129,7 +129,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         )
         self._history = History()
         self.session: FitSession | None = None
-        current_ranks()  # shows the others from here on that this one lives, however late its fit begins
+        current_ranks()  # the heartbeat begins, so the others know that this rank lives, however late its fit begins
 
     @property
     def n_recorded(self) -> int:
@@ -138,7 +138,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def n_skipped(self) -> int:
-        """Rows of it that were left out, since their label or index is none."""
+        """Rows of it that were left out, because their label is no class or their index no sample."""
         return 0 if self.session is None else self.session.n_skipped
 
     @property
@@ -154,7 +154,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     @guarded
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
-        # What a fit that died between two epochs left: this callback's, or an earlier one's of the same path.
+        # Close what a fit that failed between two epochs has left: this callback's, or an earlier one's of this path.
         if self.session is not None:
             self.session.abandon("its fit ended early")
         close_abandoned(self.path)
@@ -176,7 +176,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     @guarded
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Commit the epoch, beside the training that goes on."""
+        """Commit the epoch in the background."""
         if self.session is not None:
             self.session.end_epoch()
 

@@ -128,10 +128,10 @@ def _is_within(function: str) -> bool:
 
 
 class LastCallback(paddle.callbacks.Callback):  # type: ignore[misc]
-    """Stands behind all callbacks of a fit, and is told after all of them.
+    """The last callback of a fit: its hooks run after those of all others.
 
     Args:
-        step_begins: called when the next thing to run is the step itself.
+        step_begins: called just before the step itself runs.
         fit_ends: called when `fit` returns.
     """
 

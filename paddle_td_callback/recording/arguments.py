@@ -17,7 +17,7 @@ def check_resume(resume: bool | int) -> None:
     """Raise ValueError unless `resume` is True, False or a number of epochs to keep."""
     if not isinstance(resume, (bool, np.bool_)) and (not is_whole(resume) or resume < 1):
         raise ValueError(
-            f"resume must be True, False or the number of epochs to keep, at least 1, got {resume!r}; to begin anew, "
+            f"resume must be True, False or the number of epochs to keep, at least 1, got {resume!r}; to start over, "
             "give overwrite=True"
         )
 

@@ -102,7 +102,7 @@ class LocalSink:
         self._labels.warn()  # after the commit: a filter may turn the warning into an error
 
     def _drop_epoch(self) -> None:
-        """Nothing of this epoch may come up in the next one."""
+        """Drop the epoch, so that nothing of it reaches the next one."""
         self._labels.drop_epoch()
         self._committer.buffer["n_presentations"].fill(0)
 
@@ -164,7 +164,7 @@ class GivenLabels:
         self._n_changed_in_epoch += int(changed.sum())
 
     def end_epoch(self) -> None:
-        """Count what was left out, and begin to count anew.
+        """Count what was left out, and reset the counts of the epoch.
 
         Raises:
             CaptureError: more than half of its rows have another label than their sample had before: they are not
@@ -181,11 +181,11 @@ class GivenLabels:
         self.n_changed += n_changed
 
     def drop_epoch(self) -> None:
-        """Begin to count anew."""
+        """Reset the counts of the epoch."""
         self._n_kept_in_epoch = self._n_changed_in_epoch = 0
 
     def warn(self) -> None:
-        """Say once what was left out."""
+        """Warn once of what was left out."""
         if self.n_changed and not self._has_warned:
             self._has_warned = True
             warn(
@@ -210,7 +210,7 @@ class Committer:
     empty `buffer` to fill. An epoch that could not be written stays in memory and is tried again with the next
     one; while it waits, epochs that end are dropped, since a third buffer is not promised.
 
-    A buffer's `n_presentations` say which of its rows count: where they are 0, the other arrays hold rubbish.
+    A buffer's `n_presentations` say which of its rows count: where they are 0, the other arrays are arbitrary.
 
     Args:
         writer: the store's writer; closed by `close`.
@@ -318,7 +318,7 @@ class Committer:
     def _commit(self, job: _Job) -> Exception | None:
         try:
             self._writer.commit_epoch(job.index, job.arrays, job.labels)
-        except Exception as error:  # whatever it is, the training must not die of it
+        except Exception as error:  # no error of any kind may end the training
             return error
         self._reset(job.arrays)
         return None

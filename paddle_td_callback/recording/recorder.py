@@ -25,16 +25,16 @@ from .open_recorders import close_abandoned, register, unregister
 
 
 def no_ranks() -> Ranks | None:
-    """This process is alone."""
+    """For a process that is alone."""
     return None
 
 
-# Whoever knows a framework may put a function here that finds its ranks; the package's front door does so for Paddle.
+# A framework's ranks are found by a function that is put here; `paddle_td_callback/__init__.py` does so for Paddle.
 find_ranks: Callable[[], Ranks | None] = no_ranks
 
 
 class TrainingDynamicsRecorder:
-    """Records the outputs of a training loop of one's own; `TrainingDynamicsCallback` is built on it.
+    """Records the outputs of any training loop; `TrainingDynamicsCallback` is built on it.
 
     Example:
         ::
@@ -63,13 +63,13 @@ class TrainingDynamicsRecorder:
             instead of in memory; None = a quarter of the memory that this process may use. On ranks above 0, what is
             larger of their share of one epoch.
         resume: True continues an existing file after its last committed epoch, or begins it. A number N keeps its
-            first N epochs and continues after them, as a training does that goes on from an older checkpoint.
+            first N epochs and continues after them, for a training that continues from an older checkpoint.
         overwrite: replace an existing file.
         on_error: what to do when an epoch cannot be written: "warn" once and go on, or "raise".
         distributed: whether all ranks of Paddle's parallel environment record into this one file, which rank 0
             writes; every rank then makes a recorder, waits for the others here, and calls `end_epoch` equally often.
-            None: if there are several ranks. False: this process records alone. `Ranks` of the caller's own, whatever
-            carries their bytes: the same, but the ranks do not wait for each other here or in `barrier`.
+            None: if there are several ranks. False: this process records alone. An object
+            with the methods of `Ranks`: the same, but the ranks do not wait for each other here or in `barrier`.
         every: record every n-th epoch, beginning with the first; the others cost nothing and are not stored at all.
             Epoch `e` of the file is then epoch `e * every` of the training.
         softmax: of float32 logits `[row, class]`, as the network's own framework computes it, so that the recorded
@@ -280,8 +280,8 @@ class TrainingDynamicsRecorder:
         row of its latest step is kept. Ties go to the highest rank.
 
         Args:
-            count_once: a sample that came more than once was padding, as `paddle.io.DistributedBatchSampler` deals it
-                to fill up the last batch, and counts as seen once.
+            count_once: a sample that came more than once was padding, which `paddle.io.DistributedBatchSampler` adds
+                to fill the last batch, and counts as seen once.
 
         Raises:
             CaptureError: a rank could not record, or is lost, or more than half of the rows have another label than
@@ -294,7 +294,7 @@ class TrainingDynamicsRecorder:
         """As `end_epoch`, for callers that know more.
 
         Args:
-            failed: this rank cannot record; says so to the others, which raise, and commits nothing.
+            failed: this rank cannot record; the others are told and raise, and nothing is committed.
             count_once: as for `end_epoch`.
         """
         self._check_open()

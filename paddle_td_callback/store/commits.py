@@ -384,7 +384,7 @@ class Log:
 
         Args:
             state: makes the state's block for the address at which it will lie.
-            metadata: makes the HDF5 metadata likewise; they begin with the root group.
+            metadata: makes the HDF5 metadata in the same way; they begin with the root group.
         """
         sequence = self._commit.sequence + 1
         at = self.append_block(STATE, state(self.end + FRAME_BYTES), sequence)
@@ -467,7 +467,7 @@ def lock(file: RawFile) -> None:
     descriptor of the file. HDF5's readers use flock, which does not meet this one.
 
     Raises:
-        BlockingIOError: somebody else holds it.
+        BlockingIOError: another process holds it.
         OSError: the file system has no locks.
     """
     if sys.platform == "win32":

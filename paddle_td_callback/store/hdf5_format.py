@@ -181,7 +181,7 @@ def heap_texts(heap: bytes) -> list[bytes]:
 class ChunkIndex:
     """The chunks of one dataset in order: a B-tree that grows at its right end alone.
 
-    A full node is written once. The nodes on the way to the last chunk are written anew by each commit.
+    A full node is written once. Each commit writes the nodes on the way to the last chunk again.
 
     Args:
         rank: axes of the dataset.

@@ -91,7 +91,7 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
 
 
 def make_beside(real: str) -> str:
-    """Make a new file in the folder of another, under a name that nobody can guess.
+    """Make a new file in the folder of another, under a name that cannot be guessed.
 
     Args:
         real: the path of the other file, symbolic links resolved; it need not exist.
@@ -115,13 +115,13 @@ def move_into_place(fresh: str, real: str, *, overwrite: bool) -> None:
     """Give a file its name, durably.
 
     Raises:
-        FileExistsError: without `overwrite`, somebody else has made a file there.
+        FileExistsError: without `overwrite`, another process has made a file there.
     """
     if overwrite:
         os.replace(fresh, real)
     else:
         try:
-            os.link(fresh, real)  # unlike a rename, fails where a file has come to lie there
+            os.link(fresh, real)  # unlike a rename, fails if a file is there by now
         except FileExistsError:
             raise
         except OSError:  # a file system without links

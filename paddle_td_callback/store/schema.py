@@ -119,7 +119,7 @@ class Layout:
         else:
             row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
             most = max(1, _CHUNK_BYTES // row_bytes)
-        # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
+        # HDF5 stores whole chunks, so all get about the same size, instead of a last one that is nearly empty.
         n_chunks = -(-self.n_samples // most)
         return -(-self.n_samples // n_chunks)
 

@@ -88,7 +88,7 @@ class StoreWriter:
             path: where; its folder must exist.
             layout: the fixed facts of the recording.
             class_names: one for each class, or None.
-            sample_ids: one for each sample, no two alike, or None where they are known by their indices.
+            sample_ids: one for each sample, all different, or None where they are known by their indices.
             overwrite: replace an existing file.
             durable: whether commits wait for the disk.
 
@@ -402,11 +402,11 @@ def _being_recorded(name: str) -> StoreError:
 
 
 def _lock_replaced(name: str, real: str) -> RawFile | None:
-    """Hold the lock of a file that will be replaced, so that nobody records into it meanwhile."""
+    """Hold the lock of a file that will be replaced, so that no other process records into it meanwhile."""
     try:
         file = open_file(real, os.O_RDWR)
     except PermissionError:
-        return open_file(real, os.O_RDONLY)  # nobody of this user records into it
+        return open_file(real, os.O_RDONLY)  # no process of this user records into it
     try:
         lock(file)
     except BlockingIOError as error:

@@ -328,7 +328,7 @@ def test_an_exception_in_the_loss(loss: Callable[[], Any], path: str) -> None:
 
 
 class PointsInWorkers(Points):
-    """Raises in a worker, which is forked anew each epoch and cannot count epochs."""
+    """Raises in a worker, which is forked again each epoch and cannot count epochs."""
 
     armed = False
 
@@ -970,7 +970,7 @@ def test_rows_without_indices_raise_where_that_is_wanted(path: str) -> None:
 @pytest.mark.parametrize(
     "activation", [F.softmax, lambda z: F.softmax(z).astype("bfloat16").astype("float32")]
 )
-def test_probabilities_that_the_loss_takes_for_logits_are_doubted_once(activation: Any, path: str) -> None:
+def test_probabilities_that_the_loss_takes_for_logits_are_warned_of_once(activation: Any, path: str) -> None:
     network = Witness(activation=activation)
     with pytest.warns(RuntimeWarning, match="each row sums to 1 like probabilities; pass outputs=") as said:
         fit(model_of(network), callbacks=[Bell(), TrainingDynamicsCallback(path, dtype="float32")])
@@ -979,7 +979,7 @@ def test_probabilities_that_the_loss_takes_for_logits_are_doubted_once(activatio
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities"])
-def test_outputs_that_were_said_are_not_doubted(outputs: str, path: str) -> None:
+def test_outputs_given_by_the_user_give_no_warning(outputs: str, path: str) -> None:
     network = Witness(activation=F.softmax)
     fit(
         model_of(network),

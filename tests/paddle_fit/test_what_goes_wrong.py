@@ -259,7 +259,7 @@ def test_a_failing_close_costs_nothing(path: str, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     "error", [MemoryError("no room"), RecursionError("too deep"), AssertionError("never")]
 )
-def test_an_error_that_nobody_thought_of_while_issues_are_found(
+def test_an_error_of_any_kind_while_issues_are_found(
     error: Exception, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_arguments: Any, **_options: Any) -> None:
@@ -271,9 +271,7 @@ def test_an_error_that_nobody_thought_of_while_issues_are_found(
 
 
 @pytest.mark.parametrize("hook", ["end_step", "end_epoch", "begin_epoch", "end", "arm", "take"])
-def test_an_error_that_nobody_thought_of_in_any_hook(
-    hook: str, path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_any_kind_in_any_hook(hook: str, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = StepTap if hook in ("arm", "take") else FitSession
     real, n_calls = getattr(kind, hook), 0
 
@@ -424,7 +422,7 @@ def test_a_data_set_that_shrinks_although_its_size_was_said(path: str) -> None:
 
 
 def test_a_data_set_that_grows_while_it_is_read(path: str) -> None:
-    """The sampler deals indices that were not there when the epoch began."""
+    """The sampler yields indices that were not there when the epoch began."""
 
     class Grows(paddle.io.BatchSampler):
         epoch = -1

@@ -47,9 +47,9 @@ class NoiseDetector:
         hidden_size: units of each LSTM layer.
         n_layers: LSTM layers.
         n_members: independently trained LSTMs whose log-odds are averaged.
-        dataset_features: what the whole recording says of a sample, put beside the LSTM's last state; names in
+        dataset_features: features of a sample within its whole recording, beside the LSTM's last state; names in
             `dataset_features.feature_names()`, and with `first_stage` in `first_pass_features.feature_names()`.
-        mix_sizes: units of the layers in which the last state meets these features; None = one layer of
+        mix_sizes: units of the layers that combine the last state with these features; None = one layer of
             `hidden_size` where there are features.
         first_stage: a trained detector that reads the whole recording before. What it finds, by data set, classes
             and pairs of classes, becomes features of this one.
@@ -161,7 +161,7 @@ class NoiseDetector:
     ) -> NoiseDetector:
         """Train on recordings whose wrong labels are known.
 
-        A detector that has weights goes on from them (fine-tuning: a smaller `learning_rate` is wise);
+        A detector that has weights is trained further from them (fine-tuning: a smaller `learning_rate` is wise);
         `reset=True` starts afresh. Calibration is undone either way, since it belongs to the weights before.
         The weights change when training has ended: an interrupted `fit` leaves the detector as it was.
 
@@ -318,7 +318,7 @@ class NoiseDetector:
         device: str | None = None,
         progress: bool = False,
     ) -> NDArray[np.float64]:
-        """What the network says before calibration, the mean of its members, `[sample]`; NaN = never seen.
+        """Log-odds before calibration, the mean of the members, `[sample]`; NaN = never seen.
 
         Args:
             trajectories: `[sample, epoch, 3]`.
@@ -488,7 +488,7 @@ class NoiseDetector:
         return detector
 
     def need_weights(self) -> None:
-        """Refuse to go on without weights."""
+        """Raise an error if there are no weights."""
         if not self.is_trained:
             raise DetectorError(
                 "this detector has no weights yet; call fit, or start from NoiseDetector.pretrained()"

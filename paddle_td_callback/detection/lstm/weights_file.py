@@ -166,7 +166,7 @@ def _parse(data: bytes) -> list[Stage]:
 
 
 class _Claim(NamedTuple):
-    """What a header says of one stage."""
+    """One stage, as a header describes it."""
 
     about: Mapping[str, Any]
     n_members: int
