@@ -186,6 +186,13 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("recording", metavar="FILE")
     verify.add_argument("--salvage", metavar="OUT", help="write the good epochs to this new file")
     verify.set_defaults(run=_verify)
+
+    keep = commands.add_parser(
+        "keep", help="keep the first epochs of a recording and drop the rest, for an older checkpoint"
+    )
+    keep.add_argument("recording", metavar="FILE")
+    keep.add_argument("n_epochs", type=_whole_number, metavar="N", help="how many epochs to keep")
+    keep.set_defaults(run=_keep)
     add_commands(commands)
     return parser
 
@@ -282,6 +289,18 @@ def _verify(options: argparse.Namespace) -> None:
     _say(str(report))
     if not report.ok:
         raise StoreError(f"'{options.recording}' is damaged, see above; --salvage OUT saves its good epochs")
+
+
+def _keep(options: argparse.Namespace) -> None:
+    from .store import StoreWriter, TrainingDynamicsStore
+
+    path, n_kept = options.recording, options.n_epochs
+    with TrainingDynamicsStore(path) as store:
+        n_epochs = store.n_epochs
+    StoreWriter.resume(path, n_epochs=n_kept).close()
+    _say(
+        f"'{path}': {n_kept} epochs kept, {n_epochs - n_kept} dropped; resume=True continues after epoch {n_kept}"
+    )
 
 
 def _info(options: argparse.Namespace) -> None:

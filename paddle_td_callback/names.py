@@ -36,7 +36,8 @@ def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list
         listed = list(names.tolist() if hasattr(names, "tolist") else names)
         if getattr(names, "ndim", 1) != 1:
             raise ValueError(
-                f"{argument} must have one axis, got an array {names.shape}; pass {argument}[:, 0]"
+                f"{argument} must have one axis, got an array {names.shape}; pass {argument}=names[:, 0], or the "
+                "column that holds them"
             )
     if n_names is not None and len(listed) != n_names:
         raise ValueError(f"{argument} must have {n_names} names, got {len(listed)}; give one for each index")
@@ -52,9 +53,12 @@ def _by_index(names: Mapping[Any, Any], argument: str) -> list[Any]:
     try:
         named = {operator.index(key): name for key, name in names.items()}
     except TypeError:
+        # JSON knows no keys but texts.
+        is_json = all(isinstance(key, str) and key.isdecimal() for key in names)
+        way = "{int(key): name for key, name in names.items()}" if is_json else "sorted(names, key=names.get)"
         raise TypeError(
             f"{argument} is a mapping from names, {_described(names)}, wanted one from indices; pass "
-            f"{argument}=sorted(names, key=names.get)"
+            f"{argument}={way}"
         ) from None
     if sorted(named) != list(range(len(named))):
         raise ValueError(

@@ -108,7 +108,9 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             path=self.path,
             keep=keep,
             mode=mode,
-            labels=None if labels is None else as_integers(labels, "labels"),
+            labels=None
+            if labels is None
+            else as_integers(labels, "labels").copy(),  # the caller may change them
             n_samples=n_samples,
             class_names=ordered_names(class_names, "class_names"),
             index_field=index_field,
