@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from .dataset_features import FeatureCollector
 from .feature_table import FeatureTable
 from .label_issues import LabelIssues
 from .learning_clock import epochs_to_read
-from .lstm.calibration import uncertainty
+from .noise_rate import with_noise_rate
 from .progress import Progress
 from .scores import NOISE_SCORES
 from .several_runs import Source, average_runs, check_runs
@@ -177,6 +176,8 @@ class _Run:
         self._is_recording = is_being_written(store.path)
         self._n_epochs_read = store.n_epochs
         n_samples = store.n_samples
+        shifts = store.label_shifts
+        self.planted = np.zeros(n_samples, bool) if shifts is None else shifts > 0
         self.noise_score = np.full(n_samples, np.nan)
         self.suggested = np.full(n_samples, -1, np.int32)
         self.confidence = np.zeros(n_samples, np.float32)
@@ -197,7 +198,8 @@ class _Run:
 
         check_device(options["device"])
         self._score_by_detector(detector, options, progress)
-        return _with_noise_rate(self._issues(), detector)
+        planted = self.noise_score[self.planted & (self.n_seen > 0)]
+        return with_noise_rate(self._issues(), detector.provenance, planted)
 
     def _score_by_hand(self, progress: bool) -> None:
         score = NOISE_SCORES[self.method]
@@ -274,11 +276,17 @@ class _Run:
     def _issues(self) -> LabelIssues:
         never = self.n_seen == 0
         self.noise_score[never] = np.nan
-        self.suggested[never], self.confidence[never] = -1, 0
+        unscored = never | self.planted
+        self.suggested[unscored], self.confidence[unscored] = -1, 0
+        labels = self.store.labels
+        if self.store.label_shifts is not None:
+            shifts = np.where(never, 0, self.store.label_shifts)
+            labels = ((labels - shifts) % self.store.n_classes).astype(np.int32)
+            labels[never] = -1
         return LabelIssues(
             method=self.method,
-            noise_score=self.noise_score,
-            given_label=self.store.labels,
+            noise_score=np.where(self.planted, np.nan, self.noise_score),
+            given_label=labels,
             suggested_label=self.suggested,
             suggested_confidence=self.confidence,
             n_epochs_seen=self.n_seen,
@@ -298,18 +306,6 @@ def _names(
         things = "classes" if argument == "class_names" else "samples"
         raise ValueError(f"{argument} has {len(given)} names for {wanted} {things}; give one for each")
     return recorded if given is None else given
-
-
-def _with_noise_rate(issues: LabelIssues, detector: NoiseDetector) -> LabelIssues:
-    scored = issues.noise_score[~np.isnan(issues.noise_score)]
-    rate = float(scored.mean())
-    # Known only where the weights were measured on data they had not seen; see benchmarks/shipped_detector.
-    by_uncertainty = detector.provenance.get("noise_rate_error_by_uncertainty")
-    interval = None
-    if by_uncertainty is not None:
-        error = by_uncertainty * uncertainty(scored)
-        interval = max(0.0, rate - error), min(1.0, rate + error)
-    return replace(issues, noise_rate=rate, noise_rate_interval=interval)
 
 
 def _check_detectable(store: TrainingDynamicsStore) -> None:

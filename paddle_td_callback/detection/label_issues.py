@@ -36,7 +36,7 @@ class LabelIssues:
 
     Attributes:
         method: what made the noise scores.
-        noise_score: float64 in [0, 1], higher = more suspicious, NaN = never seen. With `method="lstm"` the
+        noise_score: float64 in [0, 1], higher = more suspicious, NaN = never seen, or planted. With `method="lstm"` the
             probability that the label is wrong.
         given_label: int32, -1 = never seen.
         suggested_label: int32, the class the network preferred to the given one, -1 = none. Never applied by itself.
@@ -54,6 +54,7 @@ class LabelIssues:
         n_epochs: how many epochs (of all runs) were recorded; None = not known.
         n_epochs_read: on how many of them the result rests: by `method="lstm"`, those up to the one that predicted
             99.9 percent of the given labels, since later ones tell nothing more; None = not known.
+        notes: what the reader should know before trusting the numbers, a sentence each.
         is_recording: whether a training was still recording when the file was read, so that epochs may follow.
     """
 
@@ -71,6 +72,7 @@ class LabelIssues:
     n_runs: int = field(default=1)
     n_epochs: int | None = field(default=None)
     n_epochs_read: int | None = field(default=None)
+    notes: tuple[str, ...] = field(default=())
     is_recording: bool = field(default=False)
 
     def __len__(self) -> int:
@@ -97,6 +99,11 @@ class LabelIssues:
     def unscored(self) -> npt.NDArray[np.int64]:
         """Indices of the samples that were never seen, ascending."""
         return np.flatnonzero(np.isnan(self.noise_score)).astype(np.int64)
+
+    @property
+    def n_planted(self) -> int:
+        """How many labels were moved on purpose (`PlantedLabelErrors`): known, but not scored."""
+        return int((np.isnan(self.noise_score) & (self.given_label >= 0)).sum())
 
     def clean_indices(
         self, *, max_noise_score: float = ISSUE_THRESHOLD, keep_unscored: bool = True
@@ -310,8 +317,10 @@ class LabelIssues:
             "n_samples": len(self),
             "n_issues": int(self.is_label_issue.sum()),
             "n_unscored": len(self.unscored),
+            "n_planted": self.n_planted,
             "noise_rate": self.noise_rate,
             "noise_rate_interval": interval,
+            "notes": list(self.notes),
             "stability": self.stability,
             "n_runs": self.n_runs,
             "n_epochs": self.n_epochs,

@@ -18,7 +18,7 @@ ID_WIDTH = 60
 
 def summary(issues: LabelIssues) -> list[str]:
     """What holds for all samples, a line each."""
-    n_unscored = len(issues.unscored)
+    n_unscored = len(issues.unscored) - issues.n_planted
     lines = [
         f"LabelIssues by {issues.method}: {int(issues.is_label_issue.sum())} of {len(issues)} labels look wrong"
         + (f"; {n_unscored} samples were never seen and are not scored" if n_unscored else "")
@@ -29,6 +29,9 @@ def summary(issues: LabelIssues) -> list[str]:
             low, high = issues.noise_rate_interval
             interval = f" ({low:.1%} to {high:.1%})"
         lines.append(f"estimated share of wrong labels: {issues.noise_rate:.1%}{interval}")
+    lines += issues.notes
+    if issues.n_planted:
+        lines.append(f"{issues.n_planted} labels were moved on purpose; their samples are not scored")
     if issues.stability is not None:
         lines.append(f"rank correlation between runs: {issues.stability:.3f}")
     lines.append(f"a label looks wrong where {rule_of(issues.method)}")

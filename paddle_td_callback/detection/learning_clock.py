@@ -9,6 +9,7 @@ and one that is ten times as long give the same ranking. A training that never m
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from ..store.border import RecordingReader
 
@@ -29,9 +30,29 @@ def epochs_to_read(store: RecordingReader) -> int:
         The number of epochs up to the one that memorised, at least `MIN_EPOCHS` and enough for every sample to be
         seen; all epochs where none memorised.
     """
-    n_epochs = store.n_epochs
-    n_seen, n_right = np.zeros(n_epochs, np.int64), np.zeros(n_epochs, np.int64)
-    n_known, least = 0, MIN_EPOCHS
+    fitted, first_seen_by_all = _fitted(store)
+    memorised = fitted >= MEMORISED
+    if not memorised.any():
+        return store.n_epochs
+    return min(store.n_epochs, max(MIN_EPOCHS, first_seen_by_all, int(memorised.argmax()) + 1))
+
+
+def fitted_shares(store: RecordingReader) -> npt.NDArray[np.float64]:
+    """The share of the given labels that were predicted in each epoch, `[epoch]`.
+
+    Args:
+        store: a recording; its predictions are read once, tile by tile.
+
+    Returns:
+        float64, of the samples seen in the epoch; NaN where it saw less than half of them.
+    """
+    return _fitted(store)[0]
+
+
+def _fitted(store: RecordingReader) -> tuple[npt.NDArray[np.float64], int]:
+    """The shares, and how many epochs it took until every sample was seen."""
+    n_seen, n_right = np.zeros((2, store.n_epochs), np.int64)
+    n_known = least = 0
     for samples in store.tiles():
         predictions, labels = store.predictions(samples), store.labels[samples]
         seen = predictions >= 0
@@ -40,7 +61,5 @@ def epochs_to_read(store: RecordingReader) -> int:
         least = max(least, int(seen[known].argmax(axis=1).max(initial=0)) + 1)
         n_seen += seen.sum(axis=0)
         n_right += (seen & (predictions == labels[:, np.newaxis])).sum(axis=0)
-    memorised = (n_seen >= max(1.0, MIN_SEEN * n_known)) & (n_right >= MEMORISED * n_seen)
-    if not memorised.any():
-        return n_epochs
-    return min(n_epochs, max(least, int(memorised.argmax()) + 1))
+    counts = n_seen >= max(1.0, MIN_SEEN * n_known)
+    return np.divide(n_right, n_seen, out=np.full(len(n_seen), np.nan), where=counts), least

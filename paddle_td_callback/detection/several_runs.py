@@ -12,6 +12,7 @@ from ..messages import escape
 from ..store import TrainingDynamicsStore
 from .dataset_features import rank
 from .label_issues import LabelIssues
+from .noise_rate import trust
 
 Source = str | os.PathLike[str] | TrainingDynamicsStore
 
@@ -73,6 +74,7 @@ def average_runs(runs: Sequence[LabelIssues], sources: Sequence[Source]) -> Labe
         sample_ids=first.sample_ids,
         noise_rate=noise_rate,
         noise_rate_interval=interval,
+        notes=trust(interval),
         stability=stability(scores),
         n_runs=len(runs),
         n_epochs=sum(run.n_epochs or 0 for run in runs),

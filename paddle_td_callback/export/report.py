@@ -116,6 +116,8 @@ def check_same_recording(issues: LabelIssues, store: TrainingDynamicsStore) -> N
             "they were found in"
         )
     both = (store.labels >= 0) & (issues.given_label >= 0)
+    if store.label_shifts is not None:  # the training saw another label than the data set has
+        both &= store.label_shifts == 0
     differing = np.flatnonzero(both & (store.labels != issues.given_label))
     if len(differing):
         sample = int(differing[0])

@@ -16,6 +16,7 @@ from ..recording.recorder import TrainingDynamicsRecorder
 from ..store.paths import check_path
 from .options import RecordingOptions
 from .outputs import sigmoids, softmax
+from .planted_label_errors import label_shifts_of
 
 
 @dataclass
@@ -108,6 +109,10 @@ class FitFile:
             )
         self._is_new = not self.resumes
         given = self._options.of_recorder | self._names(dataset, n_samples, n_classes)
+        has_labels = self._options.labels is not None
+        shifts = label_shifts_of(dataset, n_samples, n_classes, has_labels=has_labels)
+        if shifts is not None:
+            given["label_shifts"] = shifts
         self.recorder = TrainingDynamicsRecorder(
             path,
             n_samples=n_samples,

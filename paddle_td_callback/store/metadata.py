@@ -28,7 +28,7 @@ from .commits import (
     read_block,
 )
 from .hdf5_format import UNDEFINED, ChunkIndex, Continuation, padded
-from .schema import CLASS_NAMES, DROPPED, FORMAT, LABELS, SAMPLE_IDS, SCHEMA_VERSION, Field, Layout
+from .schema import DROPPED, FORMAT, LABELS, SCHEMA_VERSION, TEXTS, Field, Layout
 
 _INT64, _CHECKSUM = np.dtype("<i8"), np.dtype("S8")
 _MAX_FACTS_BYTES = 1 << 20
@@ -135,10 +135,7 @@ class Head:
                 raise NewerSchemaError(f"a later schema than {SCHEMA_VERSION}")
             layout = Layout(**facts.pop("layout"))
             for name, places in facts["names"].items():
-                if (
-                    name not in (CLASS_NAMES, SAMPLE_IDS)
-                    or len([whole(place, 0, at) for place in places]) != 3
-                ):
+                if name not in TEXTS or len([whole(place, 0, at) for place in places]) != 3:
                     raise ValueError(f"names {name!r:.50}")
             whole(facts["metadata_at"], START, at)
             for name in ("created", "versions"):
@@ -161,8 +158,9 @@ class Head:
     def metadata(self) -> tuple[bytes, HeadMetadata]:
         """The HDF5 metadata that never change, and what is where in them."""
         layout, body = self.layout, _Body(self.metadata_at)
-        counts = {CLASS_NAMES: layout.n_classes, SAMPLE_IDS: layout.n_samples}
-        members = {name: body.put(h5.contiguous(None, counts[name], p[0])) for name, p in self.names.items()}
+        members = {
+            name: body.put(h5.contiguous(None, layout.n_texts(name), p[0])) for name, p in self.names.items()
+        }
         types = {}
         for one in (*layout.fields, LABELS):
             gzip_level = None if one is LABELS else layout.gzip_level
@@ -338,14 +336,14 @@ class State:
         return dropped.astype(np.int64)
 
     def read_names(self, file: RawFile, kind: str) -> list[str] | None:
-        """Class names or sample ids, None where there are none.
+        """Class names, sample ids or label shifts, None where there are none.
 
         Raises:
             DamagedError: they are damaged.
         """
         if kind not in self.head.names:
             return None
-        count = self.head.layout.n_classes if kind == CLASS_NAMES else self.head.layout.n_samples
+        count = self.head.layout.n_texts(kind)
         texts: list[bytes] = []
         _, at, n_blocks = self.head.names[kind]
         for _ in range(n_blocks):

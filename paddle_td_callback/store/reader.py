@@ -16,7 +16,7 @@ from ..messages import warn
 from .chunks import read_chunk
 from .commits import Commit, DamagedError, NotARecordingError, RawFile, commits, open_file
 from .metadata import MAX_EMPTY_SAMPLES, Chunks, NewerSchemaError, State
-from .schema import CLASS_NAMES, EPOCH_FIELDS, LABELS, SAMPLE_IDS, Field, label_checksum
+from .schema import CLASS_NAMES, EPOCH_FIELDS, LABEL_SHIFTS, LABELS, SAMPLE_IDS, Field, label_checksum
 from .writer import HINT
 
 Samples = slice | npt.ArrayLike | None
@@ -120,6 +120,26 @@ class TrainingDynamicsStore:
     def class_names(self) -> list[str] | None:
         """`[class]` names, None where classes are known by their numbers only."""
         return self._names(CLASS_NAMES)
+
+    @functools.cached_property
+    def label_shifts(self) -> npt.NDArray[np.int64] | None:
+        """By how many classes each label was moved on purpose, `[sample]`, 0 = not; None where none was.
+
+        The label before is `(labels - label_shifts) % n_classes`; see `PlantedLabelErrors`.
+
+        Raises:
+            StoreError: what the file says are no such numbers.
+        """
+        texts = self._names(LABEL_SHIFTS)
+        if texts is None:
+            return None
+        with self._saying_what_is_damaged():
+            if not all(text.isdecimal() and text.isascii() and len(text) < 11 for text in set(texts)):
+                raise DamagedError("label_shifts are no numbers")
+            shifts = np.array([int(text) for text in texts], np.int64)
+            if shifts.max() >= self.n_classes:
+                raise DamagedError(f"label_shifts must be below {self.n_classes}, got {shifts.max()}")
+            return shifts
 
     def _names(self, kind: str) -> list[str] | None:
         with self._saying_what_is_damaged():

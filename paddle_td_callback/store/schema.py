@@ -47,6 +47,8 @@ TOP_FIELDS = (
 )
 SAMPLE_IDS = "sample_ids"  # [sample] UTF-8, only where samples have names
 CLASS_NAMES = "class_names"  # [class] UTF-8, only where classes have names
+LABEL_SHIFTS = "label_shifts"  # [sample] UTF-8 digits, only where labels were flipped on purpose
+TEXTS = (CLASS_NAMES, SAMPLE_IDS, LABEL_SHIFTS)
 DROPPED = "dropped_epochs"  # [dropped] int64
 LABELS = Field("labels", None, "int32", -1, "the given label of each sample; -1 = never seen")
 
@@ -122,6 +124,10 @@ class Layout:
         # HDF5 stores whole chunks, so all get about the same size, instead of a last one that is nearly empty.
         n_chunks = -(-self.n_samples // most)
         return -(-self.n_samples // n_chunks)
+
+    def n_texts(self, name: str) -> int:
+        """Length of a dataset of text."""
+        return self.n_classes if name == CLASS_NAMES else self.n_samples
 
     def n_chunks(self, field: Field) -> int:
         """Chunks of one epoch of a field."""

@@ -38,7 +38,7 @@ from .commits import (
 from .hdf5_format import END_AT, ROOT_AT, SLACK_BYTES, superblock
 from .metadata import Chunks, Head, NewerSchemaError, State, unpack_facts, whole
 from .reader import open_recording
-from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
+from .schema import LABELS, TEXTS, Field, Layout, label_checksum
 from .writer import LABELS_FIELD, StoreWriter
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
@@ -293,7 +293,7 @@ class _Examined:
             state = State.read(self._file, newest)
             dropped = state.read_dropped(self._file)
             report.n_epochs, report.dropped_epochs = state.n_epochs, dropped.tolist()
-            for kind in (CLASS_NAMES, SAMPLE_IDS):
+            for kind in TEXTS:
                 self.names[kind] = state.read_names(self._file, kind)
             if report.ok:
                 state.check_metadata(self._file, newest)

@@ -37,7 +37,7 @@ from .commits import (
 from .hdf5_format import UNDEFINED, ChunkIndex, text_heaps
 from .metadata import MAX_EMPTY_SAMPLES, Chunks, Head, NewerSchemaError, State
 from .paths import check_path, make_beside, move_into_place
-from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
+from .schema import LABELS, TEXTS, Field, Layout, label_checksum
 
 LABELS_FIELD = 255  # in frames, in which other fields are numbered as in `Layout.fields`
 HINT = "; `paddle-td verify` says what can be salvaged"
@@ -79,6 +79,7 @@ class StoreWriter:
         *,
         class_names: Sequence[str] | None = None,
         sample_ids: Sequence[str] | None = None,
+        label_shifts: Sequence[str] | None = None,
         overwrite: bool = False,
         durable: bool = True,
     ) -> StoreWriter:
@@ -89,6 +90,7 @@ class StoreWriter:
             layout: the fixed facts of the recording.
             class_names: one for each class, or None.
             sample_ids: one for each sample, all different, or None where they are known by their indices.
+            label_shifts: for each sample by how many classes its label was moved on purpose, in digits, or None.
             overwrite: replace an existing file.
             durable: whether commits wait for the disk.
 
@@ -98,9 +100,9 @@ class StoreWriter:
         """
         name = check_path(path, overwrite=overwrite)
         names: dict[str, Sequence[str]] = {}
-        wanted = {CLASS_NAMES: (class_names, layout.n_classes), SAMPLE_IDS: (sample_ids, layout.n_samples)}
-        for kind, (given, count) in wanted.items():
+        for kind, given in zip(TEXTS, (class_names, sample_ids, label_shifts), strict=True):
             if given is not None:
+                count = layout.n_texts(kind)
                 if len(given) != count:
                     raise ValueError(f"{kind} must have {count} names, got {len(given)}")
                 names[kind] = given
