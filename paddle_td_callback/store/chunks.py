@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .commits import CHUNK, FRAME_BYTES, DamagedError, Frame, RawFile
-from .schema import LABELS, Field, Layout
+from .blocks import CHUNK, FRAME_BYTES, SHARED, DamagedError, Frame
+from .disk import RawFile
+from .schema import Field, Layout
 
 _CHECKSUM_BYTES = 4
 _ROW_WORDS = 2048
+DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
 @dataclass(frozen=True)
@@ -115,15 +117,19 @@ def fletcher32(data: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
     return (second % 65535 or 65535) << 16 | (first % 65535 or 65535)
 
 
-def read_chunk(file: RawFile, at: int, n_bytes: int, layout: Layout, one: Field) -> npt.NDArray[Any]:
-    """A chunk of a recording, compared with the checksum in its frame: HDF5's own says that a chunk of zeros is right.
+def read_chunk(
+    file: RawFile, layout: Layout, one: Field, epoch: int, number: int, at: int, n_bytes: int
+) -> npt.NDArray[Any]:
+    """A chunk of a recording, compared with its frame: HDF5's own checksum says that a chunk of zeros is right.
 
     Args:
         file: the recording.
-        at: address of the chunk.
-        n_bytes: its stored size.
         layout: of the recording.
         one: the field of which it is a chunk.
+        epoch: of the chunk.
+        number: of the chunk in its epoch.
+        at: its address.
+        n_bytes: its stored size.
 
     Returns:
         `[sample]`, `[sample, class]` or `[sample, k]`, as many samples as a whole chunk has.
@@ -131,17 +137,24 @@ def read_chunk(file: RawFile, at: int, n_bytes: int, layout: Layout, one: Field)
     Raises:
         DamagedError: it is not what was committed.
     """
-    raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes)
-    frame = Frame.unpack(raw[:FRAME_BYTES], at - FRAME_BYTES)
-    wanted = CHUNK, n_bytes, file.run
-    if frame is None or (frame.kind, frame.n_bytes, frame.run) != wanted or len(raw) != FRAME_BYTES + n_bytes:
-        raise DamagedError(f"there is no chunk of {n_bytes} bytes at byte {at}")
+    plain = layout.chunk_bytes(one) + _CHECKSUM_BYTES
+    least, most = plain, plain
+    if layout.gzip_level:
+        least, most = plain // DEFLATE_MAX_RATIO, plain + plain // 100 + 64
+    raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes) if least <= n_bytes <= most else b""
     stored = memoryview(raw)[FRAME_BYTES:]
-    if stored_checksum(stored) != frame.checksum:
-        raise DamagedError(f"the chunk at byte {at} is not what was committed")
-    shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
-    gzip_level = None if one is LABELS else layout.gzip_level
+    frame = Frame.unpack(raw, at - FRAME_BYTES, file.run)
+    field = layout.fields.index(one)
+    if frame is None or frame[:2] != (CHUNK, field) or not frame.n_bytes == len(stored) == n_bytes:
+        raise DamagedError(file, f"there is no chunk of {n_bytes} bytes of '{one.name}' at byte {at}")
+    if frame.number != SHARED and (frame.epoch, frame.number) != (epoch, number):
+        raise DamagedError(file, f"the chunk at byte {at} is of epoch {frame.epoch}, not {epoch}")
     try:
-        return decode_chunk(stored, shape, np.dtype(one.dtype).newbyteorder("<"), gzip_level=gzip_level)
+        if stored_checksum(stored) != frame.checksum:
+            raise ValueError("it is not what was committed")
+        shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
+        return decode_chunk(
+            stored, shape, np.dtype(one.dtype).newbyteorder("<"), gzip_level=layout.gzip_level
+        )
     except ValueError as error:
-        raise DamagedError(f"the chunk at byte {at} is damaged: {error}") from error
+        raise DamagedError(file, f"the chunk at byte {at} is damaged: {error}") from error

@@ -9,8 +9,9 @@ has, and uses as many entries as the node says. So a file must be `SLACK_BYTES` 
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,9 @@ import numpy.typing as npt
 
 UNDEFINED = (1 << 64) - 1
 SLACK_BYTES = 4096  # more than the largest node: 24 + 65 keys of 40 bytes + 64 addresses
-END_AT, ROOT_AT = 40, 64  # places in the superblock of the end of the file and of the root group's address
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+END_AT, ROOT_AT = 40, 64  # places of the end of the file and of the root group's address
+BEFORE_AT = 96  # the first byte behind the superblock
 
 _HEAP_BYTES = 1 << 16
 _LEAF_K, _GROUP_K = 5, 16  # room for 10 names in a symbol table node
@@ -38,10 +41,10 @@ def _pad(raw: bytes) -> bytes:
     return raw.ljust(padded(len(raw)), b"\0")
 
 
-def superblock(root: int, end: int) -> bytes:
-    """The first 96 bytes of the file."""
-    start = 0, 0, 0, 0, 0, 8, 8, 0, _LEAF_K, _GROUP_K, 0, 0, UNDEFINED, end, UNDEFINED, 0, root, 0, 0
-    return b"\x89HDF\r\n\x1a\n" + struct.pack("<8BHHIQQQQQQII16x", *start)
+def superblock(root: int, end: int, before: int) -> bytes:
+    """The first bytes of the file; the address of the root group before stands behind what HDF5 reads."""
+    start = 0, 0, 0, 0, 0, 8, 8, 0, _LEAF_K, _GROUP_K, 0, 0, UNDEFINED, end, UNDEFINED, 0, root, 0, 0, before
+    return SIGNATURE + struct.pack("<8BHHIQQQQQQII16xQ", *start)
 
 
 def datatype(dtype: np.dtype[Any] | None) -> bytes:
@@ -65,10 +68,11 @@ def dataspace(shape: Sequence[int], limits: Sequence[int | None] = ()) -> bytes:
     return head + struct.pack(f"<{len(shape) + len(most)}Q", *shape, *most)
 
 
-def attribute(name: str, value: bytes | int, dtype: np.dtype[Any] | None) -> Message:
-    """A scalar attribute; of variable-length text the value is what `text_heaps` gave."""
+def attribute(name: str, value: bytes | int, *, is_reference: bool = False) -> Message:
+    """A scalar attribute: a number, UTF-8, or what `text_heaps` gave."""
     raw = value.to_bytes(8, "little", signed=True) if isinstance(value, int) else value
-    label, kind, space = name.encode() + b"\0", datatype(dtype), dataspace(())
+    dtype = np.dtype("<i8" if isinstance(value, int) else f"S{len(raw)}")
+    label, kind, space = name.encode() + b"\0", datatype(None if is_reference else dtype), dataspace(())
     head = struct.pack("<BxHHH", 1, len(label), len(kind), len(space))
     return 0x0C, head + _pad(label) + _pad(kind) + _pad(space) + raw
 
@@ -113,12 +117,20 @@ def chunked_layout(chunk: Sequence[int], itemsize: int, index: int) -> Message:
     return 0x08, struct.pack(f"<BBBQ{len(chunk) + 1}I", 3, 2, len(chunk) + 1, index, *chunk, itemsize)
 
 
-def contiguous(dtype: np.dtype[Any] | None, n: int, at: int) -> bytes:
-    """Header of a one-dimensional dataset in one piece; without a dtype one of variable-length text."""
-    n_bytes = n * (16 if dtype is None else dtype.itemsize)
-    layout = struct.pack("<BBQQ", 3, 1, at if n else UNDEFINED, n_bytes)
-    fill = struct.pack("<BBBB", 2, 2, 2, 0)
-    return header([(0x01, dataspace((n,))), (0x03, datatype(dtype)), (0x05, fill), (0x08, layout)])
+def contiguous_layout(at: int, n_bytes: int) -> Message:
+    """The place of a dataset that lies in one piece."""
+    return 0x08, struct.pack("<BBQQ", 3, 1, at if n_bytes else UNDEFINED, n_bytes)
+
+
+def contiguous(dtype: np.dtype[Any] | None, n: int, at: int) -> list[Message]:
+    """What makes a one-dimensional dataset in one piece; without a dtype one of variable-length text."""
+    layout = contiguous_layout(at, n * (16 if dtype is None else dtype.itemsize))
+    return [
+        (0x01, dataspace((n,))),
+        (0x03, datatype(dtype)),
+        (0x05, struct.pack("<BBBB", 2, 2, 2, 0)),
+        layout,
+    ]
 
 
 def local_heap(names: Iterable[str], put: Put) -> tuple[int, dict[str, int]]:
@@ -178,98 +190,121 @@ def heap_texts(heap: bytes) -> list[bytes]:
     return texts
 
 
-class ChunkIndex:
-    """The chunks of one dataset in order: a B-tree that grows at its right end alone.
+class ChunkTree:
+    """The chunks of one dataset in order, epoch by epoch: a B-tree that grows at its right end alone.
 
-    A full node is written once. The nodes on the way to the last chunk are written anew by each commit.
+    A full node is written once. The nodes on the way to the last chunk are written anew by each commit. All other nodes
+    are full, so the number of a chunk tells the way to it.
 
     Args:
         rank: axes of the dataset.
-        fan_out: entries of a full node, at most 64. Few keep small commits small, many keep large trees flat.
+        n_a_epoch: chunks of an epoch.
+        n_rows: samples of a chunk.
     """
 
-    def __init__(self, rank: int, fan_out: int) -> None:
-        self.rank, self.fan_out = rank, fan_out
+    def __init__(self, rank: int, n_a_epoch: int, n_rows: int) -> None:
+        self._facts = rank, n_a_epoch, n_rows
+        self.fan_out = 8 if n_a_epoch < 8 else 64  # few keep small commits small, many keep large trees flat
+        self.n_chunks, self._root = 0, UNDEFINED
         self._key = struct.Struct(f"<II{rank + 1}Q")  # stored bytes, filter mask, first element
         place = "<u8", (rank + 1,)
         self._entry = np.dtype([("n_bytes", "<u4"), ("mask", "<u4"), ("first", *place), ("child", "<u8")])
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
 
-    def copy(self) -> ChunkIndex:
-        """An index that can be changed by itself."""
-        other = ChunkIndex(self.rank, self.fan_out)
-        other._levels = [list(level) for level in self._levels]
+    def copy(self) -> ChunkTree:
+        """A tree that can grow by itself."""
+        other = ChunkTree(*self._facts)
+        other.n_chunks, other._levels = self.n_chunks, [list(level) for level in self._levels]
         return other
 
-    def append(self, n_bytes: int, first: Sequence[int], address: int, put: Put) -> None:
-        """Add the next chunk: its stored bytes, first element and address. `put` takes nodes that became full."""
-        key, level = self._key.pack(n_bytes, 0, *first, 0), 0
-        if len(self._levels[0]) == self.fan_out:
-            while len(self._levels[level]) == self.fan_out:
-                entries = self._levels[level]
-                node = put(self._node(level, entries, key))
-                level += 1
-                if level == len(self._levels):
-                    self._levels.append([])
-                self._levels[level].append(entries[0][:-8] + node.to_bytes(8, "little"))
-                entries.clear()
-        self._levels[0].append(key + address.to_bytes(8, "little"))
+    def _key_of(self, number: int, n_bytes: int) -> bytes:
+        rank, n_a_epoch, n_rows = self._facts
+        epoch, part = divmod(number, n_a_epoch)
+        return self._key.pack(n_bytes, 0, epoch, part * n_rows, *[0] * (rank - 1))
 
-    def write(self, end: Sequence[int], put: Put) -> int:
-        """Write the nodes on the way to the last chunk; `end` lies behind all chunks. Returns the root's address."""
-        last, root = self._key.pack(0, 0, *end, 0), b""
+    def append(self, address: int, n_bytes: int, put: Put) -> None:
+        """Add the next chunk. `put` takes the nodes that became full."""
+        key, level = self._key_of(self.n_chunks, n_bytes), 0
+        while len(self._levels[level]) == self.fan_out:
+            entries = self._levels[level]
+            node, level = put(self._node(level, entries, key)), level + 1
+            if level == len(self._levels):
+                self._levels.append([])
+            self._levels[level].append(entries[0][:-8] + node.to_bytes(8, "little"))
+            entries.clear()
+        self._levels[0].append(key + address.to_bytes(8, "little"))
+        self.n_chunks += 1
+
+    def write(self, put: Put) -> int:
+        """Write the nodes on the way to the last chunk. Returns the root's address."""
+        end, root = self._key_of(self.n_chunks, 0), list[bytes]()
         for level, entries in enumerate(self._levels):
-            here = [*entries, root] if root else entries
-            if not here or (root and not any(self._levels[level:])):
-                break
-            root = here[0][:-8] + put(self._node(level, here, last)).to_bytes(8, "little")
-        return int.from_bytes(root[-8:], "little") if root else UNDEFINED
+            if here := entries + root:
+                root = [here[0][:-8] + put(self._node(level, here, end)).to_bytes(8, "little")]
+        return int.from_bytes(root[0][-8:], "little") if root else UNDEFINED
 
     def _node(self, level: int, entries: Sequence[bytes], end: bytes) -> bytes:
-        head = struct.pack("<4sBBHQQ", b"TREE", 1, level, len(entries), UNDEFINED, UNDEFINED)
-        return head + b"".join(entries) + end
+        return self._head(level, len(entries)) + b"".join(entries) + end
 
-    def follow(self, root: int, n_chunks: int, read: Callable[[int], bytes]) -> npt.NDArray[Any]:
-        """Take over a tree from a file.
+    def _head(self, level: int, n_entries: int) -> bytes:
+        return struct.pack("<4sBBHQQ", b"TREE", 1, level, n_entries, UNDEFINED, UNDEFINED)
+
+    def attach(
+        self, root: int, n_chunks: int, read: Callable[[int], bytes], wrong: Callable[[str], Exception]
+    ) -> ChunkTree:
+        """Be the tree of a file.
 
         Args:
             root: its address.
             n_chunks: how many chunks it holds.
             read: gives the bytes from an address on, those of a node at least.
-
-        Returns:
-            `[chunk]` entries with the fields `n_bytes`, `mask`, `first` and `child`, the address.
-
-        Raises:
-            ValueError: it is no such tree.
+            wrong: makes the error to raise where it is damaged.
         """
-        self._levels, here, level = [[]], [] if root == UNDEFINED else [root], -1
-        every = np.empty(0, self._entry)
-        while here:
-            parts = []
-            for place in here:
-                node = read(place)
-                found, count = struct.unpack_from("<BH", node, 5)
-                if (
-                    node[:5] != b"TREE\x01"
-                    or node[8:24] != b"\xff" * 16
-                    or not 1 <= count <= self.fan_out
-                    or found != (level if level >= 0 else found)
-                ):
-                    raise ValueError(f"at byte {place} is no node of its level")
-                entries = np.frombuffer(node, self._entry, count, 24)
-                parts.append(entries)
-                if (entries["child"] >= place).any():  # children are written first, so no path is a circle
-                    raise ValueError(f"the node at byte {place} is older than what it holds")
-                if entries["mask"].any() or entries["first"][:, -1].any():
-                    raise ValueError(f"the node at byte {place} holds what no writer wrote")
-            every = np.concatenate(parts)
-            if len(every) > n_chunks or found > 20:
-                raise ValueError(f"it holds more than {n_chunks} chunks")
-            if level < 0:
-                self._levels = [[] for _ in range(found + 1)]
-            last = parts[-1] if found == 0 else parts[-1][:-1]
-            self._levels[found] = [entry.tobytes() for entry in last]
-            here, level = (every["child"].tolist(), found - 1) if found else ([], -1)
-        return every
+        self._root, self.n_chunks, self._read, self._wrong = root, n_chunks, read, wrong
+        self._read_node = functools.lru_cache(1024)(self._read_checked_node)
+        return self
+
+    def _height(self, n_chunks: int) -> int:
+        level = 0
+        while self.fan_out ** (level + 1) < n_chunks:
+            level += 1
+        return level
+
+    def _way(self, number: int) -> Iterator[tuple[int, npt.NDArray[Any], int]]:
+        """The nodes on the way to a chunk: level, entries, and the place of the next among them."""
+        at = self._root
+        for level in range(self._height(self.n_chunks), -1, -1):
+            start, place = divmod(number // self.fan_out**level, self.fan_out)
+            entries = self._read_node(at, level, start * self.fan_out)
+            yield level, entries, place
+            at = int(entries["child"][place])
+
+    def _read_checked_node(self, at: int, level: int, start: int) -> npt.NDArray[Any]:
+        """Entries of a node; `start` is the number of its first among all entries of its level."""
+        rank, n_a_epoch, n_rows = self._facts
+        n_entries = min(self.fan_out, -(-self.n_chunks // self.fan_out**level) - start)
+        node = self._read(at)
+        if node[:24] != self._head(level, n_entries):
+            raise self._wrong(f"at byte {at} is no node of its level")
+        entries = np.frombuffer(node, self._entry, n_entries, 24)
+        wanted = np.zeros((n_entries, rank + 1), np.uint64)
+        wanted[:, 0], parts = np.divmod((start + np.arange(n_entries)) * self.fan_out**level, n_a_epoch)
+        wanted[:, 1] = parts * n_rows
+        if entries["mask"].any() or (entries["first"] != wanted).any():
+            raise self._wrong(f"the node at byte {at} holds other chunks")
+        return entries
+
+    def find(self, number: int) -> tuple[int, int]:
+        """Address and stored bytes of a chunk of the file."""
+        *_, (_, entries, place) = self._way(number)
+        return int(entries["child"][place]), int(entries["n_bytes"][place])
+
+    def cut(self, n_chunks: int) -> ChunkTree:
+        """The first chunks of the file as a tree that can grow."""
+        tree = ChunkTree(*self._facts)
+        tree.n_chunks, tree._levels = n_chunks, [[] for _ in range(self._height(n_chunks) + 1)]
+        for level, entries, place in self._way(n_chunks - 1) if n_chunks else ():
+            if level < len(tree._levels):
+                tree._levels[level] = [one.tobytes() for one in entries[: place + (level == 0)]]
+        return tree

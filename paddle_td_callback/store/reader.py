@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Iterator
@@ -13,11 +12,13 @@ import numpy.typing as npt
 
 from ..errors import StoreError, StoreNotFoundError
 from ..messages import warn
+from . import disk
+from .blocks import DamagedError
 from .chunks import read_chunk
-from .commits import Commit, DamagedError, NotARecordingError, RawFile, commits, open_file
-from .metadata import MAX_EMPTY_SAMPLES, Chunks, NewerSchemaError, State
-from .schema import CLASS_NAMES, EPOCH_FIELDS, LABELS, SAMPLE_IDS, Field, label_checksum
-from .writer import HINT
+from .disk import RawFile
+from .hdf5_format import ChunkTree
+from .schema import CLASS_NAMES, EPOCH_FIELDS, SAMPLE_IDS, Field
+from .state import newest_state
 
 Samples = slice | npt.ArrayLike | None
 
@@ -35,7 +36,7 @@ def open_recording(path: str | os.PathLike[str]) -> RawFile:
     if os.path.exists(name) and not os.path.isfile(name):
         raise StoreError(f"'{name}' is a device or a pipe; give the path of a recording")
     try:
-        return open_file(name, os.O_RDONLY)
+        return disk.open_file(name, os.O_RDONLY)
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"'{name}': there is no such file; give the path of a recording") from error
     except OSError as error:
@@ -75,25 +76,26 @@ class TrainingDynamicsStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
         self._labels: npt.NDArray[np.int32] | None = None
-        self._chunks: dict[str, Chunks] = {}
+        self._trees: dict[str, ChunkTree] = {}
         self._file = open_recording(path)
         try:
-            with self._saying_what_is_damaged():
-                self._commit, self._state = self._newest()
-                self._dropped = self._state.read_dropped(self._file)
+            _, self._state, wrong = newest_state(self._file)
+            self.dropped_epochs = self._state.read_dropped(self._file)
         except BaseException:
             self._file.close()
             raise
-        self.layout = layout = self._state.head.layout
-        self.n_samples, self.n_classes, self.n_epochs = (
-            layout.n_samples,
-            layout.n_classes,
-            self._state.n_epochs,
-        )
-        self.keep, self.mode = layout.keep, layout.mode
-        self.dropped_epochs = self._dropped.tolist()
-        self.created, self.versions = self._state.head.created, self._state.head.versions
-        self.label_checksum = self._state.label_checksum
+        if wrong is not None:
+            warn(
+                f"'{self.path}': its newest commit is damaged ({wrong.what}); these are the {self._state.n_epochs} "
+                "epochs of the commit before; another program may have changed the file, see `paddle-td verify`",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self.layout, self.n_epochs = self._state.layout, self._state.n_epochs
+        self.n_samples, self.n_classes = self.layout.n_samples, self.layout.n_classes
+        self.keep, self.mode = self.layout.keep, self.layout.mode
+        self.created, self.versions = self._state.created, self._state.versions
+        self.label_checksum = f"{self._state.labels[1]:08x}"
 
     def __enter__(self) -> TrainingDynamicsStore:
         return self
@@ -104,6 +106,12 @@ class TrainingDynamicsStore:
     def close(self) -> None:
         """Release the file. Closing twice is fine."""
         self._file.close()
+
+    @property
+    def _open_file(self) -> RawFile:
+        if self._file.fd < 0:
+            raise ValueError(f"'{self.path}' is closed; open it anew with TrainingDynamicsStore(path)")
+        return self._file
 
     def __repr__(self) -> str:
         return (
@@ -122,31 +130,13 @@ class TrainingDynamicsStore:
         return self._names(CLASS_NAMES)
 
     def _names(self, kind: str) -> list[str] | None:
-        with self._saying_what_is_damaged():
-            return self._state.read_names(self._file, kind)
+        return self._state.read_names(self._open_file, kind)
 
     @property
     def labels(self) -> npt.NDArray[np.int32]:
-        """The given labels, `[sample]` int32, -1 = never seen.
-
-        Raises:
-            StoreError: nothing is recorded yet, and the data set is so large that nothing much is to be made of it.
-        """
+        """The given labels, `[sample]` int32, -1 = never seen."""
         if self._labels is None:
-            if self.n_epochs == 0 and self.n_samples > MAX_EMPTY_SAMPLES:
-                raise StoreError(
-                    f"'{self.path}' holds no committed epoch of its {self.n_samples} samples yet; an epoch counts "
-                    "once it has ended, so try again then"
-                )
-            labels = np.full(self.n_samples, LABELS.unseen, LABELS.dtype)
-            n_rows = self.layout.chunk_rows(LABELS)
-            with self._saying_what_is_damaged():
-                for number in range(self._chunks_of(LABELS).n_a_epoch):
-                    part = labels[number * n_rows : (number + 1) * n_rows]
-                    part[:] = self._chunk(LABELS, number)[: len(part)]
-                if label_checksum(labels) != self.label_checksum:
-                    raise DamagedError(f"the labels do not match their checksum {self.label_checksum}")
-            self._labels = labels
+            self._labels = self._state.read_labels(self._open_file)
         return self._labels
 
     def given_probabilities(self, samples: Samples = None) -> npt.NDArray[np.float32]:
@@ -218,53 +208,15 @@ class TrainingDynamicsStore:
         step = max(1, max_bytes // (rows * row_bytes * max(1, self.n_epochs))) * rows
         return (slice(start, min(start + step, self.n_samples)) for start in range(0, self.n_samples, step))
 
-    def _newest(self) -> tuple[Commit, State]:
-        """The newest state that is whole."""
-        wrong: DamagedError | None = None
-        try:
-            for commit in commits(self._file):
-                try:
-                    state = State.read(self._file, commit)
-                except DamagedError as error:
-                    wrong = wrong or error
-                    continue
-                if wrong is not None:
-                    warn(
-                        f"'{self.path}': its newest commit is damaged ({wrong}); these are the {state.n_epochs} epochs "
-                        "of the commit before; another program may have changed the file, see `paddle-td verify`",
-                        RuntimeWarning,
-                        stacklevel=3,
-                    )
-                return commit, state
-        except NotARecordingError as error:
-            raise StoreError(
-                f"'{self.path}' {error}; give a file that TrainingDynamicsCallback or TrainingDynamicsRecorder made"
-            ) from error
-        except NewerSchemaError as error:
-            raise StoreError(f"'{self.path}' has {error}; upgrade paddle_td_callback") from error
-        assert wrong is not None
-        raise wrong
-
-    @contextlib.contextmanager
-    def _saying_what_is_damaged(self) -> Iterator[None]:
-        if self._file.fd < 0:
-            raise ValueError(f"'{self.path}' is closed; open it anew with TrainingDynamicsStore(path)")
-        try:
-            yield
-        except DamagedError as error:
-            raise StoreError(f"'{self.path}' is damaged: {error}{HINT}") from error
-
-    def _chunks_of(self, one: Field) -> Chunks:
-        if one.name not in self._chunks:
-            self._chunks[one.name] = Chunks(self._file, self._state, self._commit.at, one)
-        return self._chunks[one.name]
-
-    def _chunk(self, one: Field, number: int) -> npt.NDArray[Any]:
-        chunks = self._chunks_of(one)
-        at = int(chunks.at[number])
-        rows = read_chunk(self._file, at, int(chunks.n_bytes[number]), self.layout, one)
+    def _chunk(self, one: Field, epoch: int, number: int) -> npt.NDArray[Any]:
+        if one.name not in self._trees:
+            self._trees[one.name] = self._state.tree(self._open_file, one)
+        place = self._trees[one.name].find(epoch * self.layout.n_chunks(one) + number)
+        rows = read_chunk(self._open_file, self.layout, one, epoch, number, *place)
         if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:
-            raise DamagedError(f"the chunk of '{one.name}' at byte {at} holds numbers outside the classes")
+            raise DamagedError(
+                self._file, f"the chunk of '{one.name}' at byte {place[0]} holds numbers outside the classes"
+            )
         return rows
 
     def _rows(self, one: Field, samples: Samples) -> npt.NDArray[Any]:
@@ -273,15 +225,13 @@ class TrainingDynamicsStore:
         out = np.empty((max(0, n_chosen), self.n_epochs, *self.layout.epoch_shape(one)[1:]), one.dtype)
         if out.size == 0:  # no bytes back the size of a recording without epochs
             return out
-        with self._saying_what_is_damaged():
-            a_epoch = self._chunks_of(one).n_a_epoch
-            for number, place, rows in _by_chunk(chosen, n_rows):
-                part = out[place]
-                # Epoch by epoch as they are stored, then turned as a whole: far fewer cache misses.
-                block = np.empty((self.n_epochs, *part.shape[:1], *part.shape[2:]), one.dtype)
-                for epoch in range(self.n_epochs):
-                    block[epoch] = self._chunk(one, epoch * a_epoch + number)[rows]
-                out[place] = np.swapaxes(block, 0, 1)
+        for number, place, rows in _by_chunk(chosen, n_rows):
+            part = out[place]
+            # Epoch by epoch as they are stored, then turned as a whole: far fewer cache misses.
+            block = np.empty((self.n_epochs, *part.shape[:1], *part.shape[2:]), one.dtype)
+            for epoch in range(self.n_epochs):
+                block[epoch] = self._chunk(one, epoch, number)[rows]
+            out[place] = np.swapaxes(block, 0, 1)
         return out
 
     def _normalise(self, samples: Samples) -> slice | npt.NDArray[np.intp]:

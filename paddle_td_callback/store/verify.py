@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from dataclasses import field as attribute
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import h5py
@@ -14,32 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
-from ..messages import escape
+from . import hdf5_format as h5
+from .blocks import CHUNK, LABELS, METADATA, SHARED, STATE, DamagedError, Frame, Root, read_block, scan
 from .chunks import read_chunk
-from .commits import (
-    CHUNK,
-    FRAME_BYTES,
-    HEAD,
-    METADATA,
-    RECORDS_AT,
-    SECTOR_BYTES,
-    SHARED,
-    START,
-    STATE,
-    Commit,
-    DamagedError,
-    Frame,
-    NotARecordingError,
-    blocks,
-    commits,
-    read_block,
-    record_at,
-)
-from .hdf5_format import END_AT, ROOT_AT, SLACK_BYTES, superblock
-from .metadata import Chunks, Head, NewerSchemaError, State, unpack_facts, whole
 from .reader import open_recording
-from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
-from .writer import LABELS_FIELD, StoreWriter
+from .schema import CLASS_NAMES, SAMPLE_IDS, Field, Layout
+from .state import State, newest_state
+from .writer import StoreWriter
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
 # How far probabilities may be from what they should be: the softmax was taken in single precision, and each
@@ -81,9 +61,9 @@ class Report:
     n_epochs: int = 0
     n_chunks: int = 0
     n_bytes: int = 0
-    good_epochs: list[int] = attribute(default_factory=list)
-    dropped_epochs: list[int] = attribute(default_factory=list)
-    problems: list[Problem] = attribute(default_factory=list)
+    good_epochs: list[int] = field(default_factory=list)
+    dropped_epochs: list[int] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
     n_problems: int = 0
 
     @property
@@ -156,18 +136,15 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
         StoreError: `out` exists or cannot be written, or there is nothing to salvage in `path`.
     """
     with contextlib.closing(_Examined(path)) as examined:
-        report = examined.check()
-        if examined.layout is None or not report.good_epochs:
+        report, layout = examined.check(), examined.layout
+        if not report.good_epochs:
             raise StoreError(
                 f"'{examined.path}' holds no good epoch, so there is nothing to salvage; record the training again"
             )
-        writer = StoreWriter.create(out, examined.layout, **examined.names)
+        writer = StoreWriter.create(out, layout, **examined.names)
         try:
             for epoch in report.good_epochs:
-                rows = {
-                    one.name: examined.rows(epoch, one, 0, examined.layout.n_samples)
-                    for one in examined.layout.fields
-                }
+                rows = {one.name: examined.rows(epoch, one, 0, layout.n_samples) for one in layout.fields}
                 writer.commit_epoch(epoch, rows, examined.labels)
         except OSError as error:
             raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}; give another path") from error
@@ -176,32 +153,15 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
         return report
 
 
-class _LostError(Exception):
-    """Rows from `sample` on cannot be read."""
-
-    def __init__(self, sample: int, message: str) -> None:
-        super().__init__(message)
-        self.sample = sample
-
-
 class _Examined:
     """A recording read by the frames of its blocks, however damaged it is."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self.layout: Layout | None = None
-        self.labels: npt.NDArray[np.int32] = np.zeros(0, np.int32)
         self.names: dict[str, Any] = {}
         self._report = Report(self.path)
-        self._chunks: dict[
-            int, dict[tuple[int, int], tuple[int, int]]
-        ] = {}  # epoch: field, number: address, bytes
-        self._label_chunks: dict[tuple[int, int], tuple[int, int]] = {}
-        self._label_checksum = ""
-        self._seen_by_others = (
-            False  # whether HDF5 will find the newest state, and nothing that is not checked
-        )
-        self._last: tuple[int, int, npt.NDArray[Any]] | None = None
+        self._chunks: dict[tuple[int, int, int], tuple[int, int]] = {}  # epoch, field, number: address, bytes
+        self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked
         self._file = open_recording(path)
         try:
             self._examine()
@@ -214,194 +174,131 @@ class _Examined:
         self._file.close()
 
     def _examine(self) -> None:
-        report, newest, why = self._report, None, ""
+        report, newest, why = self._report, None, StoreError(f"'{self.path}' holds no whole state")
         try:
-            newest = commits(self._file)[0]
-        except (NotARecordingError, DamagedError) as error:
-            why = str(error)
-        first = START if newest is None else newest.at - FRAME_BYTES
-        frame = Frame.read(self._file, first) or next(
-            filter(None, (f for _, f in blocks(self._file, self._file.n_bytes))), None
-        )
-        self._file.run = None if frame is None else frame.run
-        report.n_bytes = self._file.n_bytes if newest is None else min(newest.end, self._file.n_bytes)
-        self._follow(report.n_bytes, newest)
-        if self.layout is None:
-            raise StoreError(f"'{self.path}' {why or 'holds no block that says what was recorded'}")
-        if why:
-            report.add(f"it {why}")
-        for at in RECORDS_AT:
-            # A power cut may leave one that is cut off, which costs nothing.
-            if record_at(self._file, at) is None and any(self._file.read(at, SECTOR_BYTES)):
-                report.add(f"the commit record at byte {at} is damaged")
-        if newest is not None:
-            self._check_state(newest)
-        if self._chunks and 4 * self.layout.n_samples > report.n_bytes:
-            report.add(f"{self.layout.n_samples} samples, but too few bytes for their labels")
-            self.layout = None
-        elif self._chunks:
-            self._read_labels(self.layout)
+            root, newest, wrong = newest_state(self._file)
+            if wrong is not None:
+                newest, why = None, wrong
+        except StoreError as error:
+            why = error
+        report.n_bytes = self._file.n_bytes if newest is None else root.end
+        state = self._follow(report.n_bytes, newest)
+        if state is None:
+            raise why
+        if newest is None:
+            report.add(why.what if isinstance(why, DamagedError) else "its first sector is damaged")
+        self.layout = state.layout
+        self.labels = np.full(self.layout.n_samples, -1, np.int32)
+        try:
+            self.labels = state.read_labels(self._file)
+            report.dropped_epochs = [] if newest is None else newest.read_dropped(self._file)
+            self.names = {kind: state.read_names(self._file, kind) for kind in (CLASS_NAMES, SAMPLE_IDS)}
+            if newest is not None and report.ok:
+                newest.check_metadata(self._file, root)
+                self._check_trees(newest)
+                self._check_superblock(root)
+        except DamagedError as error:
+            report.add(error.what)
+        outside = np.flatnonzero((self.labels < -1) | (self.labels >= self.layout.n_classes))
+        if len(outside):
+            sample = int(outside[0])
+            report.add(f"label {self.labels[sample]} is outside the classes", sample=sample)
 
-    def _follow(self, end: int, newest: Commit | None) -> None:
-        """Go through the log as its writer did: chunks count from the state that commits them."""
+    def _follow(self, end: int, newest: State | None) -> State | None:
+        """Go through the log as its writer did: chunks count from the state that commits them. Returns the last."""
+        report, file, state, n_epochs = self._report, self._file, newest, 0
         waiting: list[tuple[int, Frame]] = []
-        for at, frame in blocks(self._file, end):
+        labels: tuple[int, int] | None = None
+        for at, frame in scan(file, end):
             if frame is None:
-                self._report.add(f"from byte {at} on something stands that is no block")
-            elif frame.kind == CHUNK:
-                waiting.append((at + FRAME_BYTES, frame))
-            else:
-                try:
-                    body = read_block(self._file, at + FRAME_BYTES, frame.kind)
-                    if frame.kind == HEAD:
-                        self.layout = Head.read(self._file, at + FRAME_BYTES).layout
-                    elif frame.kind == STATE:
-                        facts = unpack_facts(body)
-                        self._take(waiting, whole(facts["n_epochs"], 0, (1 << 32) - 1))
-                        self._label_checksum, waiting = escape(facts["label_checksum"], limit=20), []
-                except (DamagedError, NewerSchemaError, ValueError, KeyError) as error:
-                    what = (
-                        "another program has changed the metadata for HDF5: "
-                        if frame.kind == METADATA
-                        else ""
-                    )
-                    self._report.add(f"{what}{error}")
-        if newest is None or self._report.n_problems:  # the state that commits these may be what is damaged
-            self._take(waiting, 1 << 32)
-
-    def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
-        for at, frame in waiting:
-            if frame.number == SHARED:  # of epochs that were never written
+                report.add(f"from byte {at} on something stands that is no block")
                 continue
+            file.run = frame.run if file.run is None else file.run
+            if frame.kind == CHUNK:
+                waiting.append((at, frame))
+                continue
+            try:
+                read_block(file, at, frame.kind)
+                if frame.kind == LABELS:
+                    labels = at, frame.checksum
+                elif frame.kind == STATE:
+                    found = State.read(file, Root(at, 0, at + frame.n_bytes))
+                    self._take(waiting, found.n_epochs, n_epochs)
+                    state, n_epochs, labels, waiting = newest or found, found.n_epochs, None, []
+            except DamagedError as error:
+                changed = "another program has changed the metadata for HDF5: " * (frame.kind == METADATA)
+                report.add(changed + error.what)
+        self._take(waiting, 1 << 32 if newest is None else newest.n_epochs, n_epochs)
+        report.n_epochs = max(self._chunks, default=(-1,))[0] + 1 if newest is None else newest.n_epochs
+        # The state that commits the last chunks and labels may be what is damaged.
+        return (
+            state if state is None or newest is not None or labels is None else replace(state, labels=labels)
+        )
+
+    def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int, n_before: int) -> None:
+        """Count chunks as those of the first epochs, of which there were so many before."""
+        for at, frame in waiting:
             if (
                 8 * frame.epoch > self._file.n_bytes
             ):  # an epoch takes more, and so does the note that it was dropped
                 self._report.add(f"the chunk at byte {at} claims to be of epoch {frame.epoch}")
-                continue
-            labels = frame.field == LABELS_FIELD
-            chunks = self._label_chunks if labels else self._chunks.setdefault(frame.epoch, {})
-            chunks[frame.field, frame.number] = at, frame.n_bytes
-        self._chunks = {epoch: chunks for epoch, chunks in self._chunks.items() if epoch < n_epochs}
-        self._report.n_epochs = max(self._chunks, default=-1) + 1
+            elif frame.number != SHARED:  # of epochs that were never written
+                self._chunks[frame.epoch, frame.field, frame.number] = at, frame.n_bytes
+        if n_epochs < n_before:
+            self._chunks = {key: place for key, place in self._chunks.items() if key[0] < n_epochs}
 
-    def _check_state(self, newest: Commit) -> None:
-        """The newest state, and the metadata that it and the head hold for other HDF5 readers."""
-        report = self._report
-        if newest.end > self._file.n_bytes:
-            report.add(f"it is cut off: {self._file.n_bytes} bytes of {newest.end}")
-        try:
-            state = State.read(self._file, newest)
-            dropped = state.read_dropped(self._file)
-            report.n_epochs, report.dropped_epochs = state.n_epochs, dropped.tolist()
-            for kind in (CLASS_NAMES, SAMPLE_IDS):
-                self.names[kind] = state.read_names(self._file, kind)
-            if report.ok:
-                state.check_metadata(self._file, newest)
-                for number, one in enumerate((*state.head.layout.fields, LABELS)):
-                    self._check_index(Chunks(self._file, state, newest.at, one), number, one)
-                self._check_superblock(state, newest)
-        except DamagedError as error:
-            report.add(str(error))
-        except NewerSchemaError as error:
-            raise StoreError(f"'{self.path}' has {error}; upgrade paddle_td_callback") from error
+    def _check_trees(self, state: State) -> None:
+        """Whether the chunk trees lead to the chunks that the log holds."""
+        dropped = set(self._report.dropped_epochs)
+        for number, one in enumerate(state.layout.fields):
+            tree, n_chunks = state.tree(self._file, one), state.layout.n_chunks(one)
+            for i in range(tree.n_chunks):
+                epoch, part = divmod(i, n_chunks)
+                place = tree.find(i)
+                if epoch not in dropped and place != self._chunks.get((epoch, number, part)):
+                    self._report.add(f"the chunk index of '{one.name}' leads to another chunk", epoch)
+                    break
 
-    def _check_index(self, chunks: Chunks, number: int, one: Field) -> None:
-        """Whether the index of a dataset leads to the chunks that the log holds."""
-        found = np.stack([chunks.at, chunks.n_bytes], axis=1)
-        if one is LABELS:
-            known = [self._label_chunks[key] for key in sorted(self._label_chunks)]
-        else:
-            dropped = self._report.dropped_epochs
-            is_written = ~np.isin(np.arange(self._report.n_epochs), dropped)
-            found = found[np.repeat(is_written, chunks.n_a_epoch)]
-            known = [
-                place
-                for epoch in sorted(set(self._chunks).difference(dropped))
-                for (field, _), place in sorted(self._chunks[epoch].items())
-                if field == number
-            ]
-        if known != list(map(tuple, found.tolist())):
-            self._report.add(
-                f"the chunk index of '{one.name}' leads to other chunks than those of its epochs"
-            )
-
-    def _check_superblock(self, state: State, newest: Commit) -> None:
+    def _check_superblock(self, root: Root) -> None:
         """Whether other programs are led to the metadata just checked, and to nothing else."""
-        found, root = self._file.read(0, 96), state.metadata_at(newest)
-        end = int.from_bytes(found[END_AT : END_AT + 8], "little")
-        is_inside = newest.end + SLACK_BYTES <= end <= self._file.n_bytes
-        self._seen_by_others = is_inside and found == superblock(root, end)
-        there = int.from_bytes(found[ROOT_AT : ROOT_AT + 8], "little")
-        frame = Frame.read(self._file, there - FRAME_BYTES)
-        # A process that was killed in a commit leaves it one epoch behind, and a live one moves it on.
-        if frame is None or frame.kind != METADATA:
-            self._report.add("its superblock leads other programs to what is no metadata")
-
-    def _read_labels(self, layout: Layout) -> None:
-        self.labels = np.full(layout.n_samples, -1, np.int32)
-        n_rows = layout.chunk_rows(LABELS)
-        for number in range(layout.n_chunks(LABELS)):
-            start = number * n_rows
-            try:
-                block = self._chunk(self._label_chunks, LABELS, LABELS_FIELD, number)
-            except _LostError as error:
-                self._report.add(str(error), sample=start)
-                continue
-            self.labels[start : start + n_rows] = block[: layout.n_samples - start]
-        if self._label_checksum and label_checksum(self.labels) != self._label_checksum:
-            self._report.add(f"the labels do not match their checksum {self._label_checksum}")
-        outside = np.flatnonzero((self.labels < -1) | (self.labels >= layout.n_classes))
-        if len(outside):
-            sample = int(outside[0])
-            self._report.add(f"label {self.labels[sample]} is outside the classes", sample=sample)
-
-    def _chunk(
-        self, chunks: dict[tuple[int, int], tuple[int, int]], one: Field, of_field: int, number: int
-    ) -> npt.NDArray[Any]:
-        assert self.layout is not None
-        start = number * self.layout.chunk_rows(one)
-        if (of_field, number) not in chunks:
-            raise _LostError(start, f"'{one.name}' from here on is missing")
-        self._report.n_chunks += 1
-        try:
-            return read_chunk(self._file, *chunks[of_field, number], self.layout, one)
-        except DamagedError as error:
-            raise _LostError(start, f"'{one.name}' from here on is lost, {error}") from error
+        found = self._file.read(0, h5.BEFORE_AT)
+        end = int.from_bytes(found[h5.END_AT : h5.END_AT + 8], "little")
+        is_inside = root.end + h5.SLACK_BYTES <= end <= self._file.n_bytes
+        self._is_for_others = is_inside and found == h5.superblock(root.at, end, 0)[: h5.BEFORE_AT]
 
     def rows(self, epoch: int, one: Field, start: int, stop: int) -> npt.NDArray[Any]:
         """Some rows of one epoch, `[sample]`, `[sample, class]` or `[sample, k]`."""
-        assert self.layout is not None
-        n_rows, of_field = self.layout.chunk_rows(one), self.layout.fields.index(one)
+        n_rows, field_number = self.layout.chunk_rows(one), self.layout.fields.index(one)
         parts = []
         for number in range(start // n_rows, -(-stop // n_rows)):
-            block = self._chunk(self._chunks[epoch], one, of_field, number)
+            try:
+                place = self._chunks.get((epoch, field_number, number), (0, 0))
+                block = read_chunk(self._file, self.layout, one, epoch, number, *place)
+            except DamagedError as error:
+                self._report.add(f"'{one.name}' from here on is lost: {error.what}", epoch, number * n_rows)
+                raise
+            self._report.n_chunks += 1
             parts.append(block[max(0, start - number * n_rows) : stop - number * n_rows])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def check(self) -> Report:
         """Check every epoch."""
-        report, layout = self._report, self.layout
-        if layout is None:
-            return report
+        report = self._report
         for epoch in sorted({*range(report.n_epochs)}.difference(report.dropped_epochs)):
             before = report.n_problems
-            if epoch not in self._chunks:
-                report.add("nothing is known of where it is", epoch)
-            else:
-                try:
-                    for start, rows in self._tiles(epoch, layout):
-                        self._check_rows(layout, epoch, start, rows)
-                except _LostError as error:
-                    report.add(str(error), epoch, error.sample)
+            with contextlib.suppress(DamagedError):  # it is noted
+                for start, rows in self._tiles(epoch):
+                    self._check_rows(epoch, start, rows)
             if report.n_problems == before:
                 report.good_epochs.append(epoch)
         n_chunks = report.n_chunks
-        if report.ok and self._seen_by_others:
-            self._compare_with_h5py(layout)
+        if report.ok and self._is_for_others:
+            self._compare_with_h5py()
         return replace(report, n_chunks=n_chunks)
 
-    def _tiles(self, epoch: int, layout: Layout) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
+    def _tiles(self, epoch: int) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
         """Rows of all fields, by the chunks of the narrow ones, so that each chunk is read once or nearly so."""
+        layout = self.layout
         step = layout.chunk_rows(layout.fields[0])
         if 32 * step * layout.epoch_bytes > layout.n_samples * (1 << 30):  # wide rows: by their own chunks
             step = min(layout.chunk_rows(one) for one in layout.fields)
@@ -409,26 +306,27 @@ class _Examined:
             stop = min(start + step, layout.n_samples)
             yield start, {one.name: self.rows(epoch, one, start, stop) for one in layout.fields}
 
-    def _check_rows(self, layout: Layout, epoch: int, start: int, rows: dict[str, npt.NDArray[Any]]) -> None:
+    def _check_rows(self, epoch: int, start: int, rows: dict[str, npt.NDArray[Any]]) -> None:
         labels = self.labels[start : start + len(rows["predicted"])]
-        for message, wrong in _contradictions(layout, labels, rows):
+        for message, wrong in _contradictions(self.layout, labels, rows):
             found = np.flatnonzero(wrong)
             if len(found):
                 more = f" (and {len(found) - 1} more near it)" if len(found) > 1 else ""
                 self._report.add(message + more, epoch, start + int(found[0]))
 
-    def _compare_with_h5py(self, layout: Layout) -> None:
+    def _compare_with_h5py(self) -> None:
         """Whether other programs read the same; called when the file holds what this package writes and no more."""
         try:
-            with h5py.File(self.path) as h5:
+            with h5py.File(self.path) as file:
+                if file["labels"][:].tobytes() != self.labels.tobytes():
+                    self._report.add("h5py reads other labels")
                 for epoch in self._report.good_epochs:
-                    for start, rows in self._tiles(epoch, layout):
+                    for start, rows in self._tiles(epoch):
                         for name, values in rows.items():
-                            there = h5[name][epoch, start : start + len(values)]
-                            if there.tobytes() != values.tobytes():
+                            if file[name][epoch, start : start + len(values)].tobytes() != values.tobytes():
                                 self._report.add(f"h5py reads another '{name}'", epoch, start)
         except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
-            if len(commits(self._file)) > 0 and commits(self._file)[0].end == self._report.n_bytes:
+            if newest_state(self._file)[0].end == self._report.n_bytes:  # no writer has gone on meanwhile
                 self._report.add(f"h5py cannot read it: {error}")
 
 

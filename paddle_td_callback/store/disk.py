@@ -1,0 +1,125 @@
+"""A file as the system sees it, and the lock that keeps a second writer out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class RawFile:
+    """An open file; the fault tests put theirs in its place.
+
+    Args:
+        path: where it lies.
+        flags: of `os.open`.
+        name: what messages call it; None = `path`.
+
+    Attributes:
+        run: number of the recording, once it is known; blocks with another one count as damaged.
+    """
+
+    run: int | None = None
+
+    def __init__(self, path: str, flags: int, name: str | None = None) -> None:
+        self.name = name or path
+        self.fd = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+
+    def read(self, offset: int, n_bytes: int) -> bytes:
+        """Up to `n_bytes` from `offset` on, fewer at the end of the file."""
+        parts = []
+        while n_bytes > 0 and 0 <= offset < 1 << 62 and (part := _pread(self.fd, n_bytes, offset)):
+            parts.append(part)
+            offset, n_bytes = offset + len(part), n_bytes - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def write(self, offset: int, *parts: Any) -> None:
+        """Write all of the parts, one after the other."""
+        for part in parts:
+            view = memoryview(part).cast("B")
+            while view:
+                n_bytes = _pwrite(self.fd, view, offset)
+                offset, view = offset + n_bytes, view[n_bytes:]
+
+    def write_behind(self, offset: int, n_bytes: int) -> None:
+        """Have the disk begin to write; nothing relies on it."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.fd, offset, n_bytes, os.POSIX_FADV_DONTNEED)
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk."""
+        getattr(os, "fdatasync", os.fsync)(self.fd)
+
+    def truncate(self, n_bytes: int) -> None:
+        """Cut the file off, or lengthen it by a hole."""
+        os.ftruncate(self.fd, n_bytes)
+
+    @property
+    def n_bytes(self) -> int:
+        """Its size."""
+        return os.fstat(self.fd).st_size
+
+    def is_at(self, path: str) -> bool:
+        """Whether this very file lies at a path."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self.fd))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Closing twice is fine."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):  # Ctrl-C may come between opening and any `try`
+            with contextlib.suppress(OSError):
+                self.close()
+
+
+def open_file(path: str, flags: int, name: str | None = None) -> RawFile:
+    """Open a file; the fault tests replace this."""
+    return RawFile(path, flags, name)
+
+
+def _pread(fd: int, n_bytes: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(fd, n_bytes, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, n_bytes)
+
+
+def _pwrite(fd: int, part: memoryview, offset: int) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, part, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.write(fd, part)
+
+
+def lock(file: RawFile) -> None:
+    """Lock a file against other writers.
+
+    The lock belongs to the open file: one of the process would be lost as soon as the process closed any other
+    descriptor of the file. HDF5's readers use flock, which does not meet this one.
+
+    Raises:
+        BlockingIOError: somebody else holds it.
+        OSError: the file system has no locks.
+    """
+    if sys.platform == "win32":
+        return
+    try:
+        if sys.platform == "linux":
+            # struct flock: type, whence, start, length, pid
+            wanted = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+            fcntl.fcntl(file.fd, fcntl.F_OFD_SETLK, wanted)
+        else:
+            fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
+    except (BlockingIOError, PermissionError) as error:
+        raise BlockingIOError("another process holds its lock") from error
