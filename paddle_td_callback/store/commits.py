@@ -14,6 +14,7 @@ next writer cuts off what was appended beyond it. Readers take the newest state,
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 import socket
@@ -44,16 +45,16 @@ from .blocks import (
 )
 from .chunks import encode_chunk
 from .disk import RawFile, lock
-from .hdf5_format import BEFORE_AT, SLACK_BYTES, ChunkTree, padded, superblock
+from .hdf5_format import END_AT, SLACK_BYTES, ChunkTree, padded, superblock
 from .paths import move_into_place
 from .schema import Field
 from .state import State
 
 _SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
-_AHEAD_BYTES = 16 << 20  # that the file is longer than its newest commit, while it is recorded
+_AHEAD_BYTES = 16 << 20  # from the newest commit to the end of the file, while it is recorded
 _MARGIN_BYTES = (
     4 << 20
-)  # between the newest commit, the end that the superblock tells, and the end of the file
+)  # from there to the end that the superblock tells, and from that to the end of the file
 _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin writing
 
 _open_logs: weakref.WeakSet[EpochLog] = weakref.WeakSet()
@@ -79,12 +80,13 @@ class EpochLog:
     def __init__(self, file: RawFile, real: str, *, durable: bool = True) -> None:
         self._file, self._real, self.path, self._durable = file, real, file.name, durable
         self._token = secrets.token_bytes(16)
-        self._root, self._before = Root(0, 0, START), 0  # of the newest commit; address of the root before
-        self._end = self._behind = START  # of the log; of what the disk was asked to write
-        self._told_end = START  # by the superblock
-        self._kept = False  # whether the superblock may lead to what was appended although its commit failed
-        # The file in whose place this one is put by its first epoch: its path; it is held and locked until then.
-        self._will_replace: tuple[str, RawFile] | None = None
+        self._root = 0  # address in the superblock
+        self._end = self._told_end = START  # of the log; of the file, as the superblock says
+        self._kept_end = START  # end of what the superblock on the disk may lead to
+        self._behind = START  # end of what the disk was asked to write
+        self._will_replace: tuple[str, RawFile] | None = (
+            None  # at the first commit: path and file, locked until then
+        )
         self._trees: dict[str, ChunkTree] = {}
         self._dropped: list[int] = []
         self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)
@@ -100,18 +102,16 @@ class EpochLog:
         """Committed epochs, dropped ones included."""
         return self._state.n_epochs
 
-    def _take(self, state: State) -> None:
-        """Go on from a state."""
+    def _go_on_from(self, state: State) -> None:
         self._state, self._constants, self.layout = state, state.constants(), state.layout
 
-    def _begin(self, root: Root | None) -> None:
-        """Lay out an empty file, or cut off what was appended after the newest commit of one."""
+    def _begin(self, root: Root | None = None) -> None:
+        """Lay out an empty file, or cut off what was appended to one after its newest commit."""
         if root is None:
             self._file.run = secrets.randbits(32)
-            self._file.write(0, bytes(START))
+            self._file.write(0, superblock(0, START, 0).ljust(START, b"\0"))
         else:
-            self._root, self._end = root, root.end
-            self._before = int.from_bytes(self._file.read(BEFORE_AT, 8), "little")
+            self._root, self._end, self._kept_end = root.at, root.end, root.end
         self._file.write(SIGN_AT, _SIGN.pack(_SIGN_MAGIC, self._token, os.getpid(), _host()))
         self._cut_off()
         self._lengthen()
@@ -136,8 +136,7 @@ class EpochLog:
                 trees = {name: tree.copy() for name, tree in self._trees.items()}
                 for field in self.layout.fields:
                     self._append_chunks(index, field, epoch, trees[field.name])
-                dropped = [*self._dropped, *range(self.n_epochs, index)]
-                self._commit(index + 1, trees, labels, dropped)
+                self._commit(index + 1, trees, labels, [*self._dropped, *range(self.n_epochs, index)])
         if self._will_replace is not None:
             real, held = self._will_replace
             move_into_place(self._real, real, overwrite=True)
@@ -154,12 +153,11 @@ class EpochLog:
         try:
             yield
         except BaseException:
-            if not self._kept:
-                self._end = self._root.end
-                with contextlib.suppress(OSError):
-                    self._check_alone()  # what another writer has appended is not to be cut off
-                    self._cut_off()
-                    self._lengthen()
+            self._end = self._kept_end
+            with contextlib.suppress(OSError):
+                self._check_alone()  # what another writer has appended is not to be cut off
+                self._cut_off()
+                self._lengthen()
             raise
 
     def _append_chunks(
@@ -167,11 +165,12 @@ class EpochLog:
     ) -> None:
         """Append one epoch of a field. HDF5 stores whole chunks, the last too."""
         rows, unseen, n_rows = epoch[field.name], epoch["n_presentations"] == 0, self.layout.chunk_rows(field)
+        put_node = functools.partial(self._append_block, NODE)
         blank = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
         if index > self.n_epochs:  # all chunks of dropped epochs are one: some readers know no gaps
             place = self._append_chunk(self.n_epochs, field, SHARED, blank)
             for _ in range((index - self.n_epochs) * self.layout.n_chunks(field)):
-                tree.append(*place, self._append_node)
+                tree.append(*place, put_node)
         any_unseen = bool(unseen.any())
         for number, start in enumerate(range(0, len(rows), n_rows)):
             part, missing = rows[start : start + n_rows], unseen[start : start + n_rows]
@@ -179,16 +178,13 @@ class EpochLog:
                 block = blank.copy()
                 block[: len(part)][~missing] = part[~missing]
                 part = block
-            tree.append(*self._append_chunk(index, field, number, part), self._append_node)
+            tree.append(*self._append_chunk(index, field, number, part), put_node)
 
     def _append_chunk(self, epoch: int, field: Field, number: int, rows: npt.NDArray[Any]) -> tuple[int, int]:
         """Append a chunk; returns its address and size."""
         chunk = encode_chunk(rows, gzip_level=self.layout.gzip_level)
         place = CHUNK, self.layout.fields.index(field), epoch, number
         return self._append(Frame(*place, chunk.n_bytes, chunk.checksum), *chunk.parts), chunk.n_bytes
-
-    def _append_node(self, node: bytes) -> int:
-        return self._append_block(NODE, node)
 
     def _append_block(self, kind: int, body: bytes, long: int = 0) -> int:
         """Append a block that is no chunk; returns its address."""
@@ -208,11 +204,7 @@ class EpochLog:
         return at
 
     def _commit(
-        self,
-        n_epochs: int,
-        trees: dict[str, ChunkTree],
-        labels: npt.NDArray[np.int32],
-        dropped: list[int],
+        self, n_epochs: int, trees: dict[str, ChunkTree], labels: npt.NDArray[np.int32], dropped: list[int]
     ) -> None:
         """Commit what was appended; when this returns, it is durable."""
         state = replace(self._state, n_epochs=n_epochs)
@@ -224,20 +216,19 @@ class EpochLog:
             state = replace(state, dropped=(self._append_block(ARRAY, raw), len(dropped)))
         state = state.with_trees(self._end + FRAME_BYTES, trees.values())
         self._append_block(STATE, state.block())
-        at = self._end + FRAME_BYTES
-        self._append_block(METADATA, state.metadata(at, self._constants), state.at)
+        root = self._end + FRAME_BYTES
+        self._append_block(METADATA, state.metadata(root, self._constants), state.at)
         self._file.write(self._end, bytes(SLACK_BYTES))
         self._sync()
         self._check_alone()
-        # From here on the appended bytes stay, whatever happens: the superblock may reach the disk although this fails.
-        self._kept, root = True, Root(state.at, at, self._end)
         if self._told_end < self._end + SLACK_BYTES + _MARGIN_BYTES:
             self._told_end = max(self._end + SLACK_BYTES, self._file.n_bytes - _MARGIN_BYTES)
-        self._file.write(0, superblock(root.at, self._told_end, self._root.at))
+        self._kept_end = self._end  # also if the next lines fail: the disk may have written the superblock
+        self._file.write(0, superblock(root, self._told_end, self._root))
         self._sync()
         # Committed.
-        self._before, self._root, self._kept = self._root.at, root, False
-        self._state, self._trees, self.labels, self._dropped = state, trees, labels.copy(), dropped
+        self._root, self._state, self._trees, self._dropped = root, state, trees, dropped
+        self.labels = labels.copy()
         self._lengthen()
 
     def _lengthen(self) -> None:
@@ -254,7 +245,7 @@ class EpochLog:
     def _cut_off(self) -> None:
         """Give back the space behind the log. The superblock says so first, or a power cut leaves a file too short."""
         self._told_end = self._end + SLACK_BYTES
-        self._file.write(0, superblock(self._root.at, self._told_end, self._before))
+        self._file.write(END_AT, struct.pack("<Q", self._told_end))
         self._sync()
         self._file.truncate(self._told_end)
 
@@ -283,28 +274,26 @@ def _host() -> bytes:
 
 
 def _take(file: RawFile, path: str) -> bool:
-    """Lock a file against other writers; where that cannot be done, see whether one of this machine has signed it.
+    """Lock a file; where that cannot be done, see whether a process of this machine has signed it.
 
     Returns:
         Whether it is locked.
     """
     try:
         lock(file)
-        return True
     except BlockingIOError:
         raise
     except OSError as error:
-        raw = file.read(SIGN_AT, _SIGN.size)
-        if raw[:8] == _SIGN_MAGIC:
-            _, _, process, host = _SIGN.unpack(raw)
-            if host == _host() and _is_alive(process):
-                raise BlockingIOError(f"process {process} records into it") from error
-        warn(
-            f"'{path}': this file system cannot lock files ({error.strerror}), so record into it from one process only",
-            RuntimeWarning,
-            stacklevel=2,
+        raw = file.read(SIGN_AT, _SIGN.size).ljust(_SIGN.size, b"\0")
+        magic, _, process, host = _SIGN.unpack(raw)
+        if magic == _SIGN_MAGIC and host == _host() and _is_alive(process):
+            raise BlockingIOError(f"process {process} records into it") from error
+        what = (
+            f"this file system cannot lock files ({error.strerror}), so record into it from one process only"
         )
+        warn(f"'{path}': {what}", RuntimeWarning, stacklevel=2)
         return False
+    return True
 
 
 def _is_alive(process: int) -> bool:

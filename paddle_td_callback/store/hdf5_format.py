@@ -153,29 +153,19 @@ def symbol_table(heap: int, places: Mapping[str, int], members: Mapping[str, int
 
 def text_heaps(texts: Iterable[bytes], put: Put) -> bytes:
     """Write strings into global heaps; returns `[text]` references of 16 bytes each."""
-    references, waiting, n_bytes = bytearray(), list[bytes](), 0
-
-    def flush() -> None:
-        body = b"".join(
-            struct.pack("<HH4xQ", i, 1, len(text)) + _pad(text) for i, text in enumerate(waiting, 1)
-        )
+    heaps, n_bytes, references = list[list[bytes]](), _HEAP_BYTES, list[bytes]()
+    for text in texts:
+        if n_bytes >= _HEAP_BYTES:
+            heaps, n_bytes = [*heaps, []], 0
+        heaps[-1].append(text)
+        n_bytes += 16 + len(text)
+    for heap in heaps:
+        body = b"".join(struct.pack("<HH4xQ", i, 1, len(text)) + _pad(text) for i, text in enumerate(heap, 1))
         size = max(4096, len(body) + 32)
         free = struct.pack("<HH4xQ", 0, 0, size - 16 - len(body))
         at = put((struct.pack("<4sB3xQ", b"GCOL", 1, size) + body + free).ljust(size, b"\0"))
-        references.extend(
-            b"".join(struct.pack("<IQI", len(text), at, i) for i, text in enumerate(waiting, 1))
-        )
-        waiting.clear()
-
-    for text in texts:
-        waiting.append(text)
-        n_bytes += 16 + len(text)
-        if n_bytes >= _HEAP_BYTES:
-            flush()
-            n_bytes = 0
-    if waiting:
-        flush()
-    return bytes(references)
+        references += [struct.pack("<IQI", len(text), at, i) for i, text in enumerate(heap, 1)]
+    return b"".join(references)
 
 
 def heap_texts(heap: bytes) -> list[bytes]:
@@ -200,17 +190,31 @@ class ChunkTree:
         rank: axes of the dataset.
         n_a_epoch: chunks of an epoch.
         n_rows: samples of a chunk.
+        n_chunks: chunks of the tree in a file.
+        root: its address.
+        read: gives the bytes from an address on, those of a node at least.
+        wrong: makes the error to raise where the tree in the file is damaged.
     """
 
-    def __init__(self, rank: int, n_a_epoch: int, n_rows: int) -> None:
-        self._facts = rank, n_a_epoch, n_rows
+    def __init__(
+        self,
+        rank: int,
+        n_a_epoch: int,
+        n_rows: int,
+        n_chunks: int = 0,
+        root: int = UNDEFINED,
+        read: Callable[[int], bytes] = lambda at: b"",
+        wrong: Callable[[str], Exception] = ValueError,
+    ) -> None:
+        self._facts, self.n_chunks = (rank, n_a_epoch, n_rows), n_chunks
+        self._root, self._read, self._wrong = root, read, wrong
         self.fan_out = 8 if n_a_epoch < 8 else 64  # few keep small commits small, many keep large trees flat
-        self.n_chunks, self._root = 0, UNDEFINED
         self._key = struct.Struct(f"<II{rank + 1}Q")  # stored bytes, filter mask, first element
         place = "<u8", (rank + 1,)
         self._entry = np.dtype([("n_bytes", "<u4"), ("mask", "<u4"), ("first", *place), ("child", "<u8")])
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
+        self._read_node = functools.lru_cache(1024)(self._read_checked_node)
 
     def copy(self) -> ChunkTree:
         """A tree that can grow by itself."""
@@ -249,21 +253,6 @@ class ChunkTree:
 
     def _head(self, level: int, n_entries: int) -> bytes:
         return struct.pack("<4sBBHQQ", b"TREE", 1, level, n_entries, UNDEFINED, UNDEFINED)
-
-    def attach(
-        self, root: int, n_chunks: int, read: Callable[[int], bytes], wrong: Callable[[str], Exception]
-    ) -> ChunkTree:
-        """Be the tree of a file.
-
-        Args:
-            root: its address.
-            n_chunks: how many chunks it holds.
-            read: gives the bytes from an address on, those of a node at least.
-            wrong: makes the error to raise where it is damaged.
-        """
-        self._root, self.n_chunks, self._read, self._wrong = root, n_chunks, read, wrong
-        self._read_node = functools.lru_cache(1024)(self._read_checked_node)
-        return self
 
     def _height(self, n_chunks: int) -> int:
         level = 0

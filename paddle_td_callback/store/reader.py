@@ -210,7 +210,7 @@ class TrainingDynamicsStore:
 
     def _chunk(self, one: Field, epoch: int, number: int) -> npt.NDArray[Any]:
         if one.name not in self._trees:
-            self._trees[one.name] = self._state.tree(self._open_file, one)
+            self._trees[one.name] = self._state.tree(one, self._open_file)
         place = self._trees[one.name].find(epoch * self.layout.n_chunks(one) + number)
         rows = read_chunk(self._open_file, self.layout, one, epoch, number, *place)
         if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:

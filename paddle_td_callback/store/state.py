@@ -1,4 +1,4 @@
-"""The state of a recording: the facts that a commit changes or repeats, and the HDF5 metadata made from them."""
+"""The state of a recording: the facts that each commit says anew, and the HDF5 metadata made from them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,26 +15,12 @@ import numpy.typing as npt
 from ..errors import StoreError
 from . import blocks
 from . import hdf5_format as h5
-from .blocks import (
-    ARRAY,
-    FRAME_BYTES,
-    FRAME_MAGIC,
-    METADATA,
-    NODE,
-    START,
-    STATE,
-    TEXT,
-    DamagedError,
-    Root,
-    read_block,
-    read_root,
-)
+from .blocks import FRAME_BYTES, START, DamagedError, Root, read_block, read_root
 from .chunks import DEFLATE_MAX_RATIO
 from .disk import RawFile
 from .hdf5_format import UNDEFINED, ChunkTree, padded
 from .schema import CLASS_NAMES, DROPPED, FORMAT, LABELS, SAMPLE_IDS, SCHEMA_VERSION, Field, Layout
 
-_INT64 = np.dtype("<i8")
 _MOST_FACTS_BYTES = 1 << 16
 
 
@@ -68,7 +54,7 @@ class Constants(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What a commit says of the recording.
+    """What a commit says of the recording. What reads it from a file raises DamagedError where that is damaged.
 
     Args:
         layout: of the recording.
@@ -90,8 +76,8 @@ class State:
     names: Mapping[str, Sequence[int]]
     constants_at: int
     n_epochs: int = 0
-    labels: tuple[int, int] = 0, 0
-    dropped: tuple[int, int] = 0, 0
+    labels: Sequence[int] = (0, 0)
+    dropped: Sequence[int] = (0, 0)
     roots: Sequence[int] = ()
     at: int = 0
     nodes: bytes = field(default=b"", repr=False)
@@ -111,21 +97,16 @@ class State:
 
     @classmethod
     def read(cls, file: RawFile, root: Root) -> State:
-        """The state of a commit.
-
-        Raises:
-            DamagedError: it is not there, says what cannot be, or the file is too short for it.
-            StoreError: a later version of this package wrote it.
-        """
-        at, block = root.state, read_block(file, root.state, STATE)
+        """The state of a commit, if it can be; StoreError where a later version of this package wrote it."""
+        at, block = root.state, read_block(file, root.state, blocks.STATE)
         if root.end > file.n_bytes:
             raise DamagedError(file, f"it is cut off: {file.n_bytes} bytes of {root.end}")
+        n_bytes = int.from_bytes(block[-4:], "little")
         try:
-            n_bytes = int.from_bytes(block[-4:], "little")
             if not 2 <= n_bytes <= min(_MOST_FACTS_BYTES, len(block) - 4):
                 raise ValueError(f"{n_bytes} bytes of facts in a block of {len(block)}")
             facts = json.loads(block[-4 - n_bytes : -4])
-            if _whole(facts.pop("schema_version"), 1, 1 << 31) > SCHEMA_VERSION:
+            if facts.pop("schema_version") > SCHEMA_VERSION:
                 raise StoreError(
                     f"'{file.name}' has a later schema than {SCHEMA_VERSION}; upgrade paddle_td_callback"
                 )
@@ -137,88 +118,72 @@ class State:
 
     def _check(self, end: int) -> None:
         """Believe no fact outside its range, and no shape that the bytes in the file cannot back."""
+        layout, most = self.layout, max(self.at, (1 << 32) - 1)
+        ranges = [([self.n_epochs], 0, (1 << 32) - 1, 1), ([self.constants_at], START, self.at, 1)]
+        ranges += [(self.labels, 0, most, 2), (self.dropped, 0, most, 2)]
+        ranges += [(self.roots, START, UNDEFINED, len(layout.fields))]
+        ranges += [(places, START, self.at, 2) for places in self.names.values()]
+        for numbers, low, high, count in ranges:
+            inside = [type(one) is int and low <= one <= high for one in numbers]
+            if inside != [True] * count:
+                raise ValueError(f"{numbers!r:.50} where {count} numbers in [{low}, {high}] were expected")
         for text in (self.created, self.versions):
-            if not isinstance(text, str) or not (text.isascii() and text.isprintable()):
+            if not (text.isascii() and text.isprintable()):
                 raise ValueError(f"{text!r:.50} where plain text was expected")
-        _whole(self.n_epochs, 0, (1 << 32) - 1)
-        _whole(self.constants_at, START, self.at)
-        for low, high, numbers, count in (
-            *((START, self.at, self.names[kind], 2) for kind in self.names),
-            (0, max(self.at, (1 << 32) - 1), self.labels, 2),
-            (0, max(self.at, self.n_epochs), self.dropped, 2),
-            (START, UNDEFINED, self.roots, len(self.layout.fields)),
-        ):
-            if not isinstance(numbers, list) or len([_whole(one, low, high) for one in numbers]) != count:
-                raise ValueError(f"{numbers!r:.50} where {count} numbers were expected")
         if not self.names.keys() <= {CLASS_NAMES, SAMPLE_IDS}:
             raise ValueError(f"names {list(self.names)!r:.50}")
-        layout, n_dropped = self.layout, self.dropped[1]
-        least = (self.n_epochs - n_dropped) * (
-            layout.epoch_bytes // (DEFLATE_MAX_RATIO if layout.gzip_level else 1)
-        )
-        least += (
-            32 * sum(map(layout.n_chunks, layout.fields)) * self.n_epochs
-            + 8 * n_dropped
-            + 4 * layout.n_samples
-        )
+        n_dropped, n_chunks = self.dropped[1], sum(map(layout.n_chunks, layout.fields))
+        written = layout.epoch_bytes // (DEFLATE_MAX_RATIO if layout.gzip_level else 1)
+        least = written * (self.n_epochs - n_dropped) + 32 * n_chunks * self.n_epochs
+        least += 8 * n_dropped + 4 * layout.n_samples
         if n_dropped > self.n_epochs or least > end:
             raise ValueError(
-                f"it claims at least {least} bytes, {n_dropped} of {self.n_epochs} epochs dropped"
+                f"{n_dropped} of {self.n_epochs} epochs dropped, it claims at least {least} bytes"
             )
 
-    def tree(self, file: RawFile, one: Field) -> ChunkTree:
-        """The chunks of a field."""
+    def tree(self, one: Field, file: RawFile | None = None) -> ChunkTree:
+        """The chunks of a field, in a file; without one, a tree without chunks."""
+        facts = 1 + len(self.layout.epoch_shape(one)), self.layout.n_chunks(one), self.layout.chunk_rows(one)
+        if file is None:
+            return ChunkTree(*facts)
 
         def read(node: int) -> bytes:
             if self.at <= node < self.at + len(self.nodes):
                 return self.nodes[node - self.at :][: h5.SLACK_BYTES]
-            return read_block(file, node, NODE, h5.SLACK_BYTES)
+            return read_block(file, node, blocks.NODE, h5.SLACK_BYTES)
 
         def wrong(what: str) -> DamagedError:
             return DamagedError(file, f"the chunk index of '{one.name}' is damaged: {what}")
 
-        root, n_chunks = self.roots[self.layout.fields.index(one)], self.n_epochs * self.layout.n_chunks(one)
-        return new_tree(self.layout, one).attach(root, n_chunks, read, wrong)
+        root = self.roots[self.layout.fields.index(one)]
+        return ChunkTree(*facts, self.n_epochs * facts[1], root, read, wrong)
 
     def read_labels(self, file: RawFile) -> npt.NDArray[np.int32]:
-        """`[sample]`, -1 = never seen.
-
-        Raises:
-            DamagedError: they are damaged.
-        """
+        """`[sample]`, -1 = never seen."""
         block = read_block(file, self.labels[0], blocks.LABELS)
         if len(block) != 4 * self.layout.n_samples or zlib.crc32(block) != self.labels[1]:
             raise DamagedError(file, f"the labels do not match their checksum {self.labels[1]:08x}")
         return np.frombuffer(block, "<i4").astype(np.int32)
 
     def read_dropped(self, file: RawFile) -> list[int]:
-        """The epochs that were never written, in order.
-
-        Raises:
-            DamagedError: the list is damaged.
-        """
+        """The epochs that were never written, in order."""
         at, count = self.dropped
-        block = read_block(file, at, ARRAY) if count else b""
+        block = read_block(file, at, blocks.ARRAY) if count else b""
         dropped = np.frombuffer(block[: len(block) & ~7], "<i8")
-        is_rising = (np.diff(dropped, prepend=-1, append=self.n_epochs) > 0).all()
-        if len(block) != 8 * count or not is_rising:
+        if len(block) != 8 * count or (np.diff(dropped, prepend=-1, append=self.n_epochs) <= 0).any():
             raise DamagedError(file, "the list of dropped epochs is damaged")
         return list(map(int, dropped))
 
     def read_names(self, file: RawFile, kind: str) -> list[str] | None:
-        """Class names or sample ids, None where there are none.
-
-        Raises:
-            DamagedError: they are damaged.
-        """
+        """Class names or sample ids, None where there are none."""
         if kind not in self.names:
             return None
         texts, at = list[bytes](), self.names[kind][1]
         count = self.layout.n_classes if kind == CLASS_NAMES else self.layout.n_samples
         while len(texts) < count:
-            heap = read_block(file, at, TEXT)
+            heap = read_block(file, at, blocks.TEXT)
             found = h5.heap_texts(heap)
-            texts, at = texts + found, at + FRAME_BYTES + padded(len(heap))
+            texts, at = [*texts, *found], at + FRAME_BYTES + padded(len(heap))
             if not found or len(texts) > count:
                 raise DamagedError(file, f"there are {len(texts)} of {count} {kind}")
         return [text.decode("utf-8", "surrogateescape") for text in texts]
@@ -228,23 +193,15 @@ class State:
         layout, body = self.layout, _Body(self.constants_at)
         texts = {"format": FORMAT, "keep": str(layout.keep), "mode": layout.mode, "dtype": layout.dtype}
         texts.update(created=self.created, versions=self.versions)
-        numbers = {
-            "schema_version": SCHEMA_VERSION,
-            "n_samples": layout.n_samples,
-            "n_classes": layout.n_classes,
-        }
-        numbers["gzip_level"] = layout.gzip_level or 0
+        numbers = {"schema_version": SCHEMA_VERSION, "gzip_level": layout.gzip_level or 0}
+        numbers.update(n_samples=layout.n_samples, n_classes=layout.n_classes)
         raw = h5.text_heaps((one.encode() for one in texts.values()), body.put)
-        parts = [
-            h5.attribute(name, raw[16 * i : 16 * i + 16], is_reference=True) for i, name in enumerate(texts)
-        ]
-        root = body.put_messages(parts + [h5.attribute(*fact) for fact in numbers.items()])
-        counts = {CLASS_NAMES: layout.n_classes, SAMPLE_IDS: layout.n_samples}
-        members = {
-            name: body.put(h5.header(h5.contiguous(None, counts[name], places[0])))
-            for name, places in self.names.items()
-        }
-        types = {}
+        facts = [h5.attribute(name, raw[16 * i :][:16], is_reference=True) for i, name in enumerate(texts)]
+        root = body.put_messages(facts + [h5.attribute(*fact) for fact in numbers.items()])
+        members, types = {}, {}
+        for name, (at, _) in self.names.items():
+            count = layout.n_classes if name == CLASS_NAMES else layout.n_samples
+            members[name] = body.put(h5.header(h5.contiguous(None, count, at)))
         for one in (*layout.fields, LABELS):
             parts = h5.chunked_type(np.dtype(one.dtype), one.unseen, layout.gzip_level)
             if one is LABELS:
@@ -256,10 +213,8 @@ class State:
     def metadata(self, at: int, constants: Constants) -> bytes:
         """The HDF5 metadata of the state for an address; they begin with the root group's header."""
         layout, body = self.layout, _Body(at)
-        changing = [
-            h5.attribute("committed_epochs", self.n_epochs),
-            h5.attribute("label_checksum", b"%08x" % self.labels[1]),
-        ]
+        checksum = h5.attribute("label_checksum", b"%08x" % self.labels[1])
+        changing = [h5.attribute("committed_epochs", self.n_epochs), checksum]
         body.put(bytes(len(h5.header([(0x11, bytes(16)), *changing], constants.root))))
         members = dict(constants.members)
         for one, root in zip(layout.fields, self.roots, strict=True):
@@ -268,29 +223,21 @@ class State:
             rows = 1, layout.chunk_rows(one), *shape[1:]
             chunks = h5.chunked_layout(rows, np.dtype(one.dtype).itemsize, root)
             members[one.name] = body.put(h5.header([(0x01, space), chunks], constants.types[one.name]))
-        at_labels = h5.contiguous_layout(self.labels[0], 4 * layout.n_samples)
-        members[LABELS.name] = body.put(h5.header([at_labels], constants.types[LABELS.name]))
-        members[DROPPED] = body.put(h5.header(h5.contiguous(_INT64, self.dropped[1], self.dropped[0])))
+        labels = h5.contiguous_layout(self.labels[0], 4 * layout.n_samples)
+        members[LABELS.name] = body.put(h5.header([labels], constants.types[LABELS.name]))
+        dropped = h5.contiguous(np.dtype("<i8"), self.dropped[1], self.dropped[0])
+        members[DROPPED] = body.put(h5.header(dropped))
         group = h5.symbol_table(constants.heap, constants.places, members, body.put)
         root_header = h5.header([group, *changing], constants.root)
         body.raw[: len(root_header)] = root_header
         return bytes(body.raw)
 
     def check_metadata(self, file: RawFile, root: Root) -> None:
-        """Compare what other HDF5 readers see with what follows from the facts.
-
-        Raises:
-            DamagedError: they differ.
-        """
+        """Compare what other HDF5 readers see with what follows from the facts."""
         constants = self.constants()
         for at, wanted in ((self.constants_at, constants.raw), (root.at, self.metadata(root.at, constants))):
-            if read_block(file, at, METADATA) != wanted:
+            if read_block(file, at, blocks.METADATA) != wanted:
                 raise DamagedError(file, f"the HDF5 metadata at byte {at} are not what was committed")
-
-
-def new_tree(layout: Layout, one: Field) -> ChunkTree:
-    """A tree without chunks for a field."""
-    return ChunkTree(1 + len(layout.epoch_shape(one)), layout.n_chunks(one), layout.chunk_rows(one))
 
 
 def newest_state(file: RawFile) -> tuple[Root, State, DamagedError | None]:
@@ -306,7 +253,7 @@ def newest_state(file: RawFile) -> tuple[Root, State, DamagedError | None]:
             return root, State.read(file, root), wrong[0] if wrong else None
         except DamagedError as error:  # noqa: PERF203 (twice at most)
             wrong.append(error)
-    if file.read(START, 4) == FRAME_MAGIC:
+    if file.read(START, 4) == blocks.FRAME_MAGIC:
         raise wrong[0]
     what = "is an HDF5 file, but no recording of training dynamics as this package writes it"
     if file.read(0, 8) != h5.SIGNATURE:
@@ -314,10 +261,3 @@ def newest_state(file: RawFile) -> tuple[Root, State, DamagedError | None]:
     raise StoreError(
         f"'{file.name}' {what}; give a file that TrainingDynamicsCallback or TrainingDynamicsRecorder made"
     )
-
-
-def _whole(value: Any, low: int, high: int) -> int:
-    """A whole number that a file claims, if it is one in `[low, high]`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{value!r:.50} where a number in [{low}, {high}] was expected")
-    return value

@@ -251,7 +251,7 @@ class _Examined:
         """Whether the chunk trees lead to the chunks that the log holds."""
         dropped = set(self._report.dropped_epochs)
         for number, one in enumerate(state.layout.fields):
-            tree, n_chunks = state.tree(self._file, one), state.layout.n_chunks(one)
+            tree, n_chunks = state.tree(one, self._file), state.layout.n_chunks(one)
             for i in range(tree.n_chunks):
                 epoch, part = divmod(i, n_chunks)
                 place = tree.find(i)

@@ -20,7 +20,7 @@ from .disk import RawFile
 from .hdf5_format import text_heaps
 from .paths import check_path, make_beside, move_into_place
 from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Layout
-from .state import State, new_tree, newest_state
+from .state import State, newest_state
 
 
 class StoreWriter(EpochLog):
@@ -82,7 +82,7 @@ class StoreWriter(EpochLog):
 
     def _lay_out(self, layout: Layout, names: Mapping[str, Sequence[str]]) -> None:
         """Write a recording without epochs into an empty file."""
-        self._begin(None)
+        self._begin()
         places = {}
         for kind, given in names.items():
             first = self._end + FRAME_BYTES
@@ -92,11 +92,12 @@ class StoreWriter(EpochLog):
         paddle = getattr(sys.modules.get("paddle"), "__version__", "none")
         libraries = f"paddle {paddle}, h5py {h5py.__version__}, numpy {np.__version__}"
         versions = f"paddle_td_callback {__version__}, {libraries}"
-        self._take(State(layout, created, versions, places, self._end + FRAME_BYTES))
+        state = State(layout, created, versions, places, self._end + FRAME_BYTES)
+        self._go_on_from(state)
         self._append_block(METADATA, self._constants.raw)
         with self._transaction():
             labels = np.full(layout.n_samples, LABELS.unseen, np.int32)
-            self._commit(0, {one.name: new_tree(layout, one) for one in layout.fields}, labels, [])
+            self._commit(0, {one.name: state.tree(one) for one in layout.fields}, labels, [])
 
     @classmethod
     def resume(
@@ -160,8 +161,8 @@ class StoreWriter(EpochLog):
             )
         self.labels, self._dropped = state.read_labels(file), state.read_dropped(file)
         for one in state.layout.fields:
-            self._trees[one.name] = state.tree(file, one).cut(n_kept * state.layout.n_chunks(one))
-        self._take(state)
+            self._trees[one.name] = state.tree(one, file).cut(n_kept * state.layout.n_chunks(one))
+        self._go_on_from(state)
         self._begin(root)
         if n_kept < state.n_epochs:
             labels = self.labels if n_kept else np.full_like(self.labels, LABELS.unseen)

@@ -33,8 +33,8 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
     """The naive oracle: chunk i holds the number i. A tree cut from a file goes on like the first."""
     path = tmp_path_factory.mktemp("tree") / "x.h5"
 
-    def new_tree():
-        tree = ChunkTree(1, 1, 1)
+    def new_tree(*of_file):
+        tree = ChunkTree(1, 1, 1, *of_file)
         tree.fan_out = fan_out
         return tree
 
@@ -68,7 +68,7 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
     with h5py.File(path) as file:
         for i, (count, root) in enumerate(roots[-9:]):
             np.testing.assert_array_equal(file[f"d{i}"][:], np.arange(count))
-            found = new_tree().attach(root, count, read, ValueError)
+            found = new_tree(count, root, read)
             places = [found.find(number) for number in range(count)]
             assert [int.from_bytes(raw[at : at + 8], "little") for at, _ in places] == list(range(count))
             assert {n_bytes for _, n_bytes in places} <= {8}
@@ -82,7 +82,7 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
                 assert again._levels[0] == fresh._levels[0]
             for wrong in {count - 1, count + 1} - {-1, 0, 1}:
                 with pytest.raises(ValueError, match="is no node of its level"):
-                    new_tree().attach(root, wrong, read, ValueError).find(wrong - 1)
+                    new_tree(wrong, root, read).find(wrong - 1)
 
 
 TEXTS = {
