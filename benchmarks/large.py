@@ -22,7 +22,6 @@ import numpy as np
 
 from paddle_td_callback.store import StoreWriter, TrainingDynamicsStore, commits, disk
 from paddle_td_callback.store.blocks import FRAME_BYTES, METADATA, NODE, STATE, scan
-from paddle_td_callback.store.chunks import EncodedChunk
 from paddle_td_callback.store.disk import RawFile
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.state import newest_state
@@ -47,8 +46,8 @@ class SparseFile(RawFile):
             super().write(offset, *parts)
 
 
-def zeros(block: Any, *, gzip_level: int | None) -> EncodedChunk:
-    return EncodedChunk(memoryview(bytes(block.size * block.dtype.itemsize)), 0)
+def zeros(block: Any, *, gzip_level: int | None) -> tuple[memoryview, int]:
+    return memoryview(bytes(block.size * block.dtype.itemsize)), 0
 
 
 def record(path: Path, layout: Layout, n_epochs: int) -> None:

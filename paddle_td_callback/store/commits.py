@@ -43,7 +43,7 @@ from .blocks import (
     Frame,
     Root,
 )
-from .chunks import encode_chunk
+from .chunks import CHECKSUM_BYTES, encode_chunk
 from .disk import RawFile, lock
 from .hdf5_format import END_AT, SLACK_BYTES, ChunkTree, padded, superblock
 from .paths import move_into_place
@@ -182,9 +182,10 @@ class EpochLog:
 
     def _append_chunk(self, epoch: int, field: Field, number: int, rows: npt.NDArray[Any]) -> tuple[int, int]:
         """Append a chunk; returns its address and size."""
-        chunk = encode_chunk(rows, gzip_level=self.layout.gzip_level)
-        place = CHUNK, self.layout.fields.index(field), epoch, number
-        return self._append(Frame(*place, chunk.n_bytes, chunk.checksum), *chunk.parts), chunk.n_bytes
+        payload, checksum = encode_chunk(rows, gzip_level=self.layout.gzip_level)
+        n_bytes = len(payload) + CHECKSUM_BYTES
+        frame = Frame(CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
+        return self._append(frame, payload, checksum.to_bytes(CHECKSUM_BYTES, "little")), n_bytes
 
     def _append_block(self, kind: int, body: bytes, long: int = 0) -> int:
         """Append a block that is no chunk; returns its address."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import os
 import secrets
@@ -12,7 +13,7 @@ from dataclasses import replace
 from typing import IO, Any
 
 from ..errors import StoreError, StoreExistsError, StoreNotFoundError
-from .schema import Layout
+from .schema import Keep, Layout
 
 _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 
@@ -43,18 +44,18 @@ def resolve_output(
     try:
         mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        mode = None
+        mode = 0
     except OSError as error:
         raise StoreError(f"'{name}' cannot be used: {error.strerror}; give another path") from error
-    if mode is not None and stat.S_ISDIR(mode):
+    if stat.S_ISDIR(mode):
         raise StoreError(f"'{name}' is a folder; give the path of a file in it, such as 'run.h5'")
-    if mode is not None and not stat.S_ISREG(mode):
+    if mode and not stat.S_ISREG(mode):
         raise StoreError(f"'{name}' is a device or a pipe; give the path of a regular file")
     if not os.path.isdir(folder):
         raise StoreNotFoundError(f"'{name}': there is no folder '{folder}'; create it first")
-    if mode is not None and not replace_existing:
+    if mode and not replace_existing:
         raise StoreExistsError(f"'{name}' exists already; give another path")
-    if in_place and mode is not None:
+    if in_place and mode:
         if not os.access(real, os.W_OK):
             raise StoreError(f"'{name}' may not be written; get write permission on it, or give another path")
     elif not os.access(folder, os.W_OK | os.X_OK):
@@ -91,52 +92,38 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
 
 
 def make_beside(real: str) -> str:
-    """Make a new file in the folder of another, under a name that nobody can guess.
+    """Make an empty file in the folder of another, under a name that nobody can guess; returns its path.
 
-    Args:
-        real: the path of the other file, symbolic links resolved; it need not exist.
-
-    Returns:
-        The new, empty file's path; it has the other file's mode where that exists.
-
-    Raises:
-        OSError: the folder cannot be written.
+    It has the mode of the other file, which need not exist; links in `real` are resolved.
     """
     folder, name = os.path.split(real)
     fresh = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}.part")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-    os.close(os.open(fresh, flags | getattr(os, "O_CLOEXEC", 0), 0o666))
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    os.close(os.open(fresh, flags, 0o666))
     with contextlib.suppress(OSError):
         os.chmod(fresh, stat.S_IMODE(os.stat(real).st_mode))
     return fresh
 
 
 def move_into_place(fresh: str, real: str, *, overwrite: bool) -> None:
-    """Give a file its name, durably.
-
-    Raises:
-        FileExistsError: without `overwrite`, somebody else has made a file there.
-    """
+    """Give a file its name, durably; FileExistsError if one has come to lie there, without `overwrite`."""
     if overwrite:
         os.replace(fresh, real)
     else:
         try:
             os.link(fresh, real)  # unlike a rename, fails where a file has come to lie there
+            os.unlink(fresh)
         except FileExistsError:
             raise
         except OSError:  # a file system without links
             if os.path.exists(real):
                 raise FileExistsError(f"'{real}' exists already") from None
             os.rename(fresh, real)
-        else:
-            os.unlink(fresh)
     if os.name == "posix":
         folder = os.open(os.path.dirname(real), os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # a file system that cannot sync folders
-                os.fsync(folder)
-        finally:
-            os.close(folder)
+        with contextlib.suppress(OSError):  # a file system that cannot sync folders
+            os.fsync(folder)
+        os.close(folder)
 
 
 @contextlib.contextmanager
@@ -181,27 +168,22 @@ def check_space(
     Raises:
         StoreError: it cannot fit; the message names the `keep=` that would.
     """
+
+    def needed(keep: Keep) -> int:
+        return expected_bytes(replace(layout, keep=keep), n_epochs) + buffer_bytes
+
     name = os.fspath(path)
     try:
         free = shutil.disk_usage(os.path.dirname(os.path.realpath(name))).free
     except OSError:
         return  # the first commit will say it
-    needed = expected_bytes(layout, n_epochs) + buffer_bytes
-    if needed <= free:
+    if needed(layout.keep) <= free:
         return
-    one, two = (expected_bytes(replace(layout, keep=k), n_epochs) for k in (1, 2))
-    k = min(1 + (free - one) // (two - one), layout.n_classes)
-    while k >= 1 and expected_bytes(replace(layout, keep=k), n_epochs) > free:
-        k -= 1  # but for rounding, not even once
-    if k >= 1:
-        way_out = f"keep={k} fits"
-    elif expected_bytes(replace(layout, keep="given"), n_epochs) <= free:
-        way_out = "keep='given' fits"
-    else:
-        way_out = "no keep= fits"
+    k = bisect.bisect_right(range(1, layout.n_classes + 1), free, key=needed)
+    way_out = f"keep={k} fits" if k else "keep='given' fits" if needed("given") <= free else "no keep= fits"
     raise StoreError(
         f"'{name}': {n_epochs} epochs of {layout.n_samples} samples with keep={layout.keep!r} need about "
-        f"{_giga(needed)}, the disk has {_giga(free)} free; {way_out}, or give a path on a larger disk"
+        f"{_giga(needed(layout.keep))}, the disk has {_giga(free)} free; {way_out}, or give a path on a larger disk"
     )
 
 

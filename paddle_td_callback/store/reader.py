@@ -152,24 +152,15 @@ class TrainingDynamicsStore:
         return self._rows(EPOCH_FIELDS[0], samples)
 
     def margins(self, samples: Samples = None) -> npt.NDArray[np.float32]:
-        """Logit of the given label minus the largest other logit, `[sample, epoch]` float32, NaN = unseen.
-
-        Args and errors as for `given_probabilities`.
-        """
+        """Logit of the given label minus the largest other one; args, shape, errors as of `given_probabilities`."""
         return self._rows(EPOCH_FIELDS[1], samples)
 
     def predictions(self, samples: Samples = None) -> npt.NDArray[np.int32]:
-        """Class with the largest logit, `[sample, epoch]` int32, -1 = unseen.
-
-        Args and errors as for `given_probabilities`.
-        """
+        """Class with the largest logit, `[sample, epoch]` int32, -1 = unseen; else as `given_probabilities`."""
         return self._rows(EPOCH_FIELDS[2], samples)
 
     def n_presentations(self, samples: Samples = None) -> npt.NDArray[np.uint8]:
-        """How often a sample was seen in each epoch, `[sample, epoch]` uint8 (the last time is what is stored).
-
-        Args and errors as for `given_probabilities`.
-        """
+        """How often a sample was seen (the last time is stored), `[sample, epoch]` uint8; else as these."""
         return self._rows(EPOCH_FIELDS[3], samples)
 
     def probabilities(self, samples: Samples = None) -> npt.NDArray[Any]:
@@ -221,25 +212,24 @@ class TrainingDynamicsStore:
 
     def _rows(self, one: Field, samples: Samples) -> npt.NDArray[Any]:
         chosen, n_rows = self._normalise(samples), self.layout.chunk_rows(one)
-        n_chosen = chosen.stop - chosen.start if isinstance(chosen, slice) else len(chosen)
-        out = np.empty((max(0, n_chosen), self.n_epochs, *self.layout.epoch_shape(one)[1:]), one.dtype)
+        out = np.empty((len(chosen), self.n_epochs, *self.layout.epoch_shape(one)[1:]), one.dtype)
         if out.size == 0:  # no bytes back the size of a recording without epochs
             return out
-        for number, place, rows in _by_chunk(chosen, n_rows):
-            part = out[place]
+        numbers = chosen // n_rows
+        order = np.argsort(numbers, kind="stable")
+        for here in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
+            number = int(numbers[here[0]])
+            place, rows = _as_slice(here), _as_slice(chosen[here] - number * n_rows)
             # Epoch by epoch as they are stored, then turned as a whole: far fewer cache misses.
-            block = np.empty((self.n_epochs, *part.shape[:1], *part.shape[2:]), one.dtype)
+            block = np.empty((self.n_epochs, len(here), *out.shape[2:]), one.dtype)
             for epoch in range(self.n_epochs):
                 block[epoch] = self._chunk(one, epoch, number)[rows]
             out[place] = np.swapaxes(block, 0, 1)
         return out
 
-    def _normalise(self, samples: Samples) -> slice | npt.NDArray[np.intp]:
-        if samples is None:
-            return slice(0, self.n_samples)
-        if isinstance(samples, slice):
-            start, stop, step = samples.indices(self.n_samples)
-            return slice(start, stop) if step == 1 else np.arange(start, stop, step)
+    def _normalise(self, samples: Samples) -> npt.NDArray[np.intp]:
+        if samples is None or isinstance(samples, slice):
+            return np.arange(*(samples or slice(None)).indices(self.n_samples))
         indices = np.asarray(samples)
         if indices.dtype == bool:
             if indices.shape != (self.n_samples,):
@@ -260,18 +250,8 @@ class TrainingDynamicsStore:
         return indices.astype(np.intp)
 
 
-def _by_chunk(chosen: slice | npt.NDArray[np.intp], n_rows: int) -> Iterator[tuple[int, Any, Any]]:
-    """The chunks in which samples are: number, places among the chosen ones, rows of the chunk."""
-    if isinstance(chosen, slice):
-        for start in range(chosen.start - chosen.start % n_rows, chosen.stop, n_rows):
-            low, high = max(chosen.start, start), min(chosen.stop, start + n_rows)
-            yield (
-                start // n_rows,
-                slice(low - chosen.start, high - chosen.start),
-                slice(low - start, high - start),
-            )
-        return
-    numbers = chosen // n_rows
-    for number in np.unique(numbers).tolist():
-        here = np.flatnonzero(numbers == number)
-        yield number, here, chosen[here] - number * n_rows
+def _as_slice(indices: npt.NDArray[np.intp]) -> slice | npt.NDArray[np.intp]:
+    """A slice where the indices follow each other, for it is copied faster."""
+    start, stop = int(indices[0]), int(indices[-1]) + 1
+    is_run = stop - start == len(indices) and bool((np.diff(indices) == 1).all())
+    return slice(start, stop) if is_run else indices

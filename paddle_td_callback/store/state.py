@@ -119,6 +119,7 @@ class State:
     def _check(self, end: int) -> None:
         """Believe no fact outside its range, and no shape that the bytes in the file cannot back."""
         layout, most = self.layout, max(self.at, (1 << 32) - 1)
+        ranges: list[tuple[Sequence[int], int, int, int]]
         ranges = [([self.n_epochs], 0, (1 << 32) - 1, 1), ([self.constants_at], START, self.at, 1)]
         ranges += [(self.labels, 0, most, 2), (self.dropped, 0, most, 2)]
         ranges += [(self.roots, START, UNDEFINED, len(layout.fields))]

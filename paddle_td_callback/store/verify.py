@@ -16,12 +16,14 @@ from ..errors import StoreError
 from . import hdf5_format as h5
 from .blocks import CHUNK, LABELS, METADATA, SHARED, STATE, DamagedError, Frame, Root, read_block, scan
 from .chunks import read_chunk
+from .hdf5_format import ChunkTree
 from .reader import open_recording
 from .schema import CLASS_NAMES, SAMPLE_IDS, Field, Layout
 from .state import State, newest_state
 from .writer import StoreWriter
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
+_TILE_BYTES = 32 << 20
 # How far probabilities may be from what they should be: the softmax was taken in single precision, and each
 # class was rounded to the stored dtype.
 _TOLERANCE = {"float16": 1e-3, "float32": 1e-4}
@@ -37,8 +39,9 @@ class Problem:
     sample: int | None = None
 
     def __str__(self) -> str:
-        places = [f"epoch {self.epoch}"] if self.epoch is not None else []
-        places += [f"sample {self.sample}"] if self.sample is not None else []
+        places = [
+            f"{name} {at}" for name, at in (("epoch", self.epoch), ("sample", self.sample)) if at is not None
+        ]
         return f"{', '.join(places)}: {self.message}" if places else self.message
 
 
@@ -78,33 +81,28 @@ class Report:
             self.problems.append(Problem(message, epoch, sample))
 
     def __str__(self) -> str:
+        what = "good: " if self.ok else f"damaged: {self.n_problems} problems; "
         checked = f"{self.n_epochs} epochs, {self.n_chunks} chunks, {self.n_bytes / 1e6:.1f} MB checked"
-        dropped = (
-            [f"  epochs {self.dropped_epochs} were never written and read as unseen"]
-            if self.dropped_epochs
-            else []
-        )
-        if self.ok:
-            return "\n".join([f"'{self.path}' is good: {checked}", *dropped])
-        lines = [f"'{self.path}' is damaged: {self.n_problems} problems; {checked}", *dropped]
+        lines = [f"'{self.path}' is {what}{checked}"]
+        if self.dropped_epochs:
+            lines.append(f"  epochs {self.dropped_epochs} were never written and read as unseen")
         lines += [f"  {problem}" for problem in self.problems]
         if self.n_problems > len(self.problems):
             lines.append(f"  and {self.n_problems - len(self.problems)} more")
-        n_good = len(self.good_epochs)
-        what = (
-            f"{n_good} of {self.n_epochs} epochs are good and can be written to a new file: "
-            f"paddle-td verify --salvage OUT {self.path}"
-            if n_good
-            else "nothing can be salvaged"
-        )
-        return "\n".join([*lines, f"  {what}"])
+        if self.good_epochs and not self.ok:
+            good = (
+                f"{len(self.good_epochs)} of {self.n_epochs} epochs are good and can be written to a new file"
+            )
+            lines.append(f"  {good}: paddle-td verify --salvage OUT {self.path}")
+        elif not self.ok:
+            lines.append("  nothing can be salvaged")
+        return "\n".join(lines)
 
 
 def verify(path: str | os.PathLike[str]) -> Report:
     """Check every byte of a recording and what the numbers say of each other.
 
-    The file is read block by block as its writer appended them, which needs no index. If all is right, it is read once
-    more by h5py, which must give the same.
+    If all is right, it is read once more by h5py, which must give the same.
 
     Args:
         path: a recording; it may be one that is being written.
@@ -139,7 +137,7 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
         report, layout = examined.check(), examined.layout
         if not report.good_epochs:
             raise StoreError(
-                f"'{examined.path}' holds no good epoch, so there is nothing to salvage; record the training again"
+                f"'{report.path}' holds no good epoch, so there is nothing to salvage; record the training again"
             )
         writer = StoreWriter.create(out, layout, **examined.names)
         try:
@@ -154,13 +152,13 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
 
 
 class _Examined:
-    """A recording read by the frames of its blocks, however damaged it is."""
+    """A recording whose blocks were read one after the other, however damaged it is."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
         self.names: dict[str, Any] = {}
-        self._report = Report(self.path)
+        self._report = Report(os.fspath(path))
         self._chunks: dict[tuple[int, int, int], tuple[int, int]] = {}  # epoch, field, number: address, bytes
+        self._trees: list[ChunkTree] = []  # where no block is damaged
         self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked
         self._file = open_recording(path)
         try:
@@ -174,106 +172,94 @@ class _Examined:
         self._file.close()
 
     def _examine(self) -> None:
-        report, newest, why = self._report, None, StoreError(f"'{self.path}' holds no whole state")
+        report, file, newest = self._report, self._file, None
+        why: StoreError | None
         try:
-            root, newest, wrong = newest_state(self._file)
-            if wrong is not None:
-                newest, why = None, wrong
+            root, newest, why = newest_state(file)
         except StoreError as error:
             why = error
-        report.n_bytes = self._file.n_bytes if newest is None else root.end
+        newest = newest if why is None else None
+        report.n_bytes = file.n_bytes if newest is None else root.end
         state = self._follow(report.n_bytes, newest)
         if state is None:
-            raise why
-        if newest is None:
+            raise why or StoreError(f"'{report.path}' holds no whole state; record the training again")
+        if why is not None:
             report.add(why.what if isinstance(why, DamagedError) else "its first sector is damaged")
-        self.layout = state.layout
-        self.labels = np.full(self.layout.n_samples, -1, np.int32)
+        self.layout, self.labels = state.layout, np.full(state.layout.n_samples, -1, np.int32)
         try:
-            self.labels = state.read_labels(self._file)
-            report.dropped_epochs = [] if newest is None else newest.read_dropped(self._file)
-            self.names = {kind: state.read_names(self._file, kind) for kind in (CLASS_NAMES, SAMPLE_IDS)}
-            if newest is not None and report.ok:
-                newest.check_metadata(self._file, root)
-                self._check_trees(newest)
-                self._check_superblock(root)
+            self.labels = state.read_labels(file)
+            self.names = {kind: state.read_names(file, kind) for kind in (CLASS_NAMES, SAMPLE_IDS)}
+            if newest is not None:
+                report.dropped_epochs = newest.read_dropped(file)
+            if report.ok and newest is not None:
+                newest.check_metadata(file, root)
+                self._trees = [newest.tree(one, file) for one in self.layout.fields]
+                found = file.read(0, h5.BEFORE_AT)
+                end = int.from_bytes(found[h5.END_AT : h5.END_AT + 8], "little")
+                is_inside = root.end + h5.SLACK_BYTES <= end <= file.n_bytes
+                self._is_for_others = is_inside and found == h5.superblock(root.at, end, 0)[: h5.BEFORE_AT]
         except DamagedError as error:
             report.add(error.what)
         outside = np.flatnonzero((self.labels < -1) | (self.labels >= self.layout.n_classes))
-        if len(outside):
-            sample = int(outside[0])
+        for sample in outside[:1].tolist():
             report.add(f"label {self.labels[sample]} is outside the classes", sample=sample)
 
     def _follow(self, end: int, newest: State | None) -> State | None:
         """Go through the log as its writer did: chunks count from the state that commits them. Returns the last."""
-        report, file, state, n_epochs = self._report, self._file, newest, 0
+        report, file, state = self._report, self._file, newest
         waiting: list[tuple[int, Frame]] = []
-        labels: tuple[int, int] | None = None
         for at, frame in scan(file, end):
             if frame is None:
                 report.add(f"from byte {at} on something stands that is no block")
                 continue
             file.run = frame.run if file.run is None else file.run
-            if frame.kind == CHUNK:
-                waiting.append((at, frame))
-                continue
             try:
-                read_block(file, at, frame.kind)
-                if frame.kind == LABELS:
-                    labels = at, frame.checksum
-                elif frame.kind == STATE:
-                    found = State.read(file, Root(at, 0, at + frame.n_bytes))
-                    self._take(waiting, found.n_epochs, n_epochs)
-                    state, n_epochs, labels, waiting = newest or found, found.n_epochs, None, []
+                if frame.kind != CHUNK:
+                    read_block(file, at, frame.kind)
+                if frame.kind == STATE:
+                    state = State.read(file, Root(at, 0, at + frame.n_bytes))
+                    self._take(waiting, state.n_epochs)
+                    waiting = []
+                elif frame.kind in (CHUNK, LABELS):
+                    waiting.append((at, frame))
             except DamagedError as error:
                 changed = "another program has changed the metadata for HDF5: " * (frame.kind == METADATA)
                 report.add(changed + error.what)
-        self._take(waiting, 1 << 32 if newest is None else newest.n_epochs, n_epochs)
-        report.n_epochs = max(self._chunks, default=(-1,))[0] + 1 if newest is None else newest.n_epochs
-        # The state that commits the last chunks and labels may be what is damaged.
-        return (
-            state if state is None or newest is not None or labels is None else replace(state, labels=labels)
-        )
+        if newest is not None:
+            report.n_epochs = newest.n_epochs
+            return newest
+        self._take(waiting, 1 << 32)  # the state that commits these may be what is damaged
+        report.n_epochs = max(self._chunks, default=(-1,))[0] + 1
+        labels = [(at, frame.checksum) for at, frame in waiting if frame.kind == LABELS]
+        return replace(state, labels=labels[-1]) if labels and state is not None else state
 
-    def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int, n_before: int) -> None:
-        """Count chunks as those of the first epochs, of which there were so many before."""
+    def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
+        """Count chunks as those of the first epochs."""
         for at, frame in waiting:
             if (
                 8 * frame.epoch > self._file.n_bytes
             ):  # an epoch takes more, and so does the note that it was dropped
                 self._report.add(f"the chunk at byte {at} claims to be of epoch {frame.epoch}")
-            elif frame.number != SHARED:  # of epochs that were never written
+            elif frame.kind == CHUNK and frame.number != SHARED:  # of epochs that were never written
                 self._chunks[frame.epoch, frame.field, frame.number] = at, frame.n_bytes
-        if n_epochs < n_before:
+        if n_epochs < self._report.n_epochs:  # a recording that was taken up from an earlier epoch
             self._chunks = {key: place for key, place in self._chunks.items() if key[0] < n_epochs}
-
-    def _check_trees(self, state: State) -> None:
-        """Whether the chunk trees lead to the chunks that the log holds."""
-        dropped = set(self._report.dropped_epochs)
-        for number, one in enumerate(state.layout.fields):
-            tree, n_chunks = state.tree(one, self._file), state.layout.n_chunks(one)
-            for i in range(tree.n_chunks):
-                epoch, part = divmod(i, n_chunks)
-                place = tree.find(i)
-                if epoch not in dropped and place != self._chunks.get((epoch, number, part)):
-                    self._report.add(f"the chunk index of '{one.name}' leads to another chunk", epoch)
-                    break
-
-    def _check_superblock(self, root: Root) -> None:
-        """Whether other programs are led to the metadata just checked, and to nothing else."""
-        found = self._file.read(0, h5.BEFORE_AT)
-        end = int.from_bytes(found[h5.END_AT : h5.END_AT + 8], "little")
-        is_inside = root.end + h5.SLACK_BYTES <= end <= self._file.n_bytes
-        self._is_for_others = is_inside and found == h5.superblock(root.at, end, 0)[: h5.BEFORE_AT]
+        self._report.n_epochs = n_epochs
 
     def rows(self, epoch: int, one: Field, start: int, stop: int) -> npt.NDArray[Any]:
         """Some rows of one epoch, `[sample]`, `[sample, class]` or `[sample, k]`."""
-        n_rows, field_number = self.layout.chunk_rows(one), self.layout.fields.index(one)
-        parts = []
+        layout, parts = self.layout, []
+        n_rows, n_chunks, number_of_field = (
+            layout.chunk_rows(one),
+            layout.n_chunks(one),
+            layout.fields.index(one),
+        )
         for number in range(start // n_rows, -(-stop // n_rows)):
             try:
-                place = self._chunks.get((epoch, field_number, number), (0, 0))
-                block = read_chunk(self._file, self.layout, one, epoch, number, *place)
+                place = self._chunks.get((epoch, number_of_field, number), (0, 0))
+                if self._trees:
+                    place = self._trees[number_of_field].find(epoch * n_chunks + number)
+                block = read_chunk(self._file, layout, one, epoch, number, *place)
             except DamagedError as error:
                 self._report.add(f"'{one.name}' from here on is lost: {error.what}", epoch, number * n_rows)
                 raise
@@ -283,13 +269,20 @@ class _Examined:
 
     def check(self) -> Report:
         """Check every epoch."""
-        report = self._report
-        for epoch in sorted({*range(report.n_epochs)}.difference(report.dropped_epochs)):
+        report, dropped = self._report, set(self._report.dropped_epochs)
+        for epoch in range(report.n_epochs):
             before = report.n_problems
             with contextlib.suppress(DamagedError):  # it is noted
-                for start, rows in self._tiles(epoch):
-                    self._check_rows(epoch, start, rows)
-            if report.n_problems == before:
+                if epoch in dropped and self._trees:  # all its chunks are one
+                    _ = [self.rows(epoch, one, 0, 1) for one in self.layout.fields]
+                for start, rows in self._tiles(epoch) if epoch not in dropped else ():
+                    labels = self.labels[start : start + len(rows["predicted"])]
+                    for message, wrong in _contradictions(self.layout, labels, rows):
+                        found = np.flatnonzero(wrong)
+                        if len(found):
+                            more = f" (and {len(found) - 1} more near it)" if len(found) > 1 else ""
+                            report.add(message + more, epoch, start + int(found[0]))
+            if report.n_problems == before and epoch not in dropped:
                 report.good_epochs.append(epoch)
         n_chunks = report.n_chunks
         if report.ok and self._is_for_others:
@@ -300,24 +293,16 @@ class _Examined:
         """Rows of all fields, by the chunks of the narrow ones, so that each chunk is read once or nearly so."""
         layout = self.layout
         step = layout.chunk_rows(layout.fields[0])
-        if 32 * step * layout.epoch_bytes > layout.n_samples * (1 << 30):  # wide rows: by their own chunks
-            step = min(layout.chunk_rows(one) for one in layout.fields)
+        if step * layout.epoch_bytes > layout.n_samples * _TILE_BYTES:  # wide rows: by their own chunks
+            step = layout.chunk_rows(layout.fields[-1])
         for start in range(0, layout.n_samples, step):
             stop = min(start + step, layout.n_samples)
             yield start, {one.name: self.rows(epoch, one, start, stop) for one in layout.fields}
 
-    def _check_rows(self, epoch: int, start: int, rows: dict[str, npt.NDArray[Any]]) -> None:
-        labels = self.labels[start : start + len(rows["predicted"])]
-        for message, wrong in _contradictions(self.layout, labels, rows):
-            found = np.flatnonzero(wrong)
-            if len(found):
-                more = f" (and {len(found) - 1} more near it)" if len(found) > 1 else ""
-                self._report.add(message + more, epoch, start + int(found[0]))
-
     def _compare_with_h5py(self) -> None:
         """Whether other programs read the same; called when the file holds what this package writes and no more."""
         try:
-            with h5py.File(self.path) as file:
+            with h5py.File(self._report.path) as file:
                 if file["labels"][:].tobytes() != self.labels.tobytes():
                     self._report.add("h5py reads other labels")
                 for epoch in self._report.good_epochs:
@@ -334,22 +319,16 @@ def _contradictions(
     layout: Layout, labels: npt.NDArray[np.int32], rows: dict[str, npt.NDArray[Any]]
 ) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """What cannot be, and `[sample]` where it is so."""
-    given, margin = rows["given_probability"], rows["margin"]
-    predicted, seen = rows["predicted"], rows["n_presentations"] > 0
+    given, margin, predicted = rows["given_probability"], rows["margin"], rows["predicted"]
+    seen, right = rows["n_presentations"] > 0, predicted == labels
+    outside = (predicted < 0) | (predicted >= layout.n_classes)
     yield "it was seen, but has no label", seen & (labels < 0)
     yield "it was not seen, but has a prediction", ~seen & (predicted != -1)
     yield "it was not seen, but has numbers", ~seen & ~(np.isnan(given) & np.isnan(margin))
-    yield (
-        "the predicted class is outside the classes",
-        seen & ((predicted < 0) | (predicted >= layout.n_classes)),
-    )
+    yield "the predicted class is outside the classes", seen & outside
     yield "the probability of the given label is not in [0, 1]", seen & ~((given >= 0) & (given <= 1))
     yield "the margin is no number", seen & np.isnan(margin)
-    right = predicted == labels
-    yield (
-        "the margin contradicts the predicted class",
-        seen & (((margin > 0) & ~right) | ((margin < 0) & right)),
-    )
+    yield "the margin contradicts the predicted class", seen & np.where(right, margin < 0, margin > 0)
     if layout.keep == "given":
         return
     wide = rows["probabilities" if layout.keep == "all" else "top_probabilities"]
@@ -360,18 +339,12 @@ def _contradictions(
     tolerance = _TOLERANCE[layout.dtype] + wide.shape[1] * _SMALLEST[layout.dtype]
     total = exact.sum(axis=1)
     if layout.keep == "all":
+        samples, last = np.arange(len(exact)), layout.n_classes - 1
+        off = np.abs(exact[samples, np.clip(labels, 0, last)] - given) > tolerance
+        is_less = exact[samples, np.clip(predicted, 0, last)] < exact.max(axis=1) - tolerance
         yield "the probabilities do not sum to 1", seen & ~(np.abs(total - 1) <= tolerance)
-        at = np.clip(labels, 0, layout.n_classes - 1)[:, np.newaxis]
-        stored = np.take_along_axis(exact, at, axis=1)[:, 0]
-        off = np.abs(stored - given) > tolerance
         yield "the probability of the given label is not what is stored for that class", seen & off
-        top = np.take_along_axis(exact, np.clip(predicted, 0, layout.n_classes - 1)[:, np.newaxis], axis=1)[
-            :, 0
-        ]
-        yield (
-            "another class has a larger probability than the predicted",
-            seen & (top < exact.max(axis=1) - tolerance),
-        )
+        yield "another class has a larger probability than the predicted", seen & is_less
     else:
         classes = rows["top_classes"]
         inside = ((classes >= 0) & (classes < layout.n_classes)).all(axis=1)

@@ -256,7 +256,7 @@ def test_hdf5_is_not_asked_to_follow_what_is_forged(path, monkeypatch):
 
         path.write_bytes(content)
         forge(path, change_nodes=change)
-        assert "the chunk index of" in str(verify(path))
+        assert not verify(path).ok
     for at, message in ((64, "the address at byte 64 leads to no commit"), (40, None)):
         changed = bytearray(content)
         changed[at : at + 8] = (8192).to_bytes(8, "little")
