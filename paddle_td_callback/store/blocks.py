@@ -25,12 +25,7 @@ _CRC = struct.Struct("<I")
 
 
 class DamagedError(StoreError):
-    """Bytes on disk are not those that were committed.
-
-    Args:
-        file: where.
-        what: is wrong; `verify` says it without the rest.
-    """
+    """Bytes on disk are not those that were committed; `what` says it without the rest."""
 
     def __init__(self, file: RawFile, what: str) -> None:
         super().__init__(f"'{file.name}' is damaged: {what}; `paddle-td verify` says what can be salvaged")
@@ -47,11 +42,6 @@ class Frame(NamedTuple):
     n_bytes: int
     checksum: int  # of a chunk its fletcher32, of other blocks their CRC-32
     run: int = 0  # number of the recording
-
-    @property
-    def long(self) -> int:
-        """`epoch` and `number` as one number."""
-        return self.epoch << 32 | self.number
 
     def pack(self, at: int) -> bytes:
         """The 32 bytes at a place in the file."""
@@ -76,11 +66,7 @@ class Frame(NamedTuple):
 
 
 def read_block(file: RawFile, at: int, kind: int, most: int = 1 << 62) -> bytes:
-    """A block that is no chunk, by its address, behind its frame; of at most so many bytes.
-
-    Raises:
-        DamagedError: it is not there, or its checksum is wrong.
-    """
+    """A block that is no chunk, of at most so many bytes; DamagedError where it is not there or not whole."""
     frame = Frame.read(file, at - FRAME_BYTES)
     if frame is not None and frame.kind == kind and frame.n_bytes <= min(most, file.n_bytes - at):
         body = file.read(at, frame.n_bytes)
@@ -120,11 +106,7 @@ class Root(NamedTuple):
 
 
 def read_root(file: RawFile, place: int) -> Root:
-    """The commit whose root group's address stands at a place of the first sector.
-
-    Raises:
-        DamagedError: it leads to no commit.
-    """
+    """The commit whose root group's address stands at a place of the first sector, or DamagedError."""
     at = int.from_bytes(file.read(place, 8), "little")
     frame = Frame.read(file, at - FRAME_BYTES)
     if frame is None and at > file.n_bytes:
@@ -132,4 +114,4 @@ def read_root(file: RawFile, place: int) -> Root:
     if frame is None or frame.kind != METADATA:
         raise DamagedError(file, f"the address at byte {place} leads to no commit")
     file.run = frame.run
-    return Root(frame.long, at, at + padded(frame.n_bytes))
+    return Root(frame.epoch << 32 | frame.number, at, at + padded(frame.n_bytes))

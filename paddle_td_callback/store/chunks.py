@@ -93,19 +93,9 @@ def fletcher32(data: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
 def read_chunk(
     file: RawFile, layout: Layout, one: Field, epoch: int, number: int, at: int, n_bytes: int
 ) -> npt.NDArray[Any]:
-    """A chunk of a recording, compared with its frame: HDF5's own checksum says that a chunk of zeros is right.
+    """The chunk of a field by its address and stored size: `[sample]`, `[sample, class]` or `[sample, k]`.
 
-    Args:
-        file: the recording.
-        layout: of the recording.
-        one: the field of which it is a chunk.
-        epoch: of the chunk.
-        number: of the chunk in its epoch.
-        at: its address.
-        n_bytes: its stored size.
-
-    Returns:
-        `[sample]`, `[sample, class]` or `[sample, k]`, as many samples as a whole chunk has.
+    It is compared with its frame: HDF5's own checksum says that a chunk of zeros is right.
 
     Raises:
         DamagedError: it is not what was committed.

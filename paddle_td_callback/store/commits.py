@@ -44,7 +44,7 @@ from .blocks import (
     Root,
 )
 from .chunks import CHECKSUM_BYTES, encode_chunk
-from .disk import RawFile, lock
+from .disk import RawFile, busy, lock
 from .hdf5_format import END_AT, SLACK_BYTES, ChunkTree, padded, superblock
 from .paths import move_into_place
 from .schema import Field
@@ -64,7 +64,7 @@ class EpochLog:
     """The one writer of a file; `StoreWriter.create` and `StoreWriter.resume` make one.
 
     Args:
-        file: opened for reading and writing; closed by `close`, and where this raises.
+        file: opened for reading and writing.
         real: where it lies.
         durable: whether commits wait for the disk. Without it a kill loses nothing, a power cut may.
 
@@ -74,7 +74,7 @@ class EpochLog:
         labels: `[sample]` int32 as committed, -1 = never seen.
 
     Raises:
-        BlockingIOError: another process records into it.
+        StoreError: another process records into it.
     """
 
     def __init__(self, file: RawFile, real: str, *, durable: bool = True) -> None:
@@ -90,11 +90,7 @@ class EpochLog:
         self._trees: dict[str, ChunkTree] = {}
         self._dropped: list[int] = []
         self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)
-        try:
-            self._is_locked = _take(file, real)
-        except BaseException:
-            file.close()
-            raise
+        self._is_locked = _take(file)
         _open_logs.add(self)
 
     @property
@@ -274,27 +270,20 @@ def _host() -> bytes:
     return socket.gethostname().encode()[:64].ljust(64, b"\0")
 
 
-def _take(file: RawFile, path: str) -> bool:
-    """Lock a file; where that cannot be done, see whether a process of this machine has signed it.
-
-    Returns:
-        Whether it is locked.
-    """
+def _take(file: RawFile) -> bool:
+    """Lock a file, and say whether that could be done; else see whether a process of this machine has signed it."""
     try:
         lock(file)
-    except BlockingIOError:
-        raise
+        return True
     except OSError as error:
-        raw = file.read(SIGN_AT, _SIGN.size).ljust(_SIGN.size, b"\0")
-        magic, _, process, host = _SIGN.unpack(raw)
+        magic, _, process, host = _SIGN.unpack(file.read(SIGN_AT, _SIGN.size).ljust(_SIGN.size, b"\0"))
         if magic == _SIGN_MAGIC and host == _host() and _is_alive(process):
-            raise BlockingIOError(f"process {process} records into it") from error
+            raise busy(file) from error
         what = (
             f"this file system cannot lock files ({error.strerror}), so record into it from one process only"
         )
-        warn(f"'{path}': {what}", RuntimeWarning, stacklevel=2)
+        warn(f"'{file.name}': {what}", RuntimeWarning, stacklevel=2)
         return False
-    return True
 
 
 def _is_alive(process: int) -> bool:

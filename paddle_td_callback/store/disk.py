@@ -8,8 +8,18 @@ import struct
 import sys
 from typing import Any
 
+from ..errors import StoreError
+
 if sys.platform != "win32":
     import fcntl
+
+
+def _at(function: str, fd: int, data: Any, offset: int) -> Any:
+    """`os.pread` or `os.pwrite`, also where the system has none."""
+    if hasattr(os, f"p{function}"):
+        return getattr(os, f"p{function}")(fd, data, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return getattr(os, function)(fd, data)
 
 
 class RawFile:
@@ -33,7 +43,7 @@ class RawFile:
     def read(self, offset: int, n_bytes: int) -> bytes:
         """Up to `n_bytes` from `offset` on, fewer at the end of the file."""
         parts = []
-        while n_bytes > 0 and 0 <= offset < 1 << 62 and (part := _pread(self.fd, n_bytes, offset)):
+        while n_bytes > 0 and 0 <= offset < 1 << 62 and (part := _at("read", self.fd, n_bytes, offset)):
             parts.append(part)
             offset, n_bytes = offset + len(part), n_bytes - len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -43,7 +53,7 @@ class RawFile:
         for part in parts:
             view = memoryview(part).cast("B")
             while view:
-                n_bytes = _pwrite(self.fd, view, offset)
+                n_bytes = _at("write", self.fd, view, offset)
                 offset, view = offset + n_bytes, view[n_bytes:]
 
     def write_behind(self, offset: int, n_bytes: int) -> None:
@@ -66,10 +76,9 @@ class RawFile:
 
     def is_at(self, path: str) -> bool:
         """Whether this very file lies at a path."""
-        try:
+        with contextlib.suppress(OSError):
             return os.path.samestat(os.stat(path), os.fstat(self.fd))
-        except OSError:
-            return False
+        return False
 
     def close(self) -> None:
         """Closing twice is fine."""
@@ -88,20 +97,6 @@ def open_file(path: str, flags: int, name: str | None = None) -> RawFile:
     return RawFile(path, flags, name)
 
 
-def _pread(fd: int, n_bytes: int, offset: int) -> bytes:
-    if hasattr(os, "pread"):
-        return os.pread(fd, n_bytes, offset)
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.read(fd, n_bytes)
-
-
-def _pwrite(fd: int, part: memoryview, offset: int) -> int:
-    if hasattr(os, "pwrite"):
-        return os.pwrite(fd, part, offset)
-    os.lseek(fd, offset, os.SEEK_SET)
-    return os.write(fd, part)
-
-
 def lock(file: RawFile) -> None:
     """Lock a file against other writers.
 
@@ -109,7 +104,7 @@ def lock(file: RawFile) -> None:
     descriptor of the file. HDF5's readers use flock, which does not meet this one.
 
     Raises:
-        BlockingIOError: somebody else holds it.
+        StoreError: somebody else holds it.
         OSError: the file system has no locks.
     """
     if sys.platform == "win32":
@@ -122,4 +117,12 @@ def lock(file: RawFile) -> None:
         else:
             fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
     except (BlockingIOError, PermissionError) as error:
-        raise BlockingIOError("another process holds its lock") from error
+        raise busy(file) from error
+
+
+def busy(file: RawFile) -> StoreError:
+    """What to raise where another writer is at work."""
+    return StoreError(
+        f"'{file.name}' is being recorded by another process, or by another recorder of this one; "
+        "wait for it to end, or record to another path"
+    )

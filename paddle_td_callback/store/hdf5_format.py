@@ -1,8 +1,6 @@
 """HDF5 metadata as bytes: superblock 0, object headers 1, old-style groups, version 1 B-trees, global heaps.
 
-Only what a recording needs of the HDF5 File Format Specification, version 3.0. Callers give the addresses, so the same
-arguments always give the same bytes.
-
+Only what a recording needs of the HDF5 File Format Specification, version 3.0. The same arguments give the same bytes.
 B-tree nodes and symbol table nodes are written without their unused tail: a reader takes as many bytes as a full node
 has, and uses as many entries as the node says. So a file must be `SLACK_BYTES` longer than the start of its last node.
 """
@@ -25,7 +23,6 @@ BEFORE_AT = 96  # the first byte behind the superblock
 
 _HEAP_BYTES = 1 << 16
 _LEAF_K, _GROUP_K = 5, 16  # room for 10 names in a symbol table node
-_MOST_ENTRIES = 64  # of a chunk B-tree node, fixed by HDF5 for superblock 0
 _TEXT = struct.pack("<B3BI", 0x19, 1, 1, 0, 16) + struct.pack("<B3BIHH", 0x10, 0, 0, 0, 1, 0, 8)
 
 Message = tuple[int, bytes]  # type and body
@@ -125,12 +122,7 @@ def contiguous_layout(at: int, n_bytes: int) -> Message:
 def contiguous(dtype: np.dtype[Any] | None, n: int, at: int) -> list[Message]:
     """What makes a one-dimensional dataset in one piece; without a dtype one of variable-length text."""
     layout = contiguous_layout(at, n * (16 if dtype is None else dtype.itemsize))
-    return [
-        (0x01, dataspace((n,))),
-        (0x03, datatype(dtype)),
-        (0x05, struct.pack("<BBBB", 2, 2, 2, 0)),
-        layout,
-    ]
+    return [(0x01, dataspace((n,))), (0x03, datatype(dtype)), (0x05, b"\2\2\2\0"), layout]
 
 
 def local_heap(names: Iterable[str], put: Put) -> tuple[int, dict[str, int]]:

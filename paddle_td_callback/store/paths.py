@@ -15,26 +15,19 @@ from typing import IO, Any
 from ..errors import StoreError, StoreExistsError, StoreNotFoundError
 from .schema import Keep, Layout
 
+_FIXED_BYTES = 1 << 20  # metadata, class names
 _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 
 
 def resolve_output(
     path: str | os.PathLike[str], *, replace_existing: bool = True, in_place: bool = False
 ) -> str:
-    """Refuse an output path early that could not be written later.
+    """Refuse early, by a StoreError, an output path that could not be written later; returns the real path.
 
     Args:
         path: as the user gave it; symbolic links are followed.
         replace_existing: whether a file may lie there.
         in_place: whether such a file is written to, not replaced.
-
-    Returns:
-        The real path of the file to write.
-
-    Raises:
-        StoreExistsError: there is a file, and it may not be replaced.
-        StoreNotFoundError: the folder is missing.
-        StoreError: the folder may not be written, or what lies there is no regular file.
     """
     name = os.fspath(path)
     if not name:
@@ -67,12 +60,9 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
     """Refuse early a recording that could not be written at the end of the first epoch.
 
     Args:
-        path: of the recording.
+        path: of the recording; returned as it was given.
         resume: whether an existing recording is continued.
         overwrite: whether an existing file is replaced.
-
-    Returns:
-        The path as it was given.
 
     Raises:
         ValueError: both `resume` and `overwrite`.
@@ -130,15 +120,8 @@ def move_into_place(fresh: str, real: str, *, overwrite: bool) -> None:
 def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file as a whole: it is there when the block ends, or the old one still is.
 
-    Args:
-        path: of the file; a symbolic link stays and the file behind it is replaced, with the mode that it has.
-
-    Yields:
-        A binary file to write to.
-
-    Raises:
-        StoreError: see `resolve_output`.
-        OSError: the disk refused.
+    A symbolic link stays, and the file behind it is replaced, with the mode that it has. StoreError: see
+    `resolve_output`.
     """
     real = resolve_output(path)
     fresh = make_beside(real)
@@ -157,20 +140,20 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def check_space(
     path: str | os.PathLike[str], layout: Layout, n_epochs: int, *, buffer_bytes: int = 0
 ) -> None:
-    """Refuse a recording that cannot fit on the disk.
+    """Refuse, by a StoreError that names the `keep=` that would fit, what cannot fit on the disk.
 
     Args:
-        path: where it goes; what lies there counts as room, since it is continued or replaced.
+        path: of the recording.
         layout: of the recording.
         n_epochs: epochs to come.
         buffer_bytes: what else is needed beside it.
-
-    Raises:
-        StoreError: it cannot fit; the message names the `keep=` that would.
     """
 
     def needed(keep: Keep) -> int:
-        return expected_bytes(replace(layout, keep=keep), n_epochs) + buffer_bytes
+        """About the size; with compression the least that is likely."""
+        ratio = _USUAL_GZIP_RATIO if layout.gzip_level else 1
+        data = int(n_epochs * replace(layout, keep=keep).epoch_bytes * 1.01 / ratio)
+        return _FIXED_BYTES + 4 * layout.n_samples + data + buffer_bytes
 
     name = os.fspath(path)
     try:
@@ -185,13 +168,6 @@ def check_space(
         f"'{name}': {n_epochs} epochs of {layout.n_samples} samples with keep={layout.keep!r} need about "
         f"{_giga(needed(layout.keep))}, the disk has {_giga(free)} free; {way_out}, or give a path on a larger disk"
     )
-
-
-def expected_bytes(layout: Layout, n_epochs: int) -> int:
-    """About the size of the file; with compression the least that is likely."""
-    ratio = _USUAL_GZIP_RATIO if layout.gzip_level else 1
-    fixed = 1 << 20  # metadata, class names
-    return fixed + 4 * layout.n_samples + int(n_epochs * layout.epoch_bytes * 1.01 / ratio)
 
 
 def _giga(n_bytes: int) -> str:

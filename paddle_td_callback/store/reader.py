@@ -24,12 +24,7 @@ Samples = slice | npt.ArrayLike | None
 
 
 def open_recording(path: str | os.PathLike[str]) -> RawFile:
-    """Open a file for reading.
-
-    Raises:
-        StoreNotFoundError: there is no such file.
-        StoreError: it may not be read, or is a folder, a device or a pipe.
-    """
+    """Open a file for reading; StoreError where that cannot be."""
     name = os.fspath(path)
     if os.path.isdir(name):
         raise StoreError(f"'{name}' is a folder; give the path of the recording in it")

@@ -128,8 +128,6 @@ class StoreWriter(EpochLog):
             raise StoreNotFoundError(
                 f"'{name}': there is no such file; record to it without resume="
             ) from error
-        except BlockingIOError as error:
-            raise _being_recorded(name) from error
         except OSError as error:
             raise StoreError(
                 f"'{name}' cannot be written: {error.strerror or error}; give another path"
@@ -183,26 +181,14 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-def _being_recorded(name: str) -> StoreError:
-    return StoreError(
-        f"'{name}' is being recorded by another process, or by another recorder of this one; "
-        "wait for it to end, or record to another path"
-    )
-
-
 def _lock_replaced(name: str, real: str) -> RawFile:
     """Hold the lock of a file that will be replaced, so that nobody records into it meanwhile."""
     try:
-        file = disk.open_file(real, os.O_RDWR)
+        file = disk.open_file(real, os.O_RDWR, name)
     except PermissionError:
         return disk.open_file(real, os.O_RDONLY)  # nobody of this user records into it
-    try:
+    with contextlib.suppress(OSError):  # a file system without locks
         disk.lock(file)
-    except BlockingIOError as error:
-        file.close()
-        raise _being_recorded(name) from error
-    except OSError:
-        pass  # a file system without locks
     return file
 
 
