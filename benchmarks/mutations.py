@@ -50,7 +50,6 @@ from paddle_td_callback.store.blocks import (
     CHUNK,
     FRAME_BYTES,
     METADATA,
-    SIGN_AT,
     START,
     STATE,
     TEXT,
@@ -58,7 +57,7 @@ from paddle_td_callback.store.blocks import (
     scan,
 )
 from paddle_td_callback.store.chunks import fletcher32
-from paddle_td_callback.store.disk import RawFile
+from paddle_td_callback.store.disk import SIGN_AT, RawFile
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
 

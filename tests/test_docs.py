@@ -183,12 +183,12 @@ def test_the_attributes_are_as_documented(tmp_path):
 
 
 def test_the_places_in_the_file_are_as_documented():
-    from paddle_td_callback.store import blocks, hdf5_format
+    from paddle_td_callback.store import blocks, disk, hdf5_format
 
     page = (ROOT / "docs" / "file-format.md").read_text(encoding="utf-8")
     places = [row[0] for row in table_after(page, "## The bytes")]
     assert places[1].startswith(f"{hdf5_format.BEFORE_AT} to ")
-    assert places[2:5] == [str(blocks.SIGN_AT), f"{blocks.START} ...", "behind the log"]
+    assert places[2:5] == [str(disk.SIGN_AT), f"{blocks.START} ...", "behind the log"]
     assert f"at least {hdf5_format.SLACK_BYTES:,} bytes" in page
     kinds = [row[1].split()[0].strip(":,") for row in table_after(page, "| kind | block |")]
     assert kinds == ["chunk", "node", "text", "array", "labels", "state", "HDF5"]

@@ -16,7 +16,7 @@ from ..errors import StoreError
 from .disk import RawFile
 from .hdf5_format import padded
 
-SIGN_AT, START, FRAME_BYTES = 512, 4096, 32
+START, FRAME_BYTES = 4096, 32
 CHUNK, NODE, TEXT, ARRAY, LABELS, STATE, METADATA = range(1, 8)  # kinds of blocks
 SHARED = (1 << 32) - 1  # number of the chunk that epochs which were never written share
 

@@ -17,7 +17,6 @@ import contextlib
 import functools
 import os
 import secrets
-import socket
 import struct
 import weakref
 import zlib
@@ -28,29 +27,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..messages import warn
-from .blocks import (
-    ARRAY,
-    CHUNK,
-    FRAME_BYTES,
-    LABELS,
-    METADATA,
-    NODE,
-    SHARED,
-    SIGN_AT,
-    START,
-    STATE,
-    Frame,
-    Root,
-)
+from . import blocks
+from .blocks import FRAME_BYTES, START, Frame, Root
 from .chunks import CHECKSUM_BYTES, encode_chunk
-from .disk import RawFile, busy, lock
+from .disk import SIGN_AT, RawFile, sign, take
 from .hdf5_format import END_AT, SLACK_BYTES, ChunkTree, padded, superblock
 from .paths import move_into_place
 from .schema import Field
 from .state import State
 
-_SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
 _AHEAD_BYTES = 16 << 20  # from the newest commit to the end of the file, while it is recorded
 _MARGIN_BYTES = (
     4 << 20
@@ -90,7 +75,7 @@ class EpochLog:
         self._trees: dict[str, ChunkTree] = {}
         self._dropped: list[int] = []
         self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)
-        self._is_locked = _take(file)
+        self._is_locked = take(file)
         _open_logs.add(self)
 
     @property
@@ -108,7 +93,7 @@ class EpochLog:
             self._file.write(0, superblock(0, START, 0).ljust(START, b"\0"))
         else:
             self._root, self._end, self._kept_end = root.at, root.end, root.end
-        self._file.write(SIGN_AT, _SIGN.pack(_SIGN_MAGIC, self._token, os.getpid(), _host()))
+        self._file.write(SIGN_AT, sign(self._token))
         self._cut_off()
         self._lengthen()
 
@@ -161,10 +146,10 @@ class EpochLog:
     ) -> None:
         """Append one epoch of a field. HDF5 stores whole chunks, the last too."""
         rows, unseen, n_rows = epoch[field.name], epoch["n_presentations"] == 0, self.layout.chunk_rows(field)
-        put_node = functools.partial(self._append_block, NODE)
+        put_node = functools.partial(self._append_block, blocks.NODE)
         blank = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
         if index > self.n_epochs:  # all chunks of dropped epochs are one: some readers know no gaps
-            place = self._append_chunk(self.n_epochs, field, SHARED, blank)
+            place = self._append_chunk(self.n_epochs, field, blocks.SHARED, blank)
             for _ in range((index - self.n_epochs) * self.layout.n_chunks(field)):
                 tree.append(*place, put_node)
         any_unseen = bool(unseen.any())
@@ -180,7 +165,7 @@ class EpochLog:
         """Append a chunk; returns its address and size."""
         payload, checksum = encode_chunk(rows, gzip_level=self.layout.gzip_level)
         n_bytes = len(payload) + CHECKSUM_BYTES
-        frame = Frame(CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
+        frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
         return self._append(frame, payload, checksum.to_bytes(CHECKSUM_BYTES, "little")), n_bytes
 
     def _append_block(self, kind: int, body: bytes, long: int = 0) -> int:
@@ -207,14 +192,14 @@ class EpochLog:
         state = replace(self._state, n_epochs=n_epochs)
         if not np.array_equal(labels, self.labels):
             raw = np.ascontiguousarray(labels, "<i4").tobytes()
-            state = replace(state, labels=(self._append_block(LABELS, raw), zlib.crc32(raw)))
+            state = replace(state, labels=(self._append_block(blocks.LABELS, raw), zlib.crc32(raw)))
         if dropped != self._dropped:
             raw = np.asarray(dropped, "<i8").tobytes()
-            state = replace(state, dropped=(self._append_block(ARRAY, raw), len(dropped)))
+            state = replace(state, dropped=(self._append_block(blocks.ARRAY, raw), len(dropped)))
         state = state.with_trees(self._end + FRAME_BYTES, trees.values())
-        self._append_block(STATE, state.block())
+        self._append_block(blocks.STATE, state.block())
         root = self._end + FRAME_BYTES
-        self._append_block(METADATA, state.metadata(root, self._constants), state.at)
+        self._append_block(blocks.METADATA, state.metadata(root, self._constants), state.at)
         self._file.write(self._end, bytes(SLACK_BYTES))
         self._sync()
         self._check_alone()
@@ -252,7 +237,7 @@ class EpochLog:
 
     def _check_alone(self) -> None:
         """Where the file system has no locks, two writers notice each other by their signs."""
-        if self._file.read(SIGN_AT, _SIGN.size)[8:24] != self._token:
+        if self._file.read(SIGN_AT + 8, 16) != self._token:
             raise BlockingIOError("another process has begun to record into it; this recording of it ends")
 
     def close(self) -> None:
@@ -260,40 +245,10 @@ class EpochLog:
         if self._file.fd >= 0:
             with contextlib.suppress(OSError):
                 self._check_alone()
-                self._file.write(SIGN_AT, bytes(_SIGN.size))
+                self._file.write(SIGN_AT, bytes(len(sign(b""))))
                 self._cut_off()
                 self._sync()
             self._file.close()
-
-
-def _host() -> bytes:
-    return socket.gethostname().encode()[:64].ljust(64, b"\0")
-
-
-def _take(file: RawFile) -> bool:
-    """Lock a file, and say whether that could be done; else see whether a process of this machine has signed it."""
-    try:
-        lock(file)
-        return True
-    except OSError as error:
-        magic, _, process, host = _SIGN.unpack(file.read(SIGN_AT, _SIGN.size).ljust(_SIGN.size, b"\0"))
-        if magic == _SIGN_MAGIC and host == _host() and _is_alive(process):
-            raise busy(file) from error
-        what = (
-            f"this file system cannot lock files ({error.strerror}), so record into it from one process only"
-        )
-        warn(f"'{file.name}': {what}", RuntimeWarning, stacklevel=2)
-        return False
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _close_in_child() -> None:

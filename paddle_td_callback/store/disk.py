@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import struct
 import sys
 from typing import Any
 
 from ..errors import StoreError
+from ..messages import warn
 
 if sys.platform != "win32":
     import fcntl
@@ -20,6 +22,10 @@ def _at(function: str, fd: int, data: Any, offset: int) -> Any:
         return getattr(os, f"p{function}")(fd, data, offset)
     os.lseek(fd, offset, os.SEEK_SET)
     return getattr(os, function)(fd, data)
+
+
+SIGN_AT = 512
+_SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
 
 
 class RawFile:
@@ -117,12 +123,47 @@ def lock(file: RawFile) -> None:
         else:
             fcntl.lockf(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, 0)
     except (BlockingIOError, PermissionError) as error:
-        raise busy(file) from error
+        raise _busy(file) from error
 
 
-def busy(file: RawFile) -> StoreError:
+def _busy(file: RawFile) -> StoreError:
     """What to raise where another writer is at work."""
     return StoreError(
         f"'{file.name}' is being recorded by another process, or by another recorder of this one; "
         "wait for it to end, or record to another path"
     )
+
+
+def sign(token: bytes) -> bytes:
+    """What a writer leaves in its file, for file systems that have no locks."""
+    return _SIGN.pack(_SIGN_MAGIC, token, os.getpid(), _host())
+
+
+def take(file: RawFile) -> bool:
+    """Lock a file, and say whether that could be done; else see whether a process of this machine has signed it."""
+    try:
+        lock(file)
+        return True
+    except OSError as error:
+        magic, _, process, host = _SIGN.unpack(file.read(SIGN_AT, _SIGN.size).ljust(_SIGN.size, b"\0"))
+        if magic == _SIGN_MAGIC and host == _host() and _is_alive(process):
+            raise _busy(file) from error
+        what = (
+            f"this file system cannot lock files ({error.strerror}), so record into it from one process only"
+        )
+        warn(f"'{file.name}': {what}", RuntimeWarning, stacklevel=2)
+        return False
+
+
+def _host() -> bytes:
+    return socket.gethostname().encode()[:64].ljust(64, b"\0")
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass
+    return True

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 UNDEFINED = (1 << 64) - 1
 SLACK_BYTES = 4096  # more than the largest node: 24 + 65 keys of 40 bytes + 64 addresses
@@ -202,16 +201,14 @@ class ChunkTree:
         self._root, self._read, self._wrong = root, read, wrong
         self.fan_out = 8 if n_a_epoch < 8 else 64  # few keep small commits small, many keep large trees flat
         self._key = struct.Struct(f"<II{rank + 1}Q")  # stored bytes, filter mask, first element
-        place = "<u8", (rank + 1,)
-        self._entry = np.dtype([("n_bytes", "<u4"), ("mask", "<u4"), ("first", *place), ("child", "<u8")])
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
         self._read_node = functools.lru_cache(1024)(self._read_checked_node)
 
     def copy(self) -> ChunkTree:
         """A tree that can grow by itself."""
-        other = ChunkTree(*self._facts)
-        other.n_chunks, other._levels = self.n_chunks, [list(level) for level in self._levels]
+        other = ChunkTree(*self._facts, self.n_chunks)
+        other._levels = [list(level) for level in self._levels]
         return other
 
     def _key_of(self, number: int, n_bytes: int) -> bytes:
@@ -252,40 +249,34 @@ class ChunkTree:
             level += 1
         return level
 
-    def _way(self, number: int) -> Iterator[tuple[int, npt.NDArray[Any], int]]:
-        """The nodes on the way to a chunk: level, entries, and the place of the next among them."""
+    def _way(self, number: int) -> Iterator[tuple[int, list[bytes], int]]:
+        """The nodes on the way to a chunk of the file: level, entries, and the place of the next among them."""
         at = self._root
         for level in range(self._height(self.n_chunks), -1, -1):
             start, place = divmod(number // self.fan_out**level, self.fan_out)
-            entries = self._read_node(at, level, start * self.fan_out)
+            n_entries = -(-self.n_chunks // self.fan_out**level) - start * self.fan_out
+            entries = self._read_node(at, level, min(self.fan_out, n_entries))
+            if level == 0 and entries[place][4:-8] != self._key_of(number, 0)[4:]:
+                raise self._wrong(f"another chunk stands in the place of number {number}")
             yield level, entries, place
-            at = int(entries["child"][place])
+            at = int.from_bytes(entries[place][-8:], "little")
 
-    def _read_checked_node(self, at: int, level: int, start: int) -> npt.NDArray[Any]:
-        """Entries of a node; `start` is the number of its first among all entries of its level."""
-        rank, n_a_epoch, n_rows = self._facts
-        n_entries = min(self.fan_out, -(-self.n_chunks // self.fan_out**level) - start)
-        node = self._read(at)
+    def _read_checked_node(self, at: int, level: int, n_entries: int) -> list[bytes]:
+        node, size = self._read(at), self._key.size + 8
         if node[:24] != self._head(level, n_entries):
             raise self._wrong(f"at byte {at} is no node of its level")
-        entries = np.frombuffer(node, self._entry, n_entries, 24)
-        wanted = np.zeros((n_entries, rank + 1), np.uint64)
-        wanted[:, 0], parts = np.divmod((start + np.arange(n_entries)) * self.fan_out**level, n_a_epoch)
-        wanted[:, 1] = parts * n_rows
-        if entries["mask"].any() or (entries["first"] != wanted).any():
-            raise self._wrong(f"the node at byte {at} holds other chunks")
-        return entries
+        return [node[i : i + size] for i in range(24, 24 + n_entries * size, size)]
 
     def find(self, number: int) -> tuple[int, int]:
         """Address and stored bytes of a chunk of the file."""
         *_, (_, entries, place) = self._way(number)
-        return int(entries["child"][place]), int(entries["n_bytes"][place])
+        return int.from_bytes(entries[place][-8:], "little"), int.from_bytes(entries[place][:4], "little")
 
     def cut(self, n_chunks: int) -> ChunkTree:
         """The first chunks of the file as a tree that can grow."""
-        tree = ChunkTree(*self._facts)
-        tree.n_chunks, tree._levels = n_chunks, [[] for _ in range(self._height(n_chunks) + 1)]
+        tree = ChunkTree(*self._facts, n_chunks)
+        tree._levels = [[] for _ in range(self._height(n_chunks) + 1)]
         for level, entries, place in self._way(n_chunks - 1) if n_chunks else ():
             if level < len(tree._levels):
-                tree._levels[level] = [one.tobytes() for one in entries[: place + (level == 0)]]
+                tree._levels[level] = entries[: place + (level == 0)]
         return tree

@@ -13,8 +13,8 @@ from support.forging import forge, frame_of, newest, put_roots
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
 from paddle_td_callback import StoreError, TrainingDynamicsStore
-from paddle_td_callback.store import StoreWriter, commits, disk
-from paddle_td_callback.store.blocks import CHUNK, FRAME_BYTES, SIGN_AT, START, Frame
+from paddle_td_callback.store import StoreWriter, disk
+from paddle_td_callback.store.blocks import CHUNK, FRAME_BYTES, START, Frame
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
 
@@ -60,7 +60,7 @@ def test_without_locks_that_is_said_once_and_a_second_writer_is_known_by_the_sig
 def test_without_locks_a_writer_that_was_taken_over_damages_nothing(when, path, monkeypatch):
     first = StoreWriter.create(path, LAYOUT)
     first.commit_epoch(0, EPOCHS[0], LABELS)
-    monkeypatch.setattr(commits, "_is_alive", lambda process: False)  # the other is on another machine
+    monkeypatch.setattr(disk, "_is_alive", lambda process: False)  # the other is on another machine
 
     def take_over():
         second = StoreWriter.resume(path)
@@ -97,8 +97,8 @@ def test_a_stale_sign_does_not_keep_a_writer_out(path, no_locks, recwarn):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     content = bytearray(path.read_bytes())
-    sign = commits._SIGN.pack(commits._SIGN_MAGIC, b"x" * 16, ended.pid, commits._host())
-    content[SIGN_AT : SIGN_AT + len(sign)] = sign
+    sign = disk._SIGN.pack(disk._SIGN_MAGIC, b"x" * 16, ended.pid, disk._host())
+    content[disk.SIGN_AT : disk.SIGN_AT + len(sign)] = sign
     path.write_bytes(content)
     StoreWriter.resume(path).close()
 
