@@ -113,15 +113,11 @@ def chunked_layout(chunk: Sequence[int], itemsize: int, index: int) -> Message:
     return 0x08, struct.pack(f"<BBBQ{len(chunk) + 1}I", 3, 2, len(chunk) + 1, index, *chunk, itemsize)
 
 
-def contiguous_layout(at: int, n_bytes: int) -> Message:
-    """The place of a dataset that lies in one piece."""
-    return 0x08, struct.pack("<BBQQ", 3, 1, at if n_bytes else UNDEFINED, n_bytes)
-
-
-def contiguous(dtype: np.dtype[Any] | None, n: int, at: int) -> list[Message]:
-    """What makes a one-dimensional dataset in one piece; without a dtype one of variable-length text."""
-    layout = contiguous_layout(at, n * (16 if dtype is None else dtype.itemsize))
-    return [(0x01, dataspace((n,))), (0x03, datatype(dtype)), (0x05, b"\2\2\2\0"), layout]
+def contiguous(dtype: np.dtype[Any] | None, n: int, at: int) -> tuple[Message, list[Message], Message]:
+    """Shape, kind and place of a one-dimensional dataset in one piece; without a dtype it is variable-length text."""
+    n_bytes = n * (16 if dtype is None else dtype.itemsize)
+    place = 0x08, struct.pack("<BBQQ", 3, 1, at if n else UNDEFINED, n_bytes)
+    return (0x01, dataspace((n,))), [(0x03, datatype(dtype)), (0x05, b"\2\2\2\0")], place
 
 
 def local_heap(names: Iterable[str], put: Put) -> tuple[int, dict[str, int]]:

@@ -127,6 +127,10 @@ class Layout:
         """Bytes of one chunk of a field, before compression."""
         return self.field_bytes(field) // self.n_samples * self.chunk_rows(field)
 
+    def n_names(self, kind: str) -> int:
+        """How many class names or sample ids there are."""
+        return self.n_classes if kind == CLASS_NAMES else self.n_samples
+
     @property
     def epoch_bytes(self) -> int:
         """Bytes of one epoch before compression, in memory and on disk."""

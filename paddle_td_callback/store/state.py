@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import NamedTuple
 
@@ -48,8 +48,7 @@ class Constants(NamedTuple):
     root: h5.Continuation
     heap: int
     places: Mapping[str, int]  # of names in the heap
-    members: Mapping[str, int]  # datasets that never change
-    types: Mapping[str, h5.Continuation]
+    rest: Mapping[str, h5.Continuation]  # of the datasets' headers
 
 
 @dataclass(frozen=True)
@@ -180,7 +179,7 @@ class State:
         if kind not in self.names:
             return None
         texts, at = list[bytes](), self.names[kind][1]
-        count = self.layout.n_classes if kind == CLASS_NAMES else self.layout.n_samples
+        count = self.layout.n_names(kind)
         while len(texts) < count:
             heap = read_block(file, at, blocks.TEXT)
             found = h5.heap_texts(heap)
@@ -188,6 +187,23 @@ class State:
             if not found or len(texts) > count:
                 raise DamagedError(file, f"there are {len(texts)} of {count} {kind}")
         return [text.decode("utf-8", "surrogateescape") for text in texts]
+
+    def _datasets(self) -> Iterator[tuple[str, list[h5.Message], list[h5.Message]]]:
+        """Name of each dataset, messages of its header that never change, and those that do."""
+        layout, n_samples = self.layout, self.layout.n_samples
+        for one, root in zip(layout.fields, self.roots or [0] * len(layout.fields), strict=True):
+            shape, dtype = layout.epoch_shape(one), np.dtype(one.dtype)
+            space = 0x01, h5.dataspace((self.n_epochs, *shape), (None, *shape))
+            chunks = h5.chunked_layout((1, layout.chunk_rows(one), *shape[1:]), dtype.itemsize, root)
+            kind = h5.chunked_type(dtype, one.unseen, layout.gzip_level)
+            yield one.name, [*kind, h5.attribute("meaning", one.meaning.encode())], [space, chunks]
+        space, kind, place = h5.contiguous(np.dtype(LABELS.dtype), n_samples, self.labels[0])
+        yield LABELS.name, [space, *kind, h5.attribute("meaning", LABELS.meaning.encode())], [place]
+        space, kind, place = h5.contiguous(np.dtype("<i8"), self.dropped[1], self.dropped[0])
+        yield DROPPED, kind, [space, place]
+        for name, (at, _) in self.names.items():
+            space, kind, place = h5.contiguous(None, layout.n_names(name), at)
+            yield name, [space, *kind, place], []
 
     def constants(self) -> Constants:
         """The HDF5 metadata that never change."""
@@ -199,39 +215,21 @@ class State:
         raw = h5.text_heaps((one.encode() for one in texts.values()), body.put)
         facts = [h5.attribute(name, raw[16 * i :][:16], is_reference=True) for i, name in enumerate(texts)]
         root = body.put_messages(facts + [h5.attribute(*fact) for fact in numbers.items()])
-        members, types = {}, {}
-        for name, (at, _) in self.names.items():
-            count = layout.n_classes if name == CLASS_NAMES else layout.n_samples
-            members[name] = body.put(h5.header(h5.contiguous(None, count, at)))
-        for one in (*layout.fields, LABELS):
-            parts = h5.chunked_type(np.dtype(one.dtype), one.unseen, layout.gzip_level)
-            if one is LABELS:
-                parts = h5.contiguous(np.dtype(one.dtype), layout.n_samples, 0)[:-1]
-            types[one.name] = body.put_messages([*parts, h5.attribute("meaning", one.meaning.encode())])
-        heap, places = h5.local_heap([*types, *members, DROPPED], body.put)
-        return Constants(bytes(body.raw), root, heap, places, members, types)
+        rest = {name: body.put_messages(constant) for name, constant, _ in self._datasets()}
+        heap, places = h5.local_heap(rest, body.put)
+        return Constants(bytes(body.raw), root, heap, places, rest)
 
     def metadata(self, at: int, constants: Constants) -> bytes:
         """The HDF5 metadata of the state for an address; they begin with the root group's header."""
-        layout, body = self.layout, _Body(at)
-        checksum = h5.attribute("label_checksum", b"%08x" % self.labels[1])
+        body, checksum = _Body(at), h5.attribute("label_checksum", b"%08x" % self.labels[1])
         changing = [h5.attribute("committed_epochs", self.n_epochs), checksum]
         body.put(bytes(len(h5.header([(0x11, bytes(16)), *changing], constants.root))))
-        members = dict(constants.members)
-        for one, root in zip(layout.fields, self.roots, strict=True):
-            shape = layout.epoch_shape(one)
-            space = h5.dataspace((self.n_epochs, *shape), (None, *shape))
-            rows = 1, layout.chunk_rows(one), *shape[1:]
-            chunks = h5.chunked_layout(rows, np.dtype(one.dtype).itemsize, root)
-            members[one.name] = body.put(h5.header([(0x01, space), chunks], constants.types[one.name]))
-        labels = h5.contiguous_layout(self.labels[0], 4 * layout.n_samples)
-        members[LABELS.name] = body.put(h5.header([labels], constants.types[LABELS.name]))
-        dropped = h5.contiguous(np.dtype("<i8"), self.dropped[1], self.dropped[0])
-        members[DROPPED] = body.put(h5.header(dropped))
+        members = {
+            name: body.put(h5.header(parts, constants.rest[name])) for name, _, parts in self._datasets()
+        }
         group = h5.symbol_table(constants.heap, constants.places, members, body.put)
-        root_header = h5.header([group, *changing], constants.root)
-        body.raw[: len(root_header)] = root_header
-        return bytes(body.raw)
+        root = h5.header([group, *changing], constants.root)
+        return root + bytes(body.raw[len(root) :])
 
     def check_metadata(self, file: RawFile, root: Root) -> None:
         """Compare what other HDF5 readers see with what follows from the facts."""

@@ -54,11 +54,11 @@ class StoreWriter(EpochLog):
             ValueError: a wrong number of class names or sample ids.
         """
         name = check_path(path, overwrite=overwrite)
-        wanted = {CLASS_NAMES: (class_names, layout.n_classes), SAMPLE_IDS: (sample_ids, layout.n_samples)}
-        names = {kind: given for kind, (given, _) in wanted.items() if given is not None}
-        for kind, given in names.items():
-            if len(given) != wanted[kind][1]:
-                raise ValueError(f"{kind} must have {wanted[kind][1]} names, got {len(given)}")
+        given = {CLASS_NAMES: class_names, SAMPLE_IDS: sample_ids}
+        names = {kind: texts for kind, texts in given.items() if texts is not None}
+        for kind, texts in names.items():
+            if len(texts) != layout.n_names(kind):
+                raise ValueError(f"{kind} must have {layout.n_names(kind)} names, got {len(texts)}")
         real = os.path.realpath(name)
         with contextlib.ExitStack() as undo:
             try:

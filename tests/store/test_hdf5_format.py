@@ -105,7 +105,8 @@ def test_h5py_reads_texts(kind, tmp_path):
             return put(heap)
 
         references = h5.text_heaps((one.encode() for one in texts), put_heap)
-        return {"texts": put(h5.header(h5.contiguous(None, len(texts), put(references))))}
+        space, kind, place = h5.contiguous(None, len(texts), put(references))
+        return {"texts": put(h5.header([space, *kind, place]))}
 
     write_file(tmp_path / "x.h5", build)
     with h5py.File(tmp_path / "x.h5") as file:
