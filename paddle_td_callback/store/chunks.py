@@ -101,10 +101,8 @@ def read_chunk(
         DamagedError: it is not what was committed.
     """
     plain = layout.chunk_bytes(one) + CHECKSUM_BYTES
-    least, most = (
-        (plain // DEFLATE_MAX_RATIO, plain + plain // 100 + 64) if layout.gzip_level else (plain, plain)
-    )
-    raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes) if least <= n_bytes <= most else b""
+    sizes = range(plain // DEFLATE_MAX_RATIO, plain + plain // 100 + 64) if layout.gzip_level else (plain,)
+    raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes) if n_bytes in sizes else b""
     frame, stored = Frame.unpack(raw, at - FRAME_BYTES, file.run), memoryview(raw)[FRAME_BYTES:]
     kind = CHUNK, layout.fields.index(one)
     if frame is None or frame[:2] != kind or not frame.n_bytes == len(stored) == n_bytes:
@@ -115,8 +113,7 @@ def read_chunk(
         if frame.checksum.to_bytes(CHECKSUM_BYTES, "little") != stored[-CHECKSUM_BYTES:]:
             raise ValueError("it is not what was committed")
         shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
-        return decode_chunk(
-            stored, shape, np.dtype(one.dtype).newbyteorder("<"), gzip_level=layout.gzip_level
-        )
+        dtype = np.dtype(one.dtype).newbyteorder("<")
+        return decode_chunk(stored, shape, dtype, gzip_level=layout.gzip_level)
     except ValueError as error:
         raise DamagedError(file, f"the chunk at byte {at} is damaged: {error}") from error

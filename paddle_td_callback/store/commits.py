@@ -37,9 +37,7 @@ from .schema import Field
 from .state import State
 
 _AHEAD_BYTES = 16 << 20  # from the newest commit to the end of the file, while it is recorded
-_MARGIN_BYTES = (
-    4 << 20
-)  # from there to the end that the superblock tells, and from that to the end of the file
+_MARGIN_BYTES = 4 << 20  # from the newest commit to the told end, and from that to the end of the file
 _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin writing
 
 _open_logs: weakref.WeakSet[EpochLog] = weakref.WeakSet()
@@ -69,9 +67,7 @@ class EpochLog:
         self._end = self._told_end = START  # of the log; of the file, as the superblock says
         self._kept_end = START  # end of what the superblock on the disk may lead to
         self._behind = START  # end of what the disk was asked to write
-        self._will_replace: tuple[str, RawFile] | None = (
-            None  # at the first commit: path and file, locked until then
-        )
+        self._will_replace: tuple[str, RawFile] | None = None  # path and locked file, until the first epoch
         self._trees: dict[str, ChunkTree] = {}
         self._dropped: list[int] = []
         self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)

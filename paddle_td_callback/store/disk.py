@@ -9,7 +9,7 @@ import struct
 import sys
 from typing import Any
 
-from ..errors import StoreError
+from ..errors import StoreError, StoreNotFoundError
 from ..messages import warn
 
 if sys.platform != "win32":
@@ -103,6 +103,24 @@ def open_file(path: str, flags: int, name: str | None = None) -> RawFile:
     return RawFile(path, flags, name)
 
 
+def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> RawFile:
+    """Open a file that should be a recording; StoreError where that cannot be."""
+    name = os.fspath(path)
+    if os.path.isdir(name):
+        raise StoreError(f"'{name}' is a folder; give the path of the recording in it")
+    if os.path.exists(name) and not os.path.isfile(name):
+        raise StoreError(f"'{name}' is a device or a pipe; give the path of a recording")
+    try:
+        return open_file(os.path.realpath(name), flags, name)
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(f"'{name}': there is no such file; give the path of a recording") from error
+    except OSError as error:
+        what = "read" if flags == os.O_RDONLY else "written"
+        raise StoreError(
+            f"'{name}' cannot be {what}: {error.strerror or error}; give another path"
+        ) from error
+
+
 def lock(file: RawFile) -> None:
     """Lock a file against other writers.
 
@@ -148,10 +166,8 @@ def take(file: RawFile) -> bool:
         magic, _, process, host = _SIGN.unpack(file.read(SIGN_AT, _SIGN.size).ljust(_SIGN.size, b"\0"))
         if magic == _SIGN_MAGIC and host == _host() and _is_alive(process):
             raise _busy(file) from error
-        what = (
-            f"this file system cannot lock files ({error.strerror}), so record into it from one process only"
-        )
-        warn(f"'{file.name}': {what}", RuntimeWarning, stacklevel=2)
+        what = f"this file system cannot lock files ({error.strerror})"
+        warn(f"'{file.name}': {what}, so record into it from one process only", RuntimeWarning, stacklevel=2)
         return False
 
 

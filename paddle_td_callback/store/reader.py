@@ -10,34 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError, StoreNotFoundError
+from ..errors import StoreError
 from ..messages import warn
-from . import disk
 from .blocks import DamagedError
 from .chunks import read_chunk
-from .disk import RawFile
+from .disk import RawFile, open_recording
 from .hdf5_format import ChunkTree
 from .schema import CLASS_NAMES, EPOCH_FIELDS, SAMPLE_IDS, Field
 from .state import newest_state
 
 Samples = slice | npt.ArrayLike | None
-
-
-def open_recording(path: str | os.PathLike[str]) -> RawFile:
-    """Open a file for reading; StoreError where that cannot be."""
-    name = os.fspath(path)
-    if os.path.isdir(name):
-        raise StoreError(f"'{name}' is a folder; give the path of the recording in it")
-    if os.path.exists(name) and not os.path.isfile(name):
-        raise StoreError(f"'{name}' is a device or a pipe; give the path of a recording")
-    try:
-        return disk.open_file(name, os.O_RDONLY)
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(f"'{name}': there is no such file; give the path of a recording") from error
-    except OSError as error:
-        raise StoreError(
-            f"'{name}' cannot be read: {error.strerror or error}; give a recording that can be read"
-        ) from error
 
 
 class TrainingDynamicsStore:
@@ -200,9 +182,8 @@ class TrainingDynamicsStore:
         place = self._trees[one.name].find(epoch * self.layout.n_chunks(one) + number)
         rows = read_chunk(self._open_file, self.layout, one, epoch, number, *place)
         if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:
-            raise DamagedError(
-                self._file, f"the chunk of '{one.name}' at byte {place[0]} holds numbers outside the classes"
-            )
+            what = f"the chunk of '{one.name}' at byte {place[0]} holds numbers outside the classes"
+            raise DamagedError(self._file, what)
         return rows
 
     def _rows(self, one: Field, samples: Samples) -> npt.NDArray[Any]:
@@ -235,12 +216,9 @@ class TrainingDynamicsStore:
         if indices.size == 0:
             return np.zeros(0, np.intp)
         if indices.ndim != 1 or indices.dtype.kind not in "iu":
-            raise TypeError(
-                f"samples must be a slice or a 1-d array of integers, got {indices.dtype} {indices.shape}"
-            )
-        low, high = int(indices.min()), int(indices.max())
-        if low < 0 or high >= self.n_samples:
-            outside = low if low < 0 else high
+            got = f"{indices.dtype} {indices.shape}"
+            raise TypeError(f"samples must be a slice or a 1-d array of integers, got {got}")
+        for outside in indices[(indices < 0) | (indices >= self.n_samples)].tolist():
             raise IndexError(f"sample {outside} is outside the {self.n_samples} samples of '{self.path}'")
         return indices.astype(np.intp)
 

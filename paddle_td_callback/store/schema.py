@@ -76,16 +76,14 @@ class Layout:
             if value is None and name == "gzip_level":
                 continue
             if not is_whole(value) or not least <= value < most:
-                raise ValueError(
-                    f"{name} must be a whole number of at least {least} and below {most}, got {value!r:.50}"
-                )
+                wanted = f"a whole number of at least {least} and below {most}"
+                raise ValueError(f"{name} must be {wanted}, got {value!r:.50}")
         check_keep(self.keep)
         if not isinstance(self.keep, str):
             object.__setattr__(self, "keep", int(self.keep))  # of NumPy's integers too
             if self.keep > self.n_classes:
-                raise ValueError(
-                    f"keep={self.keep} is more than the {self.n_classes} classes; say keep='all'"
-                )
+                n = self.n_classes
+                raise ValueError(f"keep={self.keep} is more than the {n} classes; say keep='all'")
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be 'float16' or 'float32', got {self.dtype!r}")
         if self.mode not in ("train", "eval"):
@@ -106,11 +104,9 @@ class Layout:
 
     def chunk_rows(self, field: Field) -> int:
         """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
-        most = (
-            max(1, _CHUNK_BYTES * self.n_samples // self.field_bytes(field))
-            if field.last_axis
-            else _CHUNK_ROWS
-        )
+        most = _CHUNK_ROWS
+        if field.last_axis is not None:
+            most = max(1, _CHUNK_BYTES * self.n_samples // self.field_bytes(field))
         # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
         n_chunks = -(-self.n_samples // most)
         return -(-self.n_samples // n_chunks)

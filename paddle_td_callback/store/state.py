@@ -106,9 +106,8 @@ class State:
                 raise ValueError(f"{n_bytes} bytes of facts in a block of {len(block)}")
             facts = json.loads(block[-4 - n_bytes : -4])
             if facts.pop("schema_version") > SCHEMA_VERSION:
-                raise StoreError(
-                    f"'{file.name}' has a later schema than {SCHEMA_VERSION}; upgrade paddle_td_callback"
-                )
+                what = f"has a later schema than {SCHEMA_VERSION}"
+                raise StoreError(f"'{file.name}' {what}; upgrade paddle_td_callback")
             state = cls(Layout(**facts.pop("layout")), **facts, at=at, nodes=block[: -4 - n_bytes])
             state._check(root.end)
             return state
@@ -137,9 +136,7 @@ class State:
         least = written * (self.n_epochs - n_dropped) + 32 * n_chunks * self.n_epochs
         least += 8 * n_dropped + 4 * layout.n_samples
         if n_dropped > self.n_epochs or least > end:
-            raise ValueError(
-                f"{n_dropped} of {self.n_epochs} epochs dropped, it claims at least {least} bytes"
-            )
+            raise ValueError(f"{self.n_epochs} epochs, {n_dropped} dropped: it claims at least {least} bytes")
 
     def tree(self, one: Field, file: RawFile | None = None) -> ChunkTree:
         """The chunks of a field, in a file; without one, a tree without chunks."""

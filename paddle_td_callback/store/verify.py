@@ -16,8 +16,8 @@ from ..errors import StoreError
 from . import hdf5_format as h5
 from .blocks import CHUNK, LABELS, METADATA, SHARED, STATE, DamagedError, Frame, Root, read_block, scan
 from .chunks import read_chunk
+from .disk import open_recording
 from .hdf5_format import ChunkTree
-from .reader import open_recording
 from .schema import CLASS_NAMES, SAMPLE_IDS, Field, Layout
 from .state import State, newest_state
 from .writer import StoreWriter
@@ -90,10 +90,9 @@ class Report:
         if self.n_problems > len(self.problems):
             lines.append(f"  and {self.n_problems - len(self.problems)} more")
         if self.good_epochs and not self.ok:
-            good = (
-                f"{len(self.good_epochs)} of {self.n_epochs} epochs are good and can be written to a new file"
-            )
-            lines.append(f"  {good}: paddle-td verify --salvage OUT {self.path}")
+            good = f"{len(self.good_epochs)} of {self.n_epochs} epochs are good"
+            way = f"can be written to a new file: paddle-td verify --salvage OUT {self.path}"
+            lines.append(f"  {good} and {way}")
         elif not self.ok:
             lines.append("  nothing can be salvaged")
         return "\n".join(lines)

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from .._version import __version__
-from ..errors import StoreError, StoreNotFoundError
+from ..errors import StoreError
 from . import disk
 from .blocks import ARRAY, FRAME_BYTES, METADATA, TEXT
 from .commits import EpochLog
@@ -120,18 +120,8 @@ class StoreWriter(EpochLog):
             StoreError: not such a file, another recording than `layout`, fewer epochs than `n_epochs`, damaged,
                 or another process is recording into it.
         """
-        name = check_path(path, resume=True)
-        real = os.path.realpath(name)
-        try:
-            writer = cls(disk.open_file(real, os.O_RDWR, name), real, durable=durable)
-        except FileNotFoundError as error:
-            raise StoreNotFoundError(
-                f"'{name}': there is no such file; record to it without resume="
-            ) from error
-        except OSError as error:
-            raise StoreError(
-                f"'{name}' cannot be written: {error.strerror or error}; give another path"
-            ) from error
+        file = disk.open_recording(check_path(path, resume=True), os.O_RDWR)
+        writer = cls(file, os.path.realpath(file.name), durable=durable)
         try:
             writer._go_on(layout, n_epochs)
         except BaseException:
