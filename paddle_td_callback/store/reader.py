@@ -52,7 +52,6 @@ class TrainingDynamicsStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
-        self._labels: npt.NDArray[np.int32] | None = None
         self._trees: dict[str, ChunkTree] = {}
         self._file = open_recording(path)
         try:
@@ -99,28 +98,23 @@ class TrainingDynamicsStore:
     @functools.cached_property
     def sample_ids(self) -> list[str] | None:
         """`[sample]` names, None where samples are known by their indices only."""
-        return self._names(SAMPLE_IDS)
+        return self._state.read_names(self._open_file, SAMPLE_IDS)
 
     @functools.cached_property
     def class_names(self) -> list[str] | None:
         """`[class]` names, None where classes are known by their numbers only."""
-        return self._names(CLASS_NAMES)
+        return self._state.read_names(self._open_file, CLASS_NAMES)
 
-    def _names(self, kind: str) -> list[str] | None:
-        return self._state.read_names(self._open_file, kind)
-
-    @property
+    @functools.cached_property
     def labels(self) -> npt.NDArray[np.int32]:
         """The given labels, `[sample]` int32, -1 = never seen."""
-        if self._labels is None:
-            self._labels = self._state.read_labels(self._open_file)
-        return self._labels
+        return self._state.read_labels(self._open_file)
 
     def given_probabilities(self, samples: Samples = None) -> npt.NDArray[np.float32]:
         """Softmax probability of the given label, `[sample, epoch]` float32, NaN = unseen.
 
         Args:
-            samples: None for all, a slice, or an array of sample indices.
+            samples: None for all, a slice, or an array of sample indices; the same for all numbers.
 
         Raises:
             IndexError: an index outside the data set.
@@ -129,22 +123,19 @@ class TrainingDynamicsStore:
         return self._rows(EPOCH_FIELDS[0], samples)
 
     def margins(self, samples: Samples = None) -> npt.NDArray[np.float32]:
-        """Logit of the given label minus the largest other one; args, shape, errors as of `given_probabilities`."""
+        """Logit of the given label minus the largest other, `[sample, epoch]` float32, NaN = unseen."""
         return self._rows(EPOCH_FIELDS[1], samples)
 
     def predictions(self, samples: Samples = None) -> npt.NDArray[np.int32]:
-        """Class with the largest logit, `[sample, epoch]` int32, -1 = unseen; else as `given_probabilities`."""
+        """Class with the largest logit, `[sample, epoch]` int32, -1 = unseen."""
         return self._rows(EPOCH_FIELDS[2], samples)
 
     def n_presentations(self, samples: Samples = None) -> npt.NDArray[np.uint8]:
-        """How often a sample was seen (the last time is stored), `[sample, epoch]` uint8; else as these."""
+        """How often a sample was seen (the last time is stored), `[sample, epoch]` uint8, 0 = unseen."""
         return self._rows(EPOCH_FIELDS[3], samples)
 
     def probabilities(self, samples: Samples = None) -> npt.NDArray[Any]:
-        """Softmax over all classes, `[sample, epoch, class]` in the dtype they were stored in, NaN = unseen.
-
-        Args and errors as for `given_probabilities`; besides, StoreError where not all classes were kept.
-        """
+        """Softmax over all classes, `[sample, epoch, class]` as stored, NaN = unseen; StoreError if not kept."""
         if self.keep != "all":
             raise StoreError(
                 f"'{self.path}' was recorded with keep={self.keep!r}, so it does not hold the probabilities of "
@@ -153,10 +144,7 @@ class TrainingDynamicsStore:
         return self._rows(self.layout.fields[-1], samples)
 
     def top(self, samples: Samples = None) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-        """The k most probable classes and their probabilities, both `[sample, epoch, k]`, largest first.
-
-        Args and errors as for `given_probabilities`; besides, StoreError where `keep` is not a number.
-        """
+        """The k largest classes, and their probabilities, `[sample, epoch, k]`; StoreError if not kept."""
         if not isinstance(self.keep, int):
             raise StoreError(f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k")
         return self._rows(self.layout.fields[-2], samples), self._rows(self.layout.fields[-1], samples)
@@ -169,10 +157,8 @@ class TrainingDynamicsStore:
             wide: whether `probabilities` or `top` are to be read too, not only numbers per sample.
         """
         fields = self.layout.fields if wide else EPOCH_FIELDS
-        rows = max(self.layout.chunk_rows(f) for f in EPOCH_FIELDS)
-        if wide:
-            rows = min(self.layout.chunk_rows(f) for f in fields)
-        row_bytes = self.layout.epoch_bytes // self.n_samples if wide else 13
+        rows = min(map(self.layout.chunk_rows, fields))
+        row_bytes = sum(map(self.layout.field_bytes, fields)) // self.n_samples
         step = max(1, max_bytes // (rows * row_bytes * max(1, self.n_epochs))) * rows
         return (slice(start, min(start + step, self.n_samples)) for start in range(0, self.n_samples, step))
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as attribute
 from typing import Any
 
 import h5py
@@ -64,9 +65,9 @@ class Report:
     n_epochs: int = 0
     n_chunks: int = 0
     n_bytes: int = 0
-    good_epochs: list[int] = field(default_factory=list)
-    dropped_epochs: list[int] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    good_epochs: list[int] = attribute(default_factory=list)
+    dropped_epochs: list[int] = attribute(default_factory=list)
+    problems: list[Problem] = attribute(default_factory=list)
     n_problems: int = 0
 
     @property
@@ -235,9 +236,7 @@ class _Examined:
     def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
         """Count chunks as those of the first epochs."""
         for at, frame in waiting:
-            if (
-                8 * frame.epoch > self._file.n_bytes
-            ):  # an epoch takes more, and so does the note that it was dropped
+            if 8 * frame.epoch > self._file.n_bytes:  # less than an epoch takes, written or dropped
                 self._report.add(f"the chunk at byte {at} claims to be of epoch {frame.epoch}")
             elif frame.kind == CHUNK and frame.number != SHARED:  # of epochs that were never written
                 self._chunks[frame.epoch, frame.field, frame.number] = at, frame.n_bytes
@@ -248,16 +247,12 @@ class _Examined:
     def rows(self, epoch: int, one: Field, start: int, stop: int) -> npt.NDArray[Any]:
         """Some rows of one epoch, `[sample]`, `[sample, class]` or `[sample, k]`."""
         layout, parts = self.layout, []
-        n_rows, n_chunks, number_of_field = (
-            layout.chunk_rows(one),
-            layout.n_chunks(one),
-            layout.fields.index(one),
-        )
+        n_rows, field = layout.chunk_rows(one), layout.fields.index(one)
         for number in range(start // n_rows, -(-stop // n_rows)):
             try:
-                place = self._chunks.get((epoch, number_of_field, number), (0, 0))
+                place = self._chunks.get((epoch, field, number), (0, 0))
                 if self._trees:
-                    place = self._trees[number_of_field].find(epoch * n_chunks + number)
+                    place = self._trees[field].find(epoch * layout.n_chunks(one) + number)
                 block = read_chunk(self._file, layout, one, epoch, number, *place)
             except DamagedError as error:
                 self._report.add(f"'{one.name}' from here on is lost: {error.what}", epoch, number * n_rows)

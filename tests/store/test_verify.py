@@ -280,3 +280,18 @@ def test_labels_and_chunks_that_are_nowhere(path):
     forge(path, change_nodes=before_the_file)
     with TrainingDynamicsStore(path) as store, pytest.raises(StoreError, match="there is no chunk of"):
         store.given_probabilities()
+
+
+def test_a_tree_that_leads_to_the_chunk_of_another_epoch(path):
+    """Each chunk is sound, but its frame says which one it is."""
+    write_recording(path, Layout(30, 3), 3)
+
+    def swap(nodes):
+        first, second = (nodes.index(b"TREE\x01\x00") + 24 + 32 + at for at in (0, 40))  # of two chunks
+        nodes[first : first + 8] = nodes[second : second + 8]
+
+    forge(path, change_nodes=swap)
+    with TrainingDynamicsStore(path) as store, pytest.raises(StoreError, match="is of epoch 1, not 0"):
+        store.given_probabilities()
+    report = verify(path)
+    assert report.good_epochs == [1, 2]
