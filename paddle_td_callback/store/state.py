@@ -53,33 +53,21 @@ class Constants(NamedTuple):
 
 @dataclass(frozen=True)
 class State:
-    """What a commit says of the recording. What reads it from a file raises DamagedError where that is damaged.
-
-    Args:
-        layout: of the recording.
-        created: when it began, ISO 8601, UTC.
-        versions: of the packages that recorded it.
-        names: of class names and sample ids, if there are any: addresses of the references and of the first text.
-        constants_at: address of the HDF5 metadata that never change.
-        n_epochs: committed epochs, dropped ones included.
-        labels: address of the labels, and their CRC-32.
-        dropped: address and number of the epochs that were never written.
-        roots: of the chunk trees, in the order of `layout.fields`.
-        at: address of the state.
-        nodes: right edges of the chunk trees, which its block begins with.
-    """
+    """What a commit says of the recording. What reads it from a file raises DamagedError where that is damaged."""
 
     layout: Layout
-    created: str
-    versions: str
-    names: Mapping[str, Sequence[int]]
-    constants_at: int
-    n_epochs: int = 0
-    labels: Sequence[int] = (0, 0)
-    dropped: Sequence[int] = (0, 0)
-    roots: Sequence[int] = ()
-    at: int = 0
-    nodes: bytes = field(default=b"", repr=False)
+    created: str  # when it began, ISO 8601, UTC
+    versions: str  # of the packages that recorded it
+    names: Mapping[
+        str, Sequence[int]
+    ]  # of class names, sample ids: addresses of references and of the first text
+    constants_at: int  # address of the HDF5 metadata that never change
+    n_epochs: int = 0  # committed epochs, dropped ones included
+    labels: Sequence[int] = (0, 0)  # address, and CRC-32
+    dropped: Sequence[int] = (0, 0)  # address and number of the epochs that were never written
+    roots: Sequence[int] = ()  # of the chunk trees, in the order of `layout.fields`
+    at: int = 0  # address of the state
+    nodes: bytes = field(default=b"", repr=False)  # right edges of the trees, which its block begins with
 
     def with_trees(self, at: int, trees: Iterable[ChunkTree]) -> State:
         """The state as it will lie at an address, with the chunks that the trees hold."""

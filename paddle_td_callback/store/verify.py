@@ -48,27 +48,16 @@ class Problem:
 
 @dataclass
 class Report:
-    """What `verify` found.
-
-    Attributes:
-        path: of the file.
-        n_epochs: committed epochs, as far as they are known.
-        n_chunks: chunks read.
-        n_bytes: bytes of the file that were checked.
-        good_epochs: epochs of which everything is right.
-        dropped_epochs: epochs that were never written; they read as unseen.
-        problems: what is wrong, the first of each kind.
-        n_problems: how many there are in all.
-    """
+    """What `verify` found."""
 
     path: str
-    n_epochs: int = 0
-    n_chunks: int = 0
-    n_bytes: int = 0
-    good_epochs: list[int] = attribute(default_factory=list)
-    dropped_epochs: list[int] = attribute(default_factory=list)
-    problems: list[Problem] = attribute(default_factory=list)
-    n_problems: int = 0
+    n_epochs: int = 0  # committed epochs, as far as they are known
+    n_chunks: int = 0  # chunks read
+    n_bytes: int = 0  # bytes of the file that were checked
+    good_epochs: list[int] = attribute(default_factory=list)  # of which everything is right
+    dropped_epochs: list[int] = attribute(default_factory=list)  # never written; they read as unseen
+    problems: list[Problem] = attribute(default_factory=list)  # the first of them
+    n_problems: int = 0  # in all
 
     @property
     def ok(self) -> bool:
@@ -102,13 +91,7 @@ class Report:
 def verify(path: str | os.PathLike[str]) -> Report:
     """Check every byte of a recording and what the numbers say of each other.
 
-    If all is right, it is read once more by h5py, which must give the same.
-
-    Args:
-        path: a recording; it may be one that is being written.
-
-    Returns:
-        A report; `print` it.
+    If all is right, it is read once more by h5py, which must give the same. It may be one that is being written.
 
     Raises:
         StoreError: there is no such file, it may not be read, or it is no recording of training dynamics.
@@ -124,11 +107,8 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
     a good one follows.
 
     Args:
-        path: the damaged recording.
+        path: the damaged recording; the report is on this.
         out: the file to make.
-
-    Returns:
-        The report on the damaged one.
 
     Raises:
         StoreError: `out` exists or cannot be written, or there is nothing to salvage in `path`.
