@@ -4,7 +4,7 @@
 
 Each file is read in a child process of its own, with limits on time and memory. Base recordings of every layout are
 mutated: bits flipped, sectors zeroed, blocks spliced within a file and from another recording, bytes inserted and
-removed, files cut, lengthened; and forged: any block, frame, record, fact, node or chunk changed, with all checksums
+removed, files cut, lengthened; and forged: any block, frame, fact, node or chunk changed, with all checksums
 put right. What is read of a mutated file must be what one of its commits held. What is read of a forged file is the
 forger's, but it takes no longer and no more memory. Files that h5py opens are read by plain h5py only where nothing was
 mutated.
