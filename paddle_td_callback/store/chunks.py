@@ -34,11 +34,7 @@ def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> tuple[me
 def decode_chunk(
     encoded: bytes | memoryview, shape: tuple[int, ...], dtype: npt.DTypeLike, *, gzip_level: int | None
 ) -> npt.NDArray[Any]:
-    """The block that `encode_chunk` was given, from the payload and behind it the checksum.
-
-    Raises:
-        ValueError: the checksum or the size is wrong, or the gzip stream is no such.
-    """
+    """The block that `encode_chunk` was given, from payload and checksum; ValueError if they are not whole."""
     payload: Any = encoded[:-CHECKSUM_BYTES]
     if fletcher32(payload).to_bytes(CHECKSUM_BYTES, "little") != encoded[-CHECKSUM_BYTES:]:
         raise ValueError("its checksum is wrong")
@@ -95,10 +91,7 @@ def read_chunk(
 ) -> npt.NDArray[Any]:
     """The chunk of a field by its address and stored size: `[sample]`, `[sample, class]` or `[sample, k]`.
 
-    It is compared with its frame: HDF5's own checksum says that a chunk of zeros is right.
-
-    Raises:
-        DamagedError: it is not what was committed.
+    It is compared with its frame (HDF5's own checksum says that a chunk of zeros is right), or DamagedError.
     """
     plain = layout.chunk_bytes(one) + CHECKSUM_BYTES
     sizes = range(plain // DEFLATE_MAX_RATIO, plain + plain // 100 + 64) if layout.gzip_level else (plain,)

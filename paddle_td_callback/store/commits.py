@@ -47,7 +47,7 @@ class EpochLog:
     """The one writer of a file; `StoreWriter.create` and `StoreWriter.resume` make one.
 
     Args:
-        file: opened for reading and writing.
+        file: opened for reading and writing; StoreError if another process records into it.
         real: where it lies.
         durable: whether commits wait for the disk. Without it a kill loses nothing, a power cut may.
 
@@ -55,9 +55,6 @@ class EpochLog:
         path: as given.
         layout: the fixed facts of the recording.
         labels: `[sample]` int32 as committed, -1 = never seen.
-
-    Raises:
-        StoreError: another process records into it.
     """
 
     def __init__(self, file: RawFile, real: str, *, durable: bool = True) -> None:

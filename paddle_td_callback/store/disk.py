@@ -29,18 +29,9 @@ _SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, p
 
 
 class RawFile:
-    """An open file; the fault tests put theirs in its place.
+    """An open file, which messages call `name`; the fault tests put theirs in its place."""
 
-    Args:
-        path: where it lies.
-        flags: of `os.open`.
-        name: what messages call it; None = `path`.
-
-    Attributes:
-        run: number of the recording, once it is known; blocks with another one count as damaged.
-    """
-
-    run: int | None = None
+    run: int | None = None  # number of the recording, once it is known; other blocks count as damaged
 
     def __init__(self, path: str, flags: int, name: str | None = None) -> None:
         self.name = name or path
@@ -122,14 +113,10 @@ def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> Ra
 
 
 def lock(file: RawFile) -> None:
-    """Lock a file against other writers.
+    """Lock a file against other writers; StoreError if there is one, OSError if the file system has no locks.
 
     The lock belongs to the open file: one of the process would be lost as soon as the process closed any other
     descriptor of the file. HDF5's readers use flock, which does not meet this one.
-
-    Raises:
-        StoreError: somebody else holds it.
-        OSError: the file system has no locks.
     """
     if sys.platform == "win32":
         return

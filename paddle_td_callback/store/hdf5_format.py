@@ -173,14 +173,7 @@ class ChunkTree:
     A full node is written once. The nodes on the way to the last chunk are written anew by each commit. All other nodes
     are full, so the number of a chunk tells the way to it.
 
-    Args:
-        rank: axes of the dataset.
-        n_a_epoch: chunks of an epoch.
-        n_rows: samples of a chunk.
-        n_chunks: chunks of the tree in a file.
-        root: its address.
-        read: gives the bytes from an address on, those of a node at least.
-        wrong: makes the error to raise where the tree in the file is damaged.
+    The dataset has `rank` axes, an epoch `n_a_epoch` chunks of `n_rows` samples.
     """
 
     def __init__(
@@ -188,10 +181,12 @@ class ChunkTree:
         rank: int,
         n_a_epoch: int,
         n_rows: int,
-        n_chunks: int = 0,
-        root: int = UNDEFINED,
-        read: Callable[[int], bytes] = lambda at: b"",
-        wrong: Callable[[str], Exception] = ValueError,
+        n_chunks: int = 0,  # of the tree in a file
+        root: int = UNDEFINED,  # its address
+        read: Callable[[int], bytes] = lambda at: (
+            b""
+        ),  # gives the bytes from an address on, of a node at least
+        wrong: Callable[[str], Exception] = ValueError,  # makes the error to raise where that tree is damaged
     ) -> None:
         self._facts, self.n_chunks = (rank, n_a_epoch, n_rows), n_chunks
         self._root, self._read, self._wrong = root, read, wrong

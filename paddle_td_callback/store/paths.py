@@ -82,10 +82,7 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
 
 
 def make_beside(real: str) -> str:
-    """Make an empty file in the folder of another, under a name that nobody can guess; returns its path.
-
-    It has the mode of the other file, which need not exist; links in `real` are resolved.
-    """
+    """Make an empty file beside another, under a name that nobody can guess, with its mode; returns the path."""
     folder, name = os.path.split(real)
     fresh = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}.part")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)

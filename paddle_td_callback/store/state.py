@@ -225,11 +225,7 @@ class State:
 
 
 def newest_state(file: RawFile) -> tuple[Root, State, DamagedError | None]:
-    """The newest state that is whole, and what is wrong with a newer one, if there is one.
-
-    Raises:
-        StoreError: the file was not written by this package, or nothing in it leads to a whole state.
-    """
+    """The newest state that is whole, and what is wrong with a newer one; StoreError if nothing leads to one."""
     wrong = list[DamagedError]()
     for place in (h5.ROOT_AT, h5.BEFORE_AT):
         try:

@@ -112,7 +112,7 @@ class StoreWriter(EpochLog):
 
         Args:
             path: an existing recording.
-            layout: what the caller is about to record; compression is the file's own. None takes the file's.
+            layout: what the caller is about to record, but for compression. None takes the file's.
             n_epochs: how many epochs to keep, for a training that goes on from an older checkpoint. None keeps all.
             durable: whether commits wait for the disk.
 
