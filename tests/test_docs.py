@@ -183,17 +183,16 @@ def test_the_attributes_are_as_documented(tmp_path):
 
 
 def test_the_places_in_the_file_are_as_documented():
-    from paddle_td_callback.store import commits, hdf5_format
+    from paddle_td_callback.store import blocks, disk, hdf5_format
 
     page = (ROOT / "docs" / "file-format.md").read_text(encoding="utf-8")
     places = [row[0] for row in table_after(page, "## The bytes")]
-    wanted = [*map(str, commits.RECORDS_AT), str(commits.SIGN_AT), f"{commits.START} ..."]
-    assert places[1:5] == wanted
-    assert places[5] == "behind the log"
+    assert places[1].startswith(f"{hdf5_format.BEFORE_AT} to ")
+    assert places[2:5] == [str(disk.SIGN_AT), f"{blocks.START} ...", "behind the log"]
     assert f"at least {hdf5_format.SLACK_BYTES:,} bytes" in page
     kinds = [row[1].split()[0].strip(":,") for row in table_after(page, "| kind | block |")]
-    assert kinds == ["chunk", "node", "text", "array", "head", "state", "HDF5"]
-    assert [commits.CHUNK, commits.METADATA] == [1, 7]
+    assert kinds == ["chunk", "node", "text", "array", "labels", "state", "HDF5"]
+    assert [blocks.CHUNK, blocks.METADATA] == [1, 7]
 
 
 def test_every_public_name_method_command_and_argument_is_mentioned():

@@ -49,7 +49,7 @@ WRAPPED = {
     "detection/lstm/detector_stages.py": "NoiseDetector.load says to train or copy it again",
     "store/chunks.py": "the reader says what is damaged and names verify",
     "store/hdf5_format.py": "the same",
-    "store/metadata.py": "the same",
+    "store/state.py": "the same",
     "detection/scores.py": "the values are named by `wanted`, which says what they must be",
     "paddle_fit/issues_callback.py": "a programming error of ours: all values of the issues travel",
     "store/commits.py": "the committer names the recording and what becomes of its epochs",
