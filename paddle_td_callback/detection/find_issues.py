@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +21,11 @@ from .arguments import whole
 from .dataset_features import FeatureCollector
 from .feature_table import FeatureTable
 from .label_issues import LabelIssues
-from .learning_clock import epochs_to_read
+from .learning_clock import LearningClock
 from .noise_rate import with_noise_rate
 from .progress import Progress
 from .scores import NOISE_SCORES
-from .several_runs import Source, average_runs, check_runs
+from .several_runs import Source, advice, average_runs, check_runs
 from .suggestions import suggest_labels
 from .tile_reader import TileReader
 from .trajectories import trajectories_of
@@ -108,14 +110,15 @@ def find_label_issues(
     options: dict[str, Any] = {"device": device}
     if batch_size is not None:
         options["batch_size"] = whole(batch_size, "batch_size")
-    runs = []
+    runs, clocks = [], []
     for one in sources:
-        if isinstance(one, TrainingDynamicsStore):
-            runs.append(_Run(one, method, given_names).find(detector, options, progress))
-        else:
-            with TrainingDynamicsStore(one) as store:
-                runs.append(_Run(store, method, given_names).find(detector, options, progress))
-    return runs[0] if len(runs) == 1 else average_runs(runs, sources)
+        opened = isinstance(one, TrainingDynamicsStore)
+        with contextlib.nullcontext(one) if opened else TrainingDynamicsStore(one) as store:
+            run = _Run(store, method, given_names)
+            runs.append(run.find(detector, options, progress))
+            clocks.append(run.clock)
+    issues = runs[0] if len(runs) == 1 else average_runs(runs, sources)
+    return replace(issues, notes=(*issues.notes, *advice(clocks)))
 
 
 def detector_input(store: RecordingReader, samples: Any = None) -> npt.NDArray[np.float32]:
@@ -129,7 +132,7 @@ def detector_input(store: RecordingReader, samples: Any = None) -> npt.NDArray[n
         `[sample, epoch, 3]` float32, NaN = unseen: the given label's probability, the largest other one, and
         whether the prediction was right (1 or 0; 1/2 = the given label tied with another class).
     """
-    return _trajectories(store, samples, epochs_to_read(store))
+    return _trajectories(store, samples, LearningClock.of(store).epochs_to_read)
 
 
 def _trajectories(store: RecordingReader, samples: Any, n_epochs: int) -> npt.NDArray[np.float32]:
@@ -144,7 +147,7 @@ def detector_features(store: RecordingReader) -> FeatureTable:
     Args:
         store: a recording; it is read tile by tile.
     """
-    collector, n_epochs = FeatureCollector(store.n_classes), epochs_to_read(store)
+    collector, n_epochs = FeatureCollector(store.n_classes), LearningClock.of(store).epochs_to_read
     for samples in store.tiles():
         _add_features(collector, TileReader(store, samples), n_epochs)
     return collector.table()
@@ -175,6 +178,7 @@ class _Run:
         self._sample_ids = _names(names["sample_ids"], store.sample_ids, "sample_ids", store.n_samples)
         self._is_recording = is_being_written(store.path)
         self._n_epochs_read = store.n_epochs
+        self.clock: LearningClock | None = None  # only the detector needs it
         n_samples = store.n_samples
         shifts = store.label_shifts
         self.planted = np.zeros(n_samples, bool) if shifts is None else shifts > 0
@@ -230,7 +234,8 @@ class _Run:
         stages = ["features", *names, *(["suggestions"] if self._suggests_apart else [])]
         with self._progress(stages, progress) as bar:
             bar.start("features")
-            n_epochs = self._n_epochs_read = epochs_to_read(self.store)
+            clock = self.clock = LearningClock.of(self.store)
+            n_epochs = self._n_epochs_read = clock.epochs_to_read
             collector = FeatureCollector(self.store.n_classes) if detector.needs_features else None
             for tile in self._tiles():
                 if collector is not None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..csv_cells import from_cell, to_cell
 from ..detection.find_issues import detector_features, find_label_issues
 from ..detection.label_issues import LabelIssues
-from ..detection.learning_clock import epochs_to_read
+from ..detection.learning_clock import LearningClock
 from ..detection.trajectories import trajectories_of
 from ..errors import DetectorError
 from ..store import TrainingDynamicsStore
@@ -284,7 +284,7 @@ def _fine_tuned(
     base = NoiseDetector.pretrained() if detector is None else detector
     judged = marks.verdicts != UNSURE
     samples, wrong = marks.samples[judged], marks.verdicts[judged] == WRONG
-    n_epochs = epochs_to_read(store)  # once: it is a pass over the recording
+    n_epochs = LearningClock.of(store).epochs_to_read  # once: it is a pass over the recording
 
     def read(rows: Any) -> Any:
         given, margins = store.given_probabilities(rows), store.margins(rows)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from ..detection.learning_clock import fitted_shares
+from ..detection.learning_clock import FITTED, LearningClock
 from ..messages import show, warn
 from ..recording.open_recorders import wait_for_commits
 from ..store import TrainingDynamicsStore
@@ -28,7 +28,7 @@ def train_several_runs(
     *,
     n_runs: int = 5,
     epochs: int = 30,
-    fitted: float = 0.95,
+    fitted: float = FITTED,
     seed: int = 0,
     recording: Mapping[str, Any] | None = None,
     **fit_arguments: Any,
@@ -123,6 +123,6 @@ class _StopWhenFitted(paddle.callbacks.Callback):  # type: ignore[misc]
         """See what the recording says of the epoch."""
         wait_for_commits(self._path)
         with TrainingDynamicsStore(self._path) as store:
-            shares = fitted_shares(store)
-        if len(shares) and shares[-1] >= self._share:
+            fitted = LearningClock.of(store).fitted
+        if len(fitted) and fitted[-1] >= self._share:
             self.model.stop_training = True

@@ -6,7 +6,7 @@ import pytest
 from paddle import nn
 
 from paddle_td_callback import StoreError, TrainingDynamicsStore, find_label_issues, train_several_runs
-from paddle_td_callback.detection.learning_clock import fitted_shares
+from paddle_td_callback.detection.learning_clock import LearningClock
 
 N, CLASSES = 120, 3
 
@@ -51,7 +51,7 @@ def test_every_run_ends_with_the_epoch_that_fitted_the_labels(tmp_path):
     assert [path.rsplit("/", 1)[1] for path in paths] == ["run-1.h5", "run-2.h5", "run-3.h5"]
     for path in paths:
         with TrainingDynamicsStore(path) as store:
-            shares = fitted_shares(store)
+            shares = LearningClock.of(store).fitted
             assert (shares[:-1] < 0.95).all()
             assert shares[-1] >= 0.95
             assert store.n_epochs < 12
@@ -116,10 +116,10 @@ def test_a_network_that_comes_twice_is_refused(tmp_path):
 def test_a_recording_that_cannot_be_read_does_not_end_the_run(tmp_path, monkeypatch):
     from paddle_td_callback.paddle_fit import train_several_runs as module
 
-    def broken(store):
+    def broken(path):
         raise StoreError("no")
 
-    monkeypatch.setattr(module, "fitted_shares", broken)
+    monkeypatch.setattr(module, "TrainingDynamicsStore", broken)
     with pytest.warns(RuntimeWarning, match="trained for all its epochs"):
         paths = runs(tmp_path, n_runs=1, epochs=3)
     with TrainingDynamicsStore(paths[0]) as store:
