@@ -162,7 +162,9 @@ class TrainingDynamicsStore:
     def top(self, samples: Samples = None) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
         """The k largest classes, and their probabilities, `[sample, epoch, k]`; StoreError if not kept."""
         if not isinstance(self.keep, int):
-            raise StoreError(f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k")
+            raise StoreError(
+                f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k; record with a number as keep="
+            )
         return self._rows(self.layout.fields[-2], samples), self._rows(self.layout.fields[-1], samples)
 
     def tiles(self, max_bytes: int = 1 << 26, *, wide: bool = False) -> Iterator[slice]:
