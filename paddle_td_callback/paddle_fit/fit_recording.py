@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..dataset_names import names_of
-from ..errors import CaptureError
+from ..detection.writing_lock import is_being_written
+from ..errors import CaptureError, StoreError
 from ..messages import show
 from ..recording.gathering import Ranks
 from ..recording.open_recorders import is_open
 from ..recording.recorder import TrainingDynamicsRecorder
+from ..store import TrainingDynamicsStore
+from ..store.paths import set_aside
 from .options import RecordingOptions
 from .outputs import Batch, sigmoids, softmax
 from .plausibility import Plausibility
@@ -97,6 +100,12 @@ class FitRecording:
             return not self._is_new_file
         return bool(self.resume) and os.path.exists(self._options.path)
 
+    @property
+    def keeps_earlier(self) -> bool:
+        """Whether this process makes the file, and an earlier recording there gets another name."""
+        is_writer = self._ranks is None or self._ranks.rank == 0
+        return is_writer and not (self.resume or self.overwrite) and is_finished(self._options.path)
+
     def check_network(self) -> None:
         """Raise CaptureError if the file holds the training of another network."""
         options, history = self._options, self._history
@@ -123,6 +132,9 @@ class FitRecording:
                 f"'{path}' is being recorded by another callback of this fit; give each a path of its own"
             )
         self._is_new_file = not self.resumes
+        if self.keeps_earlier:
+            kept = set_aside(path)
+            self._warn(f"the earlier recording there is kept as '{os.path.basename(kept or path)}'")
         given = self._options.of_recorder | self._names(n_samples, n_classes)
         self.recorder = TrainingDynamicsRecorder(
             path,
@@ -203,3 +215,12 @@ class FitRecording:
         finally:
             if is_empty and self._is_new_file:  # the store has removed it
                 self._history.has_begun = False
+
+
+def is_finished(path: str) -> bool:
+    """Whether there is a recording that can be read, and that nobody is writing."""
+    try:
+        TrainingDynamicsStore(path).close()
+    except StoreError:
+        return False
+    return not is_being_written(path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import paddle
@@ -70,6 +71,12 @@ class FitSession:
         self._intercept: Replacement | None = None
         self._has_last_callback = False
         self._n_steps = 0
+        self._callbacks: Callable[[], Any] = lambda: ()  # weak: see `FitRanks.begin_epoch`
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """All callbacks of this fit, once its first epoch has begun."""
+        return list(self._callbacks() or ())
 
     # What an error costs is decided here and nowhere else.
 
@@ -154,7 +161,8 @@ class FitSession:
             )
         self.recording.check_network()
         if self._ranks.rank == 0:
-            resume, overwrite = bool(self.recording.resume), self.recording.overwrite
+            resume = bool(self.recording.resume)
+            overwrite = self.recording.overwrite or self.recording.keeps_earlier
             check_path(self.options.path, resume=resume, overwrite=overwrite)
 
     def end(self) -> None:
@@ -212,6 +220,7 @@ class FitSession:
 
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
+        self._callbacks = weakref.ref(callbacks)
         self._loader = real_loader(loader)
         self.recording.dataset = getattr(self._loader, "dataset", None)
         try:

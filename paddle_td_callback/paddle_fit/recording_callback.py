@@ -34,14 +34,15 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     A second `fit` of the same network with the same callback goes on in the callback's own file. For another
     network, make another callback.
 
-    What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
+    What is wrong from the start (another file at the path, labels that are no classes, data without indices) raises
     before the end of the first step; labels that are not those of the file to resume raise in the first epoch,
     with several ranks on all of them at its end. What goes wrong later never ends the training: a label out of range
     costs its row, a batch whose rows are not the dealt samples costs that batch, both with a warning and a count,
     and what cannot be repaired ends the recording with a warning.
 
     Args:
-        path: the HDF5 file to make.
+        path: the HDF5 file to make. An earlier recording there is kept under the next free name, such as `run-1.h5`,
+            and a warning says so; see `resume` and `overwrite`.
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label. Every
             score but EL2N is the same with "given"; suggested labels are coarser.
         mode: "train": the outputs of the training step itself, before its update. "eval": those of one more pass
@@ -149,6 +150,11 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             raise error
         self.session.judge(error)
 
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Show the finders of the fit, before it begins, that this callback is in it."""
+        super().set_params(params)
+        recordings.add(self)
+
     @guarded
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
@@ -156,7 +162,6 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if self.session is not None:
             self.session.abandon("its fit ended early")
         close_abandoned(self.path)
-        recordings.add(self)
         self.session = FitSession(self._options, self.model, self.params, self._history)
         self.session.begin()
 
