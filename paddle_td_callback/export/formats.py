@@ -30,10 +30,12 @@ def _fiftyone(issues: LabelIssues, out: str, **_: Any) -> None:
 
 
 def _label_studio(issues: LabelIssues, out: str, *, prefix: str, quiet: bool) -> None:
-    from .files import new_text_file
+    from ..detection.output_files import is_stdout, new_text_file
     from .label_studio import labeling_config, write_label_studio
 
     write_label_studio(issues, out, prefix=prefix)
+    if is_stdout(out):
+        return
     interface = os.path.splitext(out)[0] + ".xml"
     with new_text_file(interface) as file:
         file.write(labeling_config(issues))
@@ -56,10 +58,9 @@ def _cartography(store: TrainingDynamicsStore, out: str, **_: Any) -> None:
 def _pred_probs(store: TrainingDynamicsStore, out: str, **_: Any) -> None:
     import numpy as np
 
-    from .cleanlab import pred_probs
-    from .files import new_file
+    from ..detection.output_files import new_file
 
-    probabilities = pred_probs(store)
+    probabilities = store.pred_probs()
     with new_file(out) as file:
         np.save(file, probabilities)
 
@@ -71,22 +72,24 @@ class Format(NamedTuple):
         write: is called with a `LabelIssues` or an open `TrainingDynamicsStore`, the path to write, and the options
             `prefix` and `quiet` of the command.
         of_ranking: whether it takes the `LabelIssues`.
+        is_text: whether it can be printed.
         suffix: of the files that are written in this format if none is named.
         is_folder: whether the path is a folder.
     """
 
     write: Callable[..., None]
     of_ranking: bool
+    is_text: bool = False
     suffix: str = ""
     is_folder: bool = False
 
 
 FORMATS = {
-    "csv": Format(_csv, True, ".csv"),
-    "parquet": Format(_parquet, True, ".parquet"),
-    "interpretdl": Format(_interpretdl, False, ".npz"),
+    "csv": Format(_csv, True, True, ".csv"),
+    "parquet": Format(_parquet, True, suffix=".parquet"),
+    "interpretdl": Format(_interpretdl, False, suffix=".npz"),
     "cartography": Format(_cartography, False, is_folder=True),
-    "pred-probs": Format(_pred_probs, False, ".npy"),
-    "fiftyone": Format(_fiftyone, True),
-    "label-studio": Format(_label_studio, True),
+    "pred-probs": Format(_pred_probs, False, suffix=".npy"),
+    "fiftyone": Format(_fiftyone, True, True),
+    "label-studio": Format(_label_studio, True, True),
 }

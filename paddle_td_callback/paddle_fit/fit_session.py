@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import paddle
@@ -75,6 +76,12 @@ class FitSession:
         self._intercept: Replacement | None = None
         self._has_last_callback = False
         self._n_steps = self._n_rows = 0
+        self._callbacks: Callable[[], Any] = lambda: ()  # weak: see `FitRanks.begin_epoch`
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """All callbacks of this fit, once its first epoch has begun."""
+        return list(self._callbacks() or ())
 
     @property
     def n_skipped(self) -> int:
@@ -220,6 +227,7 @@ class FitSession:
 
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
+        self._callbacks = weakref.ref(callbacks)
         self._loader = real_loader(loader)
         self.dataset = getattr(self._loader, "dataset", None)
         try:

@@ -34,14 +34,15 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     A second `fit` of the same network with the same callback continues its file. For another network, make another
     callback.
 
-    What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
+    What is wrong from the start (another file at the path, labels that are no classes, data without indices) raises
     before the end of the first step. Labels that differ from those of the file to resume raise in the first epoch,
     with several ranks at its end and on all of them. What goes wrong later never ends the training: a row with a
     label out of range is left out, a batch with another number of rows than its sampler gave is left out, both with
     a warning and a count. What cannot be repaired ends the recording with a warning.
 
     Args:
-        path: the HDF5 file to make.
+        path: the HDF5 file to make. An earlier recording there is kept under the next free name, such as `run-1.h5`,
+            and a warning says so; see `resume` and `overwrite`.
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label. Every
             score but EL2N is the same with "given"; suggested labels are coarser.
         mode: "train": the outputs of the training step itself, before its update. "eval": those of one more pass
@@ -151,6 +152,11 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             raise error
         self.session.judge(error)
 
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Show the finders of the fit, before it begins, that this callback is in it."""
+        super().set_params(params)
+        recordings.add(self)
+
     @guarded
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
@@ -158,7 +164,6 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if self.session is not None:
             self.session.abandon("its fit ended early")
         close_abandoned(self.path)
-        recordings.add(self)
         self.session = FitSession(self._options, self.model, self.params, self._history)
         self.session.begin()
 

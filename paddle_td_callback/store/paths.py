@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -79,6 +80,30 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
             f"'{name}' exists already; resume=True continues it, overwrite=True replaces it, or give another path"
         ) from error
     return name
+
+
+def set_aside(path: str | os.PathLike[str]) -> str | None:
+    """Give a file the next free name of its kind, such as `run-1.h5`, so that its path is free.
+
+    Args:
+        path: of the file; a symbolic link stays, and the file behind it gets the name.
+
+    Returns:
+        Its new path; None where there was none.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    real = os.path.realpath(path)
+    if not os.path.exists(real):
+        return None
+    stem, ending = os.path.splitext(real)
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            kept = f"{stem}-{number}{ending}"
+            move_into_place(real, kept, overwrite=False)
+            return kept
+    raise AssertionError
 
 
 def make_beside(real: str) -> str:

@@ -160,11 +160,11 @@ def test_what_stderr_cannot_take_costs_nothing(
 
 
 @pytest.mark.expects_unraised
-def test_warnings_that_are_errors_cost_nothing(path: str, tmp_path: Path) -> None:
+def test_warnings_that_are_errors_cost_nothing(path: str) -> None:
     callbacks = [
         TrainingDynamicsCallback(path, mode="eval"),
         On("epoch_end", lambda _: os.unlink(path), epochs=[1]),
-        LabelIssuesCallback(tmp_path / "none.h5", method="aum"),
+        LabelIssuesCallback(path, method="aum"),
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
