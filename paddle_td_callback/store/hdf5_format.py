@@ -7,7 +7,6 @@ has, and uses as many entries as the node says. So a file must be `SLACK_BYTES` 
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -194,7 +193,6 @@ class ChunkTree:
         self._key = struct.Struct(f"<II{rank + 1}Q")  # stored bytes, filter mask, first element
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
-        self._read_node = functools.lru_cache(1024)(self._read_checked_node)
 
     def copy(self) -> ChunkTree:
         """A tree that can grow by itself."""
@@ -240,34 +238,31 @@ class ChunkTree:
             level += 1
         return level
 
-    def _way(self, number: int) -> Iterator[tuple[int, list[bytes], int]]:
-        """The nodes on the way to a chunk of the file: level, entries, and the place of the next among them."""
-        at = self._root
+    def _way(self, number: int) -> Iterator[tuple[int, list[bytes]]]:
+        """The nodes on the way to a chunk of the file: level, and the entries up to the one that leads there."""
+        at, size = self._root, self._key.size + 8
         for level in range(self._height(self.n_chunks), -1, -1):
             start, place = divmod(number // self.fan_out**level, self.fan_out)
             n_entries = -(-self.n_chunks // self.fan_out**level) - start * self.fan_out
-            entries = self._read_node(at, level, min(self.fan_out, n_entries))
-            if level == 0 and entries[place][4:-8] != self._key_of(number, 0)[4:]:
+            node = self._read(at)
+            if node[:24] != self._head(level, min(self.fan_out, n_entries)):
+                raise self._wrong(f"at byte {at} is no node of its level")
+            entries = [node[i : i + size] for i in range(24, 24 + (place + 1) * size, size)]
+            if level == 0 and entries[-1][4:-8] != self._key_of(number, 0)[4:]:
                 raise self._wrong(f"another chunk stands in the place of number {number}")
-            yield level, entries, place
-            at = int.from_bytes(entries[place][-8:], "little")
-
-    def _read_checked_node(self, at: int, level: int, n_entries: int) -> list[bytes]:
-        node, size = self._read(at), self._key.size + 8
-        if node[:24] != self._head(level, n_entries):
-            raise self._wrong(f"at byte {at} is no node of its level")
-        return [node[i : i + size] for i in range(24, 24 + n_entries * size, size)]
+            yield level, entries
+            at = int.from_bytes(entries[-1][-8:], "little")
 
     def find(self, number: int) -> tuple[int, int]:
         """Address and stored bytes of a chunk of the file."""
-        *_, (_, entries, place) = self._way(number)
-        return int.from_bytes(entries[place][-8:], "little"), int.from_bytes(entries[place][:4], "little")
+        *_, (_, entries) = self._way(number)
+        return int.from_bytes(entries[-1][-8:], "little"), int.from_bytes(entries[-1][:4], "little")
 
     def cut(self, n_chunks: int) -> ChunkTree:
         """The first chunks of the file as a tree that can grow."""
         tree = ChunkTree(*self._facts, n_chunks)
         tree._levels = [[] for _ in range(self._height(n_chunks) + 1)]
-        for level, entries, place in self._way(n_chunks - 1) if n_chunks else ():
+        for level, entries in self._way(n_chunks - 1) if n_chunks else ():
             if level < len(tree._levels):
-                tree._levels[level] = entries[: place + (level == 0)]
+                tree._levels[level] = entries[:-1] if level else entries
         return tree
