@@ -167,6 +167,11 @@ def heap_texts(heap: bytes) -> list[bytes]:
     return texts
 
 
+@functools.lru_cache(1024)
+def _tree_head(level: int, n_entries: int) -> bytes:
+    return struct.pack("<4sBBHQQ", b"TREE", 1, level, n_entries, UNDEFINED, UNDEFINED)
+
+
 class ChunkTree:
     """The chunks of one dataset in order, epoch by epoch: a B-tree that grows at its right end alone.
 
@@ -194,7 +199,6 @@ class ChunkTree:
         self._key = struct.Struct(f"<II{rank + 1}Q")  # stored bytes, filter mask, first element
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
-        self._read_node = functools.lru_cache(1024)(self._read_checked_node)
 
     def copy(self) -> ChunkTree:
         """A tree that can grow by itself."""
@@ -229,10 +233,7 @@ class ChunkTree:
         return int.from_bytes(root[0][-8:], "little") if root else UNDEFINED
 
     def _node(self, level: int, entries: Sequence[bytes], end: bytes) -> bytes:
-        return self._head(level, len(entries)) + b"".join(entries) + end
-
-    def _head(self, level: int, n_entries: int) -> bytes:
-        return struct.pack("<4sBBHQQ", b"TREE", 1, level, n_entries, UNDEFINED, UNDEFINED)
+        return _tree_head(level, len(entries)) + b"".join(entries) + end
 
     def _height(self, n_chunks: int) -> int:
         level = 0
@@ -240,34 +241,36 @@ class ChunkTree:
             level += 1
         return level
 
-    def _way(self, number: int) -> Iterator[tuple[int, list[bytes], int]]:
-        """The nodes on the way to a chunk of the file: level, entries, and the place of the next among them."""
-        at = self._root
-        for level in range(self._height(self.n_chunks), -1, -1):
-            start, place = divmod(number // self.fan_out**level, self.fan_out)
-            n_entries = -(-self.n_chunks // self.fan_out**level) - start * self.fan_out
-            entries = self._read_node(at, level, min(self.fan_out, n_entries))
-            if level == 0 and entries[place][4:-8] != self._key_of(number, 0)[4:]:
-                raise self._wrong(f"another chunk stands in the place of number {number}")
-            yield level, entries, place
-            at = int.from_bytes(entries[place][-8:], "little")
-
-    def _read_checked_node(self, at: int, level: int, n_entries: int) -> list[bytes]:
-        node, size = self._read(at), self._key.size + 8
-        if node[:24] != self._head(level, n_entries):
-            raise self._wrong(f"at byte {at} is no node of its level")
-        return [node[i : i + size] for i in range(24, 24 + n_entries * size, size)]
+    def _way(self, number: int) -> Iterator[tuple[int, bytes, int]]:
+        """The nodes on the way to a chunk of the file: level, bytes, and where in them the next one's entry ends."""
+        at, level = self._root, self._height(self.n_chunks)
+        while level >= 0:
+            span = self.fan_out**level
+            start, place = divmod(number // span, self.fan_out)
+            n_entries = min(self.fan_out, -(-self.n_chunks // span) - start * self.fan_out)
+            node, end = self._read(at), 24 + (place + 1) * (self._key.size + 8)
+            if node[:24] != _tree_head(level, n_entries):
+                raise self._wrong(f"at byte {at} is no node of its level")
+            yield level, node, end
+            at, level = int.from_bytes(node[end - 8 : end], "little"), level - 1
 
     def find(self, number: int) -> tuple[int, int]:
         """Address and stored bytes of a chunk of the file."""
-        *_, (_, entries, place) = self._way(number)
-        return int.from_bytes(entries[place][-8:], "little"), int.from_bytes(entries[place][:4], "little")
+        *_, (_, node, end) = self._way(number)
+        key = node[end - 8 - self._key.size : end - 8]
+        n_bytes = int.from_bytes(key[:4], "little")
+        if key != self._key_of(number, n_bytes):
+            raise self._wrong(f"another chunk stands in the place of number {number}")
+        return int.from_bytes(node[end - 8 : end], "little"), n_bytes
 
     def cut(self, n_chunks: int) -> ChunkTree:
         """The first chunks of the file as a tree that can grow."""
-        tree = ChunkTree(*self._facts, n_chunks)
+        tree, size = ChunkTree(*self._facts, n_chunks), self._key.size + 8
         tree._levels = [[] for _ in range(self._height(n_chunks) + 1)]
-        for level, entries, place in self._way(n_chunks - 1) if n_chunks else ():
+        if self.n_chunks:
+            self.find(self.n_chunks - 1)  # which says whether it is the tree of another dataset
+        for level, node, end in self._way(n_chunks - 1) if n_chunks else ():
             if level < len(tree._levels):
-                tree._levels[level] = entries[: place + (level == 0)]
+                entries = [node[i : i + size] for i in range(24, end, size)]
+                tree._levels[level] = entries[:-1] if level else entries
         return tree

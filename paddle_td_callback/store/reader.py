@@ -54,12 +54,8 @@ class TrainingDynamicsStore:
         self.path = os.fspath(path)
         self._trees: dict[str, ChunkTree] = {}
         self._file = open_recording(path)
-        try:
-            _, self._state, wrong = newest_state(self._file)
-            self.dropped_epochs = self._state.read_dropped(self._file)
-        except BaseException:
-            self._file.close()
-            raise
+        _, self._state, wrong = newest_state(self._file)
+        self.dropped_epochs = self._state.read_dropped(self._file)
         if wrong is not None:
             warn(
                 f"'{self.path}': its newest commit is damaged ({wrong.what}); these are the {self._state.n_epochs} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
 from dataclasses import dataclass, replace
@@ -91,7 +92,7 @@ class Layout:
         if self.mode not in ("train", "eval"):
             raise ValueError(f"mode must be 'train' or 'eval', got {self.mode!r}")
 
-    @property
+    @functools.cached_property
     def fields(self) -> tuple[Field, ...]:
         """The per-epoch datasets of this recording."""
         wide = ALL_FIELDS if self.keep == "all" else () if self.keep == "given" else TOP_FIELDS
@@ -104,14 +105,20 @@ class Layout:
             return (self.n_samples,)
         return (self.n_samples, self.n_classes if field.last_axis == "class" else int(self.keep))
 
+    @functools.cached_property
+    def _chunk_rows(self) -> dict[str, int]:
+        found = {}
+        for field in self.fields:
+            most = _CHUNK_ROWS
+            if field.last_axis is not None:
+                most = max(1, _CHUNK_BYTES * self.n_samples // self.field_bytes(field))
+            # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
+            found[field.name] = -(-self.n_samples // -(-self.n_samples // most))
+        return found
+
     def chunk_rows(self, field: Field) -> int:
         """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
-        most = _CHUNK_ROWS
-        if field.last_axis is not None:
-            most = max(1, _CHUNK_BYTES * self.n_samples // self.field_bytes(field))
-        # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
-        n_chunks = -(-self.n_samples // most)
-        return -(-self.n_samples // n_chunks)
+        return self._chunk_rows[field.name]
 
     def n_chunks(self, field: Field) -> int:
         """Chunks of one epoch of a field."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 import zlib
@@ -130,6 +131,7 @@ class State:
         if file is None:
             return ChunkTree(*facts)
 
+        @functools.lru_cache(1024)
         def read(node: int) -> bytes:
             if self.at <= node < self.at + len(self.nodes):
                 return self.nodes[node - self.at :][: h5.SLACK_BYTES]

@@ -141,11 +141,7 @@ class _Examined:
         self._trees: list[ChunkTree] = []  # where no block is damaged
         self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked
         self._file = open_recording(path)
-        try:
-            self._examine()
-        except BaseException:
-            self.close()
-            raise
+        self._examine()
 
     def close(self) -> None:
         """Release the file."""
