@@ -176,7 +176,7 @@ class FitRecording:
         if doubt is not None:
             self._warn(doubt)
         kind = "probabilities" if batch.are_probabilities else "logits"
-        recorder.update(batch.indices, labels=batch.labels, **{kind: batch.outputs})
+        recorder.update(batch.indices, labels=batch.labels, steps=batch.steps, **{kind: batch.outputs})
         self.is_settled = True
         self.n_rows += len(batch.labels)
 

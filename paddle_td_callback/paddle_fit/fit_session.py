@@ -10,6 +10,7 @@ import paddle
 
 from ..errors import CaptureError
 from ..messages import warn
+from ..recording.blocks import BLOCK_BYTES
 from ..recording.gathering import RanksEndedError, RanksLostError
 from ..store.paths import check_path
 from .evaluation_pass import EvaluationPass
@@ -23,7 +24,9 @@ from .rendezvous import first_line
 from .replacement import Replacement
 from .rows import RowsError
 from .tapped_loader import TappedLoader, find_n_samples, real_loader
-from .taps import BatchError, LastCallback, StepTap, intercept_next_epoch
+from .taps import BatchError, LastCallback, Step, StepTap, batches_of, intercept_next_epoch
+
+_MOST_STEPS = 64  # that wait; more of them make a step no cheaper
 
 
 class FitSession:
@@ -70,6 +73,8 @@ class FitSession:
         self._intercept: Replacement | None = None
         self._has_last_callback = False
         self._n_steps = 0
+        self._steps: list[Step] = []  # that are still to be recorded, with copies of their outputs
+        self._n_waiting = 0  # numbers in these outputs
 
     # What an error costs is decided here and nowhere else.
 
@@ -185,6 +190,7 @@ class FitSession:
     def abandon(self, reason: str) -> None:
         """The fit dies: forget the epoch under way, keep the others, take everything off."""
         self._ranks.leave(reason)
+        self._steps.clear()
         self._clean_up()
         self._close_or_warn()
 
@@ -204,6 +210,7 @@ class FitSession:
         """Make the coming epoch run under the taps."""
         self._epoch, self._loader = epoch, None
         self._n_steps = self.recording.n_rows = 0
+        self._steps.clear()
         if self._intercept is not None:
             self._intercept.remove()
         # Where recording has ended, the model still cannot take the index field.
@@ -281,27 +288,46 @@ class FitSession:
                 self._tap.arm()
 
     def end_step(self, step: int) -> None:
-        """Take the step's outputs to the host, after Paddle took the loss there, and record them."""
+        """Keep the step's outputs, and record them with those of other steps once there are enough."""
         if self._tap is None or self._is_stopped:
             return
         try:
-            batch = self._tap.take()
+            taken = self._tap.take()
         except BatchError as error:
             raise BatchError(f"step {step}: {error}") from error
-        if batch is None:  # this callback hears of the step a second time, from another one
+        if taken is None or taken.seen is None:  # told of the step a second time, by another callback
             return
+        taken.number = step
         self._n_steps += 1
-        if self.options.mode == "train":
-            self._record(batch)
-        else:  # see before the first epoch is spent whether the pass after it can be recorded
-            self.recording.look_at(batch, self._n_samples)
-            self._tap = None
+        self._steps.append(taken)
+        n_rows, n_columns = taken.seen.values.shape
+        self._n_waiting += n_rows * n_columns
+        n_next = self._n_waiting + n_rows * n_columns
+        # What is wrong from the start is found in the first step.
+        if not self.recording.is_settled or len(self._steps) >= _MOST_STEPS or 4 * n_next > BLOCK_BYTES:
+            self._record_steps()
+
+    def _record_steps(self) -> None:
+        """Take the outputs of the steps that wait to the host, after Paddle took their loss there, and record them."""
+        steps, self._steps, self._n_waiting = self._steps, [], 0
+        is_trained = self.options.mode == "train"
+        for batch in batches_of(steps, self._reader, needs_indices=is_trained):
+            with self._judged():
+                if isinstance(batch, BatchError):
+                    raise batch
+                if is_trained:
+                    self._record(batch)
+                else:  # see before the first epoch is spent whether the pass after it can be recorded
+                    self.recording.look_at(batch, self._n_samples)
+                    self._tap = None
 
     def end_epoch(self) -> None:
         """Commit the epoch, beside the training that goes on."""
         if self._epoch is None:
             return
         epoch, self._epoch = self._epoch, None
+        if not self._is_stopped:
+            self._record_steps()
         if self.options.mode == "eval":
             if not self._is_stopped and self._loader is not None:
                 with (

@@ -55,7 +55,7 @@ class RowFilter:
             if not is_sample.all():
                 row = int(np.flatnonzero(~is_sample)[0])
                 why = (
-                    f"indices must be in [0, {n_samples}), got index {indices[row]} in row {row}; pass n_samples= (the "
+                    f"indices must be in [0, {n_samples}), got index {indices[row]}; pass n_samples= (the "
                     "largest size of the data set)"
                 )
                 self._lose(~is_sample, why, is_fatal=is_first)

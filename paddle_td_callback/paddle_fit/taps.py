@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import operator
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -88,13 +88,22 @@ class LastCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
 
 @dataclass
-class _Step:
-    """A batch that was handed to training, and what its loss was given."""
+class Step:
+    """A batch that was handed to training, and what its loss was given.
+
+    Attributes:
+        indices: its samples, as the batch sampler gave them; or an error.
+        n_labels: how many of the loss's arguments are labels.
+        seen: copies of outputs and labels on the device; None = not yet.
+        failure: why there are none.
+        number: of the step in its epoch.
+    """
 
     indices: Any
     n_labels: int
     seen: Seen | None = None
     failure: CaptureError | None = None
+    number: int = 0
 
 
 class StepTap:
@@ -110,7 +119,7 @@ class StepTap:
         self.needs_indices = needs_indices
         self._model = model
         self._reader = reader
-        self._step: _Step | None = None
+        self._step: Step | None = None
         self._stand_in: Replacement | None = None
 
     def receive(self, indices: Any, batch: Any) -> None:
@@ -119,7 +128,7 @@ class StepTap:
             n_labels = max(0, len(paddle.utils.flatten(batch)) - n_inputs(self._model))
         except Exception as error:  # must not surface in the loader; `take` raises it
             n_labels, indices = 0, _unreadable(error)
-        self._step = _Step(indices, n_labels)
+        self._step = Step(indices, n_labels)
 
     def arm(self) -> None:
         """The step itself begins: its first call of the loss is the one to see."""
@@ -150,8 +159,8 @@ class StepTap:
             stand_in.remove()
         Replacement.clear(vars(self._model), LOSS)  # also what somebody has put back
 
-    def take(self) -> Batch | None:
-        """The step that just ran; None once it has been taken.
+    def take(self) -> Step | None:
+        """The step that just ran, with what was seen; None once it has been taken.
 
         Raises:
             BatchError: it cannot be recorded.
@@ -160,21 +169,59 @@ class StepTap:
         step, self._step = self._step, None
         if step is None:
             return None
-        try:
-            if step.failure is not None:
-                raise step.failure
-            if step.seen is None:
-                raise CaptureError(
-                    "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
-                    f"computes its loss otherwise, {EXPLICIT_WAY}"
-                )
-            batch = step.seen.to_host()
-            if self.needs_indices:
-                batch = replace(batch, indices=_integers(step.indices))
-            _check_lengths(batch)
-        except CaptureError as error:
-            raise BatchError(str(error)) from error
+        if step.failure is not None:
+            raise BatchError(str(step.failure)) from step.failure
+        if step.seen is None:
+            raise BatchError(
+                "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
+                f"computes its loss otherwise, {EXPLICIT_WAY}"
+            )
+        return step
+
+
+def batches_of(
+    steps: Sequence[Step], reader: OutputReader, *, needs_indices: bool
+) -> list[Batch | BatchError]:
+    """What steps showed, on the host: one batch for all of them; or where any is odd, a batch or an error for each."""
+    if len(steps) > 1 and _are_alike(steps):
+        with contextlib.suppress(Exception):  # the loop below finds whose it is
+            return [_batch_of(steps, reader, needs_indices=needs_indices)]
+    return [_batch_or_error(step, reader, needs_indices=needs_indices) for step in steps]
+
+
+def _batch_or_error(step: Step, reader: OutputReader, *, needs_indices: bool) -> Batch | BatchError:
+    try:
+        batch = _batch_of([step], reader, needs_indices=needs_indices)
+        _check_lengths(batch)
+    except CaptureError as error:
+        odd = BatchError(f"step {step.number}: {error}")
+        odd.__cause__ = error
+        return odd
+    return batch
+
+
+def _batch_of(steps: Sequence[Step], reader: OutputReader, *, needs_indices: bool) -> Batch:
+    batch = reader.to_host([step.seen for step in steps if step.seen is not None])
+    if not needs_indices:
         return batch
+    indices = [_integers(step.indices) for step in steps]
+    numbers = np.repeat([step.number for step in steps], [len(one) for one in indices])
+    return replace(batch, indices=np.concatenate(indices), steps=numbers)
+
+
+def _are_alike(steps: Sequence[Step]) -> bool:
+    """Whether the steps can be read as one: the same loss and columns, and as many labels and indices as rows."""
+    first = steps[0].seen
+    for step in steps:
+        seen = step.seen
+        if first is None or seen is None or seen.loss is not first.loss:
+            return False
+        n_rows, n_columns = seen.values.shape
+        if n_columns != first.values.shape[1] or step.indices is None or _length(step.indices) != n_rows:
+            return False
+        if seen.labels is not None and list(seen.labels.shape) not in ([n_rows], [n_rows, 1]):
+            return False
+    return True
 
 
 class BatchError(CaptureError):
@@ -223,7 +270,7 @@ def _integers(indices: Any) -> npt.NDArray[np.int64]:
             f"the loader gave more batches than its batch sampler dealt; {FIELD_WAY}, or {EXPLICIT_WAY}"
         )
     try:
-        return np.array([operator.index(one) for one in indices], np.int64)
+        return np.fromiter(map(operator.index, indices), np.int64, len(indices))
     except TypeError as error:
         raise CaptureError(
             f"the batch sampler dealt {str(list(indices))[:80]}, wanted a list of integers; deal the places of the "
