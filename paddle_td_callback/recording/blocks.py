@@ -13,6 +13,7 @@ from .batches import Indices, Rows, finite_rows, log_of, stored_values
 
 # Small enough to stay in the cache of the processor, large enough for the fixed costs of some fifty NumPy calls.
 BLOCK_BYTES = 1 << 20
+SOFTMAX_BYTES = 1 << 18  # that a framework gets at once: it takes memory for them
 
 Softmax = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 _Matrix = npt.NDArray[np.float32]
@@ -58,9 +59,9 @@ class Block:
         labels: npt.NDArray[np.int64],
         logits: npt.NDArray[np.floating] | None,
         probabilities: npt.NDArray[np.floating] | None,
-        step: int,
+        steps: npt.NDArray[np.int64] | int,
     ) -> None:
-        """Copy a step's rows: `[row]` and `[row, class]`; logits or probabilities may be None."""
+        """Copy rows: `[row]` and `[row, class]`; logits or probabilities may be None, all rows may be of one step."""
         has = (logits is not None, probabilities is not None)
         if has != self._has:
             self.flush()
@@ -72,7 +73,7 @@ class Block:
             there = slice(start, start + n_taken)
             self._indices[here] = indices[there]
             self._labels[here] = labels[there]
-            self._steps[here] = step
+            self._steps[here] = steps if isinstance(steps, int) else steps[there]
             if logits is not None:
                 _copy(logits[there], self._logits[here])
             if probabilities is not None:
@@ -104,10 +105,19 @@ class Block:
             indices, labels, steps, logits = indices[kept], labels[kept], steps[kept], logits[kept]
             probabilities = None if probabilities is None else probabilities[kept]
         if probabilities is None and self._softmax is not None:
-            probabilities = np.ascontiguousarray(self._softmax(logits), np.float32)
+            probabilities = self._softmax_of(logits, self._softmax)
         self._put(Rows(indices, labels, steps, stored_values(self._layout, labels, logits, probabilities)))
         for message in messages:  # last, as a filter may turn warnings into errors
             warn(f"'{self._name}': {message}", RuntimeWarning, stacklevel=4)
+
+    def _softmax_of(self, logits: _Matrix, softmax: Softmax) -> _Matrix:
+        """Into memory that is here, as fresh pages for all rows cost more than the softmax."""
+        n_rows = max(1, SOFTMAX_BYTES // (4 * self._layout.n_classes))
+        probabilities = self._probabilities[: len(logits)]
+        for start in range(0, len(logits), n_rows):
+            rows = slice(start, start + n_rows)
+            probabilities[rows] = softmax(logits[rows])
+        return probabilities
 
     def _count(
         self,
