@@ -11,7 +11,7 @@ import paddle
 
 from ..errors import CaptureError
 from ..messages import warn
-from ..recording.blocks import BLOCK_BYTES
+from ..recording.batches import BLOCK_BYTES
 from ..recording.gathering import RanksEndedError, RanksLostError
 from ..recording.recorder import TrainingDynamicsRecorder
 from .evaluation_pass import EvaluationPass

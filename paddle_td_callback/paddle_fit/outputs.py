@@ -11,13 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 import paddle.nn.functional as F
-from paddle.utils.dlpack import to_dlpack
 
 from ..errors import CaptureError
-from ..recording.batches import as_array, check_rows
-from ..recording.blocks import BLOCK_BYTES
+from ..recording.batches import BLOCK_BYTES, as_array, check_rows
 from .index_field import FIELD_WAY
-from .internals import EXPLICIT_WAY, LOSS
+from .internals import EXPLICIT_WAY, LOSS, memory_of
 from .losses import ignored_labels, takes_probabilities
 
 OUTPUTS = ("auto", "logits", "probabilities")
@@ -50,26 +48,6 @@ class _Staging:
         if all_here and n_rows == sum(map(len, parts)):
             return self._rows[:n_rows]
         return np.concatenate(parts)
-
-
-class _Capsule:
-    """Lets NumPy make an array of a DLPack capsule, without a copy."""
-
-    def __init__(self, capsule: Any) -> None:
-        self._capsule = capsule
-
-    def __dlpack__(self, **_options: Any) -> Any:
-        return self._capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0  # the CPU
-
-
-def _memory_of(tensor: Any) -> npt.NDArray[Any]:
-    """A detached tensor's own memory on the CPU."""
-    if not tensor.is_contiguous():
-        tensor = tensor.contiguous()  # Paddle 2.6.2 tells DLPack wrong strides
-    return np.from_dlpack(_Capsule(to_dlpack(tensor)))
 
 
 @dataclass
@@ -120,7 +98,7 @@ class OutputReader:
         if chosen.dtype != paddle.float32:
             chosen = chosen.astype("float32")
         if chosen.place.is_cpu_place():
-            return DeviceBatch(self._staging.add(_memory_of(chosen)), label, loss)
+            return DeviceBatch(self._staging.add(memory_of(chosen)), label, loss)
         return DeviceBatch(chosen.clone(), label, loss)
 
     def batches_of(self, steps: Sequence[DeviceBatch]) -> list[Batch | BatchError]:

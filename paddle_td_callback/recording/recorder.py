@@ -17,8 +17,7 @@ from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
 from .arguments import check_on_error, check_resume, gzip_level_of
-from .batches import as_integers, as_matrix, check_indices
-from .blocks import Block, Softmax
+from .batches import Block, Softmax, as_integers, as_matrix, check_indices
 from .committer import LocalSink, spill_bytes
 from .gathering import Ranks, RankZeroSink, SendingSink, Session
 from .open_recorders import close_abandoned, register, unregister
