@@ -155,15 +155,6 @@ def test_a_block_holds_no_more_than_it_may() -> None:
     assert sum(len(part.indices) for part in collected.parts) > 700
 
 
-def test_what_is_cleared_is_not_handed_on() -> None:
-    collected = Collected()
-    block = Block(Layout(10, 2), collected)
-    block.add(np.array([1]), np.array([1]), np.zeros((1, 2), np.float32), None, 0)
-    block.clear()
-    block.flush()
-    assert not collected.parts
-
-
 def test_arrays_are_taken_as_they_are_where_they_can_be() -> None:
     array = np.arange(3)
     assert as_array(array) is array
