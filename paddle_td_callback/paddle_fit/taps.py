@@ -294,7 +294,7 @@ def _integers(indices: Any) -> npt.NDArray[np.int64]:
             f"the loader gave more batches than its batch sampler; {FIELD_WAY}, or {EXPLICIT_WAY}"
         )
     try:
-        return np.array([operator.index(index) for index in indices], np.int64)
+        return np.fromiter(map(operator.index, indices), np.int64, len(indices))
     except TypeError as error:
         raise CaptureError(
             f"the batch sampler gave {str(list(indices))[:80]}, wanted a list of integers; yield the samples' places "

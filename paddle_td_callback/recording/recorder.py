@@ -17,8 +17,7 @@ from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
 from .arguments import check_on_error, check_resume, gzip_level_of
-from .batches import as_integers, as_matrix, check_indices
-from .blocks import Block, Softmax
+from .batches import Block, Softmax, as_integers, as_matrix, check_indices
 from .committer import LocalSink, spill_bytes
 from .gathering import Ranks, RankZeroSink, SendingSink, Session
 from .open_recorders import close_abandoned, register, unregister
@@ -248,6 +247,7 @@ class TrainingDynamicsRecorder:
         labels: npt.ArrayLike | None = None,
         *,
         probabilities: npt.ArrayLike | None = None,
+        steps: npt.ArrayLike | None = None,
     ) -> None:
         """Record one batch of the current epoch. A sample that comes again replaces its earlier row.
 
@@ -261,6 +261,8 @@ class TrainingDynamicsRecorder:
             labels: `[row]` or `[row, 1]` integers, the given labels.
             probabilities: `[row, class]`, the softmax of the logits where it is known; alone, logits are taken
                 as its logarithm.
+            steps: `[row]` integers, the step of the epoch that each row comes from, where the rows of several steps
+                come at once; rising. None: each call is a step.
 
         Raises:
             TypeError: labels or indices that are no integers.
@@ -280,7 +282,8 @@ class TrainingDynamicsRecorder:
         softmax = None if probabilities is None else as_matrix(probabilities, "probabilities", shape, where)
         check_indices(samples, self.layout.n_samples, where)
         self._step += 1
-        self._block.add(samples, given, scores, softmax, self._step)
+        numbers = self._step if steps is None else as_integers(steps, "steps")
+        self._block.add(samples, given, scores, softmax, numbers)
         self._n_rows += len(samples)
 
     def end_epoch(self, *, count_once: bool = False) -> None:

@@ -835,7 +835,7 @@ def test_a_refused_first_step_does_not_cost_the_file_to_replace(path: str) -> No
     [
         ({"labels": [0] * 49}, CaptureError, "labels= has 49 entries for a data set of 50 samples"),
         ({"labels": [0] * 49 + [4]}, ValueError, r"labels=: labels must be in \[0, 4\), got 4 for sample 49"),
-        ({"n_samples": 4}, ValueError, r"indices must be in \[0, 4\), got index 4 in row 4"),
+        ({"n_samples": 4}, ValueError, r"indices must be in \[0, 4\), got index 4; pass"),
         ({"class_names": ["a", "b"]}, ValueError, "class_names must have 4 names, got 2"),
         ({"keep": 5}, ValueError, "keep=5 is more than the 4 classes; say keep='all'"),
     ],
@@ -996,7 +996,7 @@ def test_an_unforeseen_failure_of_ours_never_kills_the_training(
 
     def fails_later(self: Any, *args: Any, **kwargs: Any) -> None:
         calls.append(1)
-        if len(calls) == 10:
+        if len(calls) == 3:  # all steps of an epoch but the first come in one call
             raise MemoryError("no room")
         update(self, *args, **kwargs)
 
