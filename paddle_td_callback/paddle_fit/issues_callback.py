@@ -224,8 +224,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         if not os.path.exists(self.path):
             raise CaptureError(f"'{self.path}': {into}, so there would be no label issues to find; {way}")
         warn(
-            f"'{self.path}': {into}, so the label issues will be those of the older recording there; for those of this "
-            f"fit, {way}"
+            f"'{self.path}': {into}, so the label issues will be those of the older recording there; {way}, for "
+            "those of this fit"
         )
 
     def _is_recorded(self) -> bool:

@@ -1072,7 +1072,7 @@ def test_issues_without_a_recording_are_refused_before_training(path: str, tmp_p
 def test_bad_arguments_of_the_finder_are_refused_before_training(path: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"method must be one of lstm, .*got 'magic'"):
         LabelIssuesCallback(path, method="magic")
-    with pytest.raises(ValueError, match="detector= goes with method='lstm', not with 'aum'"):
+    with pytest.raises(ValueError, match="detector= goes with method='lstm', got 'aum'"):
         LabelIssuesCallback(path, method="aum", detector=object())
     network = Witness()
     finder = LabelIssuesCallback(path, method="aum", csv=tmp_path / "no" / "issues.csv")

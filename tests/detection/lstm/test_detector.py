@@ -987,7 +987,7 @@ def test_wrong_labels_are_refused():
         with pytest.raises(ValueError, match="got 0 recordings"):
             call([], [])
         with pytest.raises(
-            ValueError, match=r"marks 0 of 200 seen samples: .* needs wrong labels and right ones"
+            ValueError, match=r"marks 0 of 200 seen samples: .* training needs both"
         ):
             call(raw, np.zeros(200))
         with pytest.raises(ValueError, match=r"marks 0 of 0 seen samples"):
