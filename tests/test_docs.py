@@ -59,20 +59,27 @@ class NamedDigits(Digits):
             Image.fromarray((255 * image.reshape(8, 8)).astype(np.uint8)).save(path)
 
 
+def make_model():
+    network = paddle.nn.Sequential(paddle.nn.Linear(64, 32), paddle.nn.ReLU(), paddle.nn.Linear(32, 10))
+    model = paddle.Model(network)
+    model.prepare(paddle.optimizer.Adam(1e-3, parameters=network.parameters()), paddle.nn.CrossEntropyLoss())
+    return model
+
+
 @pytest.fixture
 def training(tmp_path, monkeypatch):
     """What a reader has before the first snippet: a prepared model and data."""
     monkeypatch.chdir(tmp_path)
     digits = NamedDigits()
-    network = paddle.nn.Sequential(paddle.nn.Linear(64, 32), paddle.nn.ReLU(), paddle.nn.Linear(32, 10))
-    model = paddle.Model(network)
-    model.prepare(paddle.optimizer.Adam(1e-3, parameters=network.parameters()), paddle.nn.CrossEntropyLoss())
+    model = make_model()
+    network = model.network
     loader = [
         (rows, paddle.to_tensor(digits.images[rows]), paddle.to_tensor(digits.labels[rows]))
         for rows in np.array_split(np.arange(len(digits)), 20)
     ]
     return {
         "model": model,
+        "make_model": make_model,
         "train_data": digits,
         "dataset": digits,
         "network": network,
