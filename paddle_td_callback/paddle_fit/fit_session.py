@@ -58,7 +58,7 @@ class FitSession:
             model,
             history,
             ranks=self._ranks.ranks,
-            epochs=params.get("epochs"),
+            epochs=None if params.get("epochs") is None else -(-params["epochs"] // options.every),
             verbose=self._is_verbose,
         )
         self._rows = RowFilter(options.labels, options.ignore_label, model, self.judge)
@@ -73,7 +73,7 @@ class FitSession:
         self._n_lost_batches = 0
         self._size: int | None = None  # of the data set when the last epoch began
         # The epoch under way.
-        self._epoch: int | None = None
+        self._epoch: int | None = None  # None = none that is recorded
         self._loader: Any = None
         self._is_padded = False
         self._tap: StepTap | None = None
@@ -226,7 +226,7 @@ class FitSession:
 
     def begin_epoch(self, epoch: int) -> None:
         """Make the coming epoch run under the taps."""
-        self._epoch, self._loader = epoch, None
+        self._epoch, self._loader = None if epoch % self.options.every else epoch, None
         self._n_steps = self._n_rows = 0
         self._waiting.clear()
         if self._intercept is not None:
@@ -290,7 +290,8 @@ class FitSession:
         sampler, padding = getattr(self._loader, "batch_sampler", None), paddle.io.DistributedBatchSampler
         self._is_padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
         tap = None
-        if not self._is_stopped and (is_trained or self._file.recorder is None):
+        is_needed = is_trained or self._file.recorder is None
+        if is_needed and self._epoch is not None and not self._is_stopped:
             tap = StepTap(self._model, self._reader, needs_indices=is_trained)
         if tap is None and field is None:
             return loader

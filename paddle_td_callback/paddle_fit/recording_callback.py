@@ -47,6 +47,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             score but EL2N is the same with "given"; suggested labels are coarser.
         mode: "train": the outputs of the training step itself, before its update. "eval": those of one more pass
             over the training data after each epoch, in evaluation mode and in the order of the samples.
+        every: record every n-th epoch of a `fit`, beginning with its first. The others run without a tap and are not
+            in the file, whose epoch `e` is then epoch `e * every` of the training.
         labels: `[sample]` integers, the given labels, where the loss does not get them as classes (mixup, soft
             labels) or shifts them; None takes the loss's.
         n_samples: size of the data set, or the largest that it will have; None asks the loader's data set.
@@ -87,6 +89,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         *,
         keep: Keep = "all",
         mode: str = "train",
+        every: int = 1,
         labels: npt.ArrayLike | None = None,
         n_samples: int | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
@@ -109,6 +112,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             path=self.path,
             keep=keep,
             mode=mode,
+            every=every,
             labels=None
             if labels is None
             else as_integers(labels, "labels").copy(),  # the caller may change them

@@ -1089,3 +1089,30 @@ def test_a_quiet_training_says_nothing(path: str, capfd: pytest.CaptureFixture[s
             callbacks=[TrainingDynamicsCallback(path), LabelIssuesCallback(path, method="aum")],
         )
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_every_third_epoch_is_recorded(mode: str, path: str) -> None:
+    everything, network = f"{path}.all", Witness()
+    callbacks = [
+        TrainingDynamicsCallback(everything, mode=mode),
+        TrainingDynamicsCallback(path, mode=mode, every=3),
+    ]
+    fit(model_of(network), epochs=5, callbacks=callbacks)
+    assert callbacks[1].n_recorded == 2
+    for whole, thinned in zip(read(everything)[:5], read(path)[:5], strict=True):
+        np.testing.assert_array_equal(thinned, whole[:, ::3])
+
+
+def test_an_epoch_that_is_not_recorded_is_not_tapped(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    take = StepTap.take
+    monkeypatch.setattr(StepTap, "take", lambda tap: taken.append(tap) or take(tap))
+    fit(model_of(Witness()), epochs=4, callbacks=[TrainingDynamicsCallback(path, every=4)])
+    n_taken, n_steps = len(taken), -(-N_SAMPLES // BATCH)
+    assert n_taken == n_steps
+
+
+def test_every_must_be_a_number_of_epochs(path: str) -> None:
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1, got 0"):
+        TrainingDynamicsCallback(path, every=0)
