@@ -44,6 +44,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
+from paddle_td_callback.paddle_fit.taps import StepTap
 from paddle_td_callback.recording.open_recorders import wait_for_commits
 
 BATCH = 8
