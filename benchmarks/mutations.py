@@ -324,14 +324,13 @@ def forge_block(path: Path, base: Base, rng: np.random.Generator) -> None:
     if kind == CHUNK:
         payload = body[:-4]
         damage(payload, rng)
-        checksum = fletcher32(bytes(payload))
-        body = payload + checksum.to_bytes(4, "little")
+        body = payload + fletcher32(bytes(payload)).to_bytes(4, "little")
     else:
         if kind == TEXT and rng.random() < 0.5:  # sizes of texts
             body[24:32] = struct.pack("<Q", pick(HOSTILE_NUMBERS, rng))
         damage(body, rng)
-        checksum = zlib.crc32(body)
-    content[at : at + FRAME_BYTES + frame.n_bytes] = frame._replace(checksum=checksum).pack(at) + body
+    frame = frame._replace(checksum=zlib.crc32(body))
+    content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + body
     path.write_bytes(content)
 
 
@@ -389,9 +388,9 @@ def gzip_bomb(path: Path, base: Base, rng: np.random.Generator) -> None:
     content = bytearray(path.read_bytes())
     squeezed = zlib.compress(bytes(min(1000 * frame.n_bytes, 1 << 26)), 9)
     payload = squeezed[: frame.n_bytes - 4].ljust(frame.n_bytes - 4, b"\0")
-    checksum = fletcher32(payload)
-    frame = frame._replace(checksum=checksum)
-    content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + payload + checksum.to_bytes(4, "little")
+    body = payload + fletcher32(payload).to_bytes(4, "little")
+    frame = frame._replace(checksum=zlib.crc32(body))
+    content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + body
     path.write_bytes(content)
     if rng.random() < 0.5:
 

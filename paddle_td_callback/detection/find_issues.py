@@ -112,8 +112,12 @@ def find_label_issues(
         options["batch_size"] = whole(batch_size, "batch_size")
     runs, clocks = [], []
     for one in sources:
-        opened = isinstance(one, TrainingDynamicsStore)
-        with contextlib.nullcontext(one) if opened else TrainingDynamicsStore(one) as store:
+        with contextlib.ExitStack() as opened:
+            store = (
+                one
+                if isinstance(one, TrainingDynamicsStore)
+                else opened.enter_context(TrainingDynamicsStore(one))
+            )
             run = _Run(store, method, given_names)
             runs.append(run.find(detector, options, progress))
             clocks.append(run.clock)

@@ -40,7 +40,7 @@ class Frame(NamedTuple):
     epoch: int  # of metadata, together with `number`, the address of their state
     number: int
     n_bytes: int
-    checksum: int  # of a chunk its fletcher32, of other blocks their CRC-32
+    checksum: int  # the CRC-32 of the block
     run: int = 0  # number of the recording
 
     def pack(self, at: int) -> bytes:

@@ -18,7 +18,7 @@ _ROW_WORDS = 2048
 DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
-def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> tuple[memoryview, int]:
+def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> tuple[memoryview, bytes]:
     """One whole chunk, as HDF5's shuffle, gzip and fletcher32 filters would leave it: payload and checksum.
 
     Nothing is copied that need not be: touching fresh memory costs more than all else that is done here.
@@ -28,16 +28,14 @@ def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> tuple[me
     if gzip_level is not None:
         shuffled = np.ascontiguousarray(payload.reshape(-1, plain.itemsize).T)
         payload = np.frombuffer(zlib.compress(shuffled.data, gzip_level), np.uint8)
-    return payload.data, fletcher32(payload)
+    return payload.data, fletcher32(payload).to_bytes(CHECKSUM_BYTES, "little")
 
 
 def decode_chunk(
     encoded: bytes | memoryview, shape: tuple[int, ...], dtype: npt.DTypeLike, *, gzip_level: int | None
 ) -> npt.NDArray[Any]:
-    """The block that `encode_chunk` was given, from payload and checksum; ValueError if they are not whole."""
+    """The block that `encode_chunk` was given, from payload and checksum; ValueError if it is of another size."""
     payload: Any = encoded[:-CHECKSUM_BYTES]
-    if fletcher32(payload).to_bytes(CHECKSUM_BYTES, "little") != encoded[-CHECKSUM_BYTES:]:
-        raise ValueError("its checksum is wrong")
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
     if gzip_level is not None:
@@ -91,7 +89,8 @@ def read_chunk(
 ) -> npt.NDArray[Any]:
     """The chunk of a field by its address and stored size: `[sample]`, `[sample, class]` or `[sample, k]`.
 
-    It is compared with its frame (HDF5's own checksum says that a chunk of zeros is right), or DamagedError.
+    It is compared with its frame, or DamagedError. HDF5's own checksum says that a chunk of zeros is right, and takes
+    bytes of 255, as in a chunk of -1, for zeros.
     """
     plain = layout.chunk_bytes(one) + CHECKSUM_BYTES
     sizes = range(plain // DEFLATE_MAX_RATIO, plain + plain // 100 + 64) if layout.gzip_level else (plain,)
@@ -103,8 +102,8 @@ def read_chunk(
     if frame.number != SHARED and (frame.epoch, frame.number) != (epoch, number):
         raise DamagedError(file, f"the chunk at byte {at} is of epoch {frame.epoch}, not {epoch}")
     try:
-        if frame.checksum.to_bytes(CHECKSUM_BYTES, "little") != stored[-CHECKSUM_BYTES:]:
-            raise ValueError("it is not what was committed")
+        if zlib.crc32(stored) != frame.checksum:
+            raise ValueError("its checksum is wrong")
         shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
         dtype = np.dtype(one.dtype).newbyteorder("<")
         return decode_chunk(stored, shape, dtype, gzip_level=layout.gzip_level)

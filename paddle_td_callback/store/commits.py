@@ -157,9 +157,9 @@ class EpochLog:
     def _append_chunk(self, epoch: int, field: Field, number: int, rows: npt.NDArray[Any]) -> tuple[int, int]:
         """Append a chunk; returns its address and size."""
         payload, checksum = encode_chunk(rows, gzip_level=self.layout.gzip_level)
-        n_bytes = len(payload) + CHECKSUM_BYTES
-        frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
-        return self._append(frame, payload, checksum.to_bytes(CHECKSUM_BYTES, "little")), n_bytes
+        n_bytes, crc = len(payload) + CHECKSUM_BYTES, zlib.crc32(checksum, zlib.crc32(payload))
+        frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, crc)
+        return self._append(frame, payload, checksum), n_bytes
 
     def _append_block(self, kind: int, body: bytes, long: int = 0) -> int:
         """Append a block that is no chunk; returns its address."""

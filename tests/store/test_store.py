@@ -1,6 +1,8 @@
 """The store: what is written is what is read, and bad input is refused with the way out."""
 
+import contextlib
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -16,7 +18,10 @@ from paddle_td_callback import (
     TrainingDynamicsStore,
 )
 from paddle_td_callback.store import StoreWriter
+from paddle_td_callback.store.blocks import CHUNK, scan
+from paddle_td_callback.store.disk import RawFile
 from paddle_td_callback.store.schema import EPOCH_FIELDS, SCHEMA_VERSION, Layout
+from paddle_td_callback.store.state import newest_state
 from paddle_td_callback.store.verify import salvage, verify
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "schema_v1.h5"
@@ -408,3 +413,31 @@ def test_a_file_of_schema_version_1_is_read_for_ever():
         ):
             expected = np.array(wanted[name], found.dtype)
             np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+@pytest.mark.parametrize("fill", [0, 255])
+def test_no_sector_of_a_chunk_may_be_another(fill, path):
+    """HDF5's fletcher32 takes words of 0xffff, of which a chunk of unseen samples is made, for zeros."""
+    layout = Layout(400, 3, keep="given")
+    with contextlib.closing(StoreWriter.create(path, layout)) as writer:
+        for index in (0, 2):  # epoch 1 is dropped
+            epoch = layout.unseen_epoch()
+            epoch["predicted"][::2], epoch["n_presentations"][::2] = fill % 2, 1
+            writer.commit_epoch(index, epoch, np.zeros(400, np.int32))
+    whole = path.read_bytes()
+    file = RawFile(str(path), os.O_RDONLY)
+    chunks = [(at, frame) for at, frame in scan(file, newest_state(file)[0].end) if frame.kind == CHUNK]
+    file.close()
+    assert len(chunks) == 3 * len(layout.fields)
+    for at, frame in chunks:
+        for start in range(at, at + frame.n_bytes, 512):
+            stop = min(start + 512, at + frame.n_bytes)
+            changed = whole[:start] + bytes([fill]) * (stop - start) + whole[stop:]
+            if changed == whole:
+                continue
+            path.write_bytes(changed)
+            with (
+                TrainingDynamicsStore(path) as store,
+                pytest.raises(StoreError, match="its checksum is wrong"),
+            ):
+                store.given_probabilities(), store.margins(), store.predictions(), store.n_presentations()
