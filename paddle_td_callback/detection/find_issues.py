@@ -112,8 +112,11 @@ def find_label_issues(
         options["batch_size"] = whole(batch_size, "batch_size")
     runs, clocks = [], []
     for one in sources:
-        opened = isinstance(one, TrainingDynamicsStore)
-        with contextlib.nullcontext(one) if opened else TrainingDynamicsStore(one) as store:
+        with (
+            contextlib.nullcontext(one)
+            if isinstance(one, TrainingDynamicsStore)
+            else TrainingDynamicsStore(one) as store
+        ):
             run = _Run(store, method, given_names)
             runs.append(run.find(detector, options, progress))
             clocks.append(run.clock)
