@@ -65,7 +65,6 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
     Raises:
         TypeError: a callback that records nothing.
         ValueError: an argument out of range.
-        CaptureError: from `fit`, before the first step: nothing in this fit records into the path.
         StoreError: from `fit`, before the first step: a file that cannot be written.
     """
 
@@ -209,11 +208,7 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         return sessions[0].dataset if sessions else None
 
     def _check_recording(self) -> None:
-        """Say before training where nothing of it would be ranked.
-
-        Raises:
-            CaptureError: nothing in this fit records into the path, and there is no file either.
-        """
+        """Say before training where nothing of it would be ranked."""
         if self._recorders() or is_open(self.path):
             return
         others = sorted({f"'{one.path}'" for one in self._all_recorders()})
@@ -221,12 +216,9 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             f"this fit records into {' and '.join(others)}" if others else "nothing is recorded in this fit"
         )
         way = "pass LabelIssuesCallback(recorder), with the TrainingDynamicsCallback that is among the callbacks"
-        if not os.path.exists(self.path):
-            raise CaptureError(f"'{self.path}': {into}, so there would be no label issues to find; {way}")
-        warn(
-            f"'{self.path}': {into}, so the label issues will be those of the older recording there; {way}, for "
-            "those of this fit"
-        )
+        is_there = os.path.exists(self.path)
+        found = "the label issues will be those of the older recording there" if is_there else "none will be found"
+        warn(f"'{self.path}': {into}, so {found}; {way}, for label issues of this fit")
 
     def _is_recorded(self) -> bool:
         """Whether there is something to rank: never what an earlier fit recorded in place of this one's."""

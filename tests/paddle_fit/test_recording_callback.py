@@ -52,7 +52,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def detector() -> NoiseDetector:
-    """A small detector of one's own, fitted on made-up trajectories."""
+    """A small detector, fitted on made-up trajectories."""
     rng = np.random.default_rng(0)
     wrong = rng.random(200) < 0.3
     given = np.clip(np.where(wrong, 0.1, 0.8)[:, np.newaxis] + rng.normal(0, 0.1, (200, 6)), 0, 1)

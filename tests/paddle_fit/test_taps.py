@@ -530,7 +530,7 @@ class Exchanges(paddle.callbacks.Callback):
     def on_train_batch_end(self, step: int, logs: Any = None) -> None:
         assert (
             self.model._loss is self.losses[self.turn % len(self.losses)]
-        )  # what was put there, not a stand-in
+        )  # the original, not a replacement
         if step == 2:
             self._exchange()
 

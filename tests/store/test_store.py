@@ -336,9 +336,9 @@ def test_a_recording_without_epochs_leaves_nothing_behind(path):
     assert list(path.parent.iterdir()) == []
     writer = StoreWriter.create(path, Layout(30, 3))
     path.unlink()
-    path.write_text("somebody else's")  # what is removed is what was made, whatever has its name now
+    path.write_text("another process's")  # what is removed is what was made, whatever has its name now
     writer.close()
-    assert path.read_text() == "somebody else's"
+    assert path.read_text() == "another process's"
 
 
 def test_overwrite_replaces_a_file_once_an_epoch_is_committed(path):
