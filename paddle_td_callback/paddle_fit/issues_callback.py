@@ -216,13 +216,16 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             f"this fit records into {' and '.join(others)}" if others else "nothing is recorded in this fit"
         )
         way = "pass LabelIssuesCallback(recorder), with the TrainingDynamicsCallback that is among the callbacks"
-        is_there = os.path.exists(self.path)
-        found = "the label issues will be those of the older recording there" if is_there else "none will be found"
-        warn(f"'{self.path}': {into}, so {found}; {way}, for label issues of this fit")
+        found = "so none will be found"
+        if os.path.exists(self.path):
+            found = "so the label issues will be those of the older recording there"
+        warn(f"'{self.path}': {into}, {found}; {way}, for label issues of this fit")
 
     def _is_recorded(self) -> bool:
         """Whether there is something to rank: never what an earlier fit recorded in place of this one's."""
         mine = self._recorders()
+        if not mine and not os.path.exists(self.path):  # said before training
+            return False
         if mine and not any(one.n_recorded for one in mine):
             warn(
                 f"'{self.path}': nothing of this fit was recorded there, so its label issues were not found; see the "

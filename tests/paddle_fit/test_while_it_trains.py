@@ -302,3 +302,26 @@ def test_a_recording_that_is_being_written_is_refused(path: str) -> None:
         other.path = "elsewhere"  # of another process, as far as the callback can see
         with pytest.raises(FileExistsError, match="exists already"):
             fit(Points(), [TrainingDynamicsCallback(path)])
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_finder_of_what_this_fit_does_not_record_says_so_before_training(
+    is_there: bool, path: str, tmp_path: Path
+) -> None:
+    if is_there:
+        fit(Points(), [TrainingDynamicsCallback(path)], epochs=2)
+    steps = []
+
+    class Watching(paddle.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_begin(self, step: int, logs: Any = None) -> None:
+            steps.append(len(said))
+
+    other = TrainingDynamicsCallback(tmp_path / "other.h5")
+    finder = LabelIssuesCallback(path, method="aum", progress=False)
+    so = "those of the older recording there" if is_there else "none will be found"
+    with pytest.warns(
+        RuntimeWarning, match=rf"run.h5': this fit records into '.*other.h5', so .*{so}"
+    ) as said:
+        fit(Points(), [other, finder, Watching()], epochs=2)
+    assert steps[0] == 1
+    assert (finder.issues is not None) == is_there
