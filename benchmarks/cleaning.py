@@ -3,7 +3,7 @@
     python -m benchmarks.cleaning [--seeds 3] [--held-out]
 
 For each data set and kind of noise, one network is trained with the wrong labels and recorded. The same network is
-then trained anew, from the same initial weights and for the same number of steps (fewer samples, more epochs), on
+then trained again, from the same initial weights and for the same number of steps (fewer samples, more epochs), on
 
 * noisy:     the labels as given;
 * cleaned:   without the samples that `LabelIssues.clean_indices()` leaves out;

@@ -26,7 +26,7 @@ from paddle import nn
 
 from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsRecorder
 from paddle_td_callback.paddle_fit.outputs import OutputReader
-from paddle_td_callback.recording.blocks import Block
+from paddle_td_callback.recording.batches import Block
 
 PEAKED = 30.0  # logits so far apart that most probabilities are subnormal in float16, as after some epochs of training
 
@@ -139,7 +139,7 @@ class Split:
 
 
 def fit(make, epochs, path):
-    """Wall time and number of steps of one fit, network and data made anew; recorded where there is a path."""
+    """Wall time and number of steps of one fit, with a new network and new data; recorded where there is a path."""
     paddle.seed(0)
     np.random.seed(0)  # noqa: NPY002  Paddle's samplers shuffle by it
     data, network, batch_size, options = make()

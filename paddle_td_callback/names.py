@@ -1,4 +1,4 @@
-"""Names of samples and classes: a list in a known order, whatever they were given as."""
+"""Names of samples and classes in the order of their indices."""
 
 from __future__ import annotations
 
@@ -7,42 +7,66 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 
-def in_order(values: Any, argument: str) -> list[Any]:
-    """Values as a list, in the order of their indices.
+def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list[str] | None:
+    """Names in the order of their indices.
 
     Args:
-        values: a list, a tuple, an array or a column; or a mapping from index to value, `{0: "cat", 1: "dog"}`.
-        argument: its name, for the messages.
+        names: a list, a tuple, an array `[name]` or a column of a data frame; a mapping from index to name,
+            `{0: "cat", 1: "dog"}`; or None.
+        argument: what the caller calls them, for messages: "class_names" or "sample_ids".
+        n_names: how many there must be, None = any number.
 
     Raises:
-        TypeError: it has no order of its own: a set, a mapping from name to index, a generator, a string.
-        ValueError: a mapping whose keys are not 0, 1, 2, ...
+        TypeError: they have no order: a set, a mapping from name to index, a generator, a string.
+        ValueError: there are not `n_names`, or the keys of a mapping are not 0, 1, 2, ...
     """
-    if isinstance(values, Mapping):
-        return _by_index(values, argument)
-    no_list = isinstance(values, (str, bytes, Set, Iterator))
-    if no_list or not (hasattr(values, "__len__") and hasattr(values, "__getitem__")):
+    if names is None:
+        return None
+    if isinstance(names, Mapping):
+        listed = _by_index(names, argument)
+    elif isinstance(names, (str, bytes, Set, Iterator)) or not (
+        hasattr(names, "__len__") and hasattr(names, "__getitem__")
+    ):
         raise TypeError(
-            f"{argument} must be a list in the order of the indices, or a mapping from index to name, got a "
-            f"{type(values).__name__}; pass {argument}=[...]"
+            f"{argument} must be a list in the order of the indices, or a mapping from index to name, got "
+            f"{_described(names)}; pass {argument}=list(...) of names in that order"
         )
-    # A column of a data frame is indexed by its own keys, so it is iterated, and an array gives Python's numbers.
-    return list(values.tolist() if hasattr(values, "tolist") else values)
+    else:
+        # A column of a data frame is indexed by its own keys, so it is iterated.
+        listed = list(names.tolist() if hasattr(names, "tolist") else names)
+        if getattr(names, "ndim", 1) != 1:
+            raise ValueError(
+                f"{argument} must have one axis, got an array {names.shape}; pass {argument}=names[:, 0], or the "
+                "column that holds them"
+            )
+    if n_names is not None and len(listed) != n_names:
+        raise ValueError(f"{argument} must have {n_names} names, got {len(listed)}; give one for each index")
+    return [name_of(name) for name in listed]
 
 
-def _by_index(values: Mapping[Any, Any], argument: str) -> list[Any]:
+def name_of(name: Any) -> str:
+    """A name as text."""
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)
+
+
+def _by_index(names: Mapping[Any, Any], argument: str) -> list[Any]:
     try:
-        named = {operator.index(key): value for key, value in values.items()}
+        named = {operator.index(key): name for key, name in names.items()}
     except TypeError:
-        odd = next(key for key in values if not hasattr(key, "__index__"))
+        # JSON knows no keys but texts.
+        is_json = all(isinstance(key, str) and key.isdecimal() for key in names)
+        way = "{int(key): name for key, name in names.items()}" if is_json else "sorted(names, key=names.get)"
         raise TypeError(
-            f"{argument} as a mapping must go from index to name, such as {{0: 'cat'}}, but has the key {odd!r}; "
-            f"from a mapping of names to indices, pass {argument}=sorted(mapping, key=mapping.get)"
+            f"{argument} is a mapping from names, {_described(names)}, wanted one from indices; pass "
+            f"{argument}={way}"
         ) from None
-    missing = next((i for i in range(len(named)) if i not in named), None)
-    if missing is not None:
+    if sorted(named) != list(range(len(named))):
         raise ValueError(
-            f"{argument} as a mapping must have the keys 0 to {len(named) - 1}, but {missing} is missing; give every "
-            "index a name"
+            f"{argument}: the indices of the mapping must be 0 to {len(named) - 1}, got {sorted(named)[:5]}; "
+            f"pass {argument}= with one name for each index"
         )
-    return [named[i] for i in range(len(named))]
+    return [named[index] for index in range(len(named))]
+
+
+def _described(names: Any) -> str:
+    return f"{type(names).__name__} {str(names)[:60]!r}"

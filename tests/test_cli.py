@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from paddle_td_callback import TrainingDynamicsRecorder, __version__
+from paddle_td_callback import TrainingDynamicsRecorder, TrainingDynamicsStore, __version__
 from paddle_td_callback.cli import main
 
 
@@ -146,7 +146,7 @@ def test_verify_says_what_is_good_and_salvages(recording, tmp_path, capsys):
         (["verify", "{tmp}/run.h5", "--salvage", "{tmp}/run.h5"], "give --salvage another path"),
         (["detect", "{tmp}/run.h5", "--method", "aum", "--sample-ids", "{tmp}/none.txt"], "none.txt"),
         (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", "{tmp}/none/i.csv"], "none"),
-        (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", ""], "the path of the CSV is empty"),
+        (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", ""], "the path is empty"),
     ],
 )
 def test_refusals_are_one_line_and_status_1(recording, tmp_path, capsys, arguments, wanted):
@@ -301,6 +301,32 @@ def test_a_full_stdout_is_said_and_no_traceback(recording):
         assert done.returncode == 1
         assert done.stderr.startswith("paddle-td: standard output cannot be written")
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_keep_drops_the_last_epochs(recording, capsys):
+    with TrainingDynamicsStore(recording) as store:
+        before, n_epochs = store.given_probabilities(), store.n_epochs
+    assert main(["keep", str(recording), "2"]) == 0
+    assert f"2 epochs kept, {n_epochs - 2} dropped" in capsys.readouterr().out
+    with TrainingDynamicsStore(recording) as store:
+        np.testing.assert_array_equal(store.given_probabilities(), before[:, :2])
+    assert main(["verify", str(recording)]) == 0
+    capsys.readouterr()
+    assert main(["keep", str(recording), "3"]) == 1
+    assert "has 2 epochs, so the first 3 cannot be kept" in capsys.readouterr().err
+
+
+def test_keep_leaves_a_live_recording_alone(tmp_path, capsys):
+    path = tmp_path / "live.h5"
+    with TrainingDynamicsRecorder(path, n_samples=2, n_classes=2) as recorder:
+        for _ in range(3):
+            recorder.update([0, 1], np.zeros((2, 2), np.float32), [0, 1])
+            recorder.end_epoch()
+        recorder.flush()
+        assert main(["keep", str(path), "1"]) == 1
+        assert "is being recorded" in capsys.readouterr().err
+    assert main(["info", "--json", str(path)]) == 0
+    assert json.loads(capsys.readouterr().out)["committed_epochs"] == 3
 
 
 def test_nothing_heavy_is_imported_before_it_is_needed(recording):

@@ -14,7 +14,7 @@ def whole(number: Any, name: str) -> int:
     """A whole number from 1 to the limit of that name.
 
     Raises:
-        ValueError: it is another thing.
+        ValueError: it is anything else.
     """
     limit = LIMITS.get(name, 2**31)
     if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or not 1 <= number <= limit:
@@ -28,7 +28,7 @@ def real(
     """A finite number in [least, most], but not `open_at`.
 
     Raises:
-        ValueError: it is another thing.
+        ValueError: it is anything else.
     """
     is_number = isinstance(number, (int, float, np.integer, np.floating)) and not isinstance(number, bool)
     if not is_number or not math.isfinite(number) or not least <= number <= most or number == open_at:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ..errors import StoreError
 from ..messages import escape, warn
-from ..names import in_order
+from ..names import ordered_names
 from ..store import TrainingDynamicsStore
 from ..store.border import RecordingReader
 from .arguments import whole
@@ -49,7 +49,7 @@ def check_method(method: str, detector: NoiseDetector | None) -> None:
     if detector is None:
         return
     if method != "lstm":
-        raise ValueError(f"detector= goes with method='lstm', not with {method!r}")
+        raise ValueError(f"detector= goes with method='lstm', got {method!r}; leave one of them out")
     known = sys.modules.get(f"{__package__}.lstm.detector")  # who has a detector has imported it, and Paddle
     if known is None or not isinstance(detector, known.NoiseDetector):
         raise TypeError(
@@ -83,7 +83,7 @@ def find_label_issues(
         batch_size: samples on the device at once, None = the detector's default; the other methods ignore it.
         class_names: one name for each class, in place of those in the recording: a list, an array, or a mapping from
             class to name.
-        sample_ids: one name for each sample, likewise.
+        sample_ids: one name for each sample, in the same forms.
         progress: whether to show a progress bar on a terminal or in a notebook.
 
     Raises:
@@ -103,7 +103,7 @@ def find_label_issues(
     if not sources:
         raise ValueError("source is an empty list; give at least one recording")
     given_names = {
-        name: None if values is None else [str(value) for value in in_order(values, name)]
+        name: ordered_names(values, name)
         for name, values in (("class_names", class_names), ("sample_ids", sample_ids))
     }
     check_runs(sources)
@@ -112,9 +112,12 @@ def find_label_issues(
         options["batch_size"] = whole(batch_size, "batch_size")
     runs, clocks = [], []
     for one in sources:
-        is_open = isinstance(one, TrainingDynamicsStore)
-        with contextlib.nullcontext(one) if is_open else TrainingDynamicsStore(one) as store:  # type: ignore[arg-type]
-            assert isinstance(store, TrainingDynamicsStore)
+        with contextlib.ExitStack() as opened:
+            store = (
+                one
+                if isinstance(one, TrainingDynamicsStore)
+                else opened.enter_context(TrainingDynamicsStore(one))
+            )
             run = _Run(store, method, given_names)
             runs.append(run.find(detector, options, progress))
             clocks.append(run.clock)
@@ -266,7 +269,7 @@ class _Run:
         return (TileReader(self.store, samples) for samples in self.store.tiles(wide=wide))
 
     def _take(self, tile: TileReader) -> None:
-        """What every method says of a tile, besides its score."""
+        """Take what every method gives for a tile besides its score."""
         self.n_seen[tile.samples] = (tile.predictions >= 0).sum(axis=1)
         if not self._suggests_apart:
             self.suggested[tile.samples], self.confidence[tile.samples] = suggest_labels(tile)

@@ -63,8 +63,8 @@ def trust(interval: tuple[float, float] | None) -> tuple[str, ...]:
     blind = "mistakes that follow a rule, which a network learns like the truth, are not counted"
     if interval[1] - interval[0] > WIDE:
         return (
-            "this share is unsure, since many labels look neither right nor wrong; look at some of both kinds, or "
-            f"train with PlantedLabelErrors; {blind}",
+            "this share is unsure, since many labels look neither right nor wrong; look at some of both kinds; "
+            f"{blind}",
         )
     return (f"this share is fairly sure for mistakes made at random; {blind}",)
 

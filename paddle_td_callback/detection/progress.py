@@ -70,7 +70,7 @@ class Progress:
 
 
 def _has_reader() -> bool:
-    """Whether somebody sees what is written to standard error, which may be missing or closed."""
+    """Whether standard error is a terminal or a notebook; it may be missing or closed."""
     try:
         return sys.stderr is not None and (sys.stderr.isatty() or "ipykernel" in sys.modules)
     except (OSError, ValueError):

@@ -144,7 +144,7 @@ def _noise_rate(
     rate = float(np.nanmean(score))
     if len(intervals) < len(runs):
         return rate, None
-    # Runs over one data set err alike, so their mean is no surer than each of them.
+    # Runs over one data set have correlated errors, so their mean is no more certain than each of them.
     low, high = np.mean(intervals, axis=0) + (rate - np.mean(rates))
     return rate, (max(0.0, float(low)), min(1.0, float(high)))
 

@@ -1,4 +1,4 @@
-"""Raw trajectories as the detector takes them: what they must look like, and how they are varied for training."""
+"""Raw trajectories as the detector takes them: their checks, and how they are varied for training."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Arrays = Array | Sequence[Array]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How each recording is varied anew in every epoch of `NoiseDetector.fit`.
+    """How each recording is varied in every epoch of `NoiseDetector.fit`.
 
     Args:
         truncate: smallest fraction of its epochs to keep, from the start; 1 = always all.
@@ -84,7 +84,7 @@ def largest_other_probabilities(
     """The largest probability besides the given label's, [sample, epoch] float32 in [0, 1], NaN = unseen.
 
     The margin is a difference of logits, so it is also one of log-probabilities. Where the given label's
-    probability underflowed to zero, the smallest positive float32 stands for it.
+    probability underflowed to zero, the smallest positive float32 is used.
 
     Args:
         given_probabilities: [sample, epoch], NaN = unseen.
@@ -98,8 +98,8 @@ def need_both(n_wrong: int, n_right: int, what: str) -> None:
     """Refuse labels that are all of one kind; `what` could learn nothing from them."""
     if not n_wrong or not n_right:
         raise ValueError(
-            f"is_mislabeled marks {n_wrong} of {n_wrong + n_right} seen samples: {what} needs wrong labels "
-            "and right ones"
+            f"is_mislabeled marks {n_wrong} of {n_wrong + n_right} seen samples: {what} needs both; "
+            "give some samples of either kind"
         )
 
 

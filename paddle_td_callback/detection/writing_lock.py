@@ -1,4 +1,4 @@
-"""Whether a training still records into a file: its writer holds a lock, which anybody may ask for."""
+"""Whether a training still records into a file: its writer holds a lock, which any process can test."""
 
 from __future__ import annotations
 

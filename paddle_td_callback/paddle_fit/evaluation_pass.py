@@ -1,7 +1,7 @@
 """The pass of `mode="eval"`: every training sample once, in order, by the network in evaluation mode.
 
-Afterwards everything that training draws from or computes with is as it was: the training flag of every sublayer,
-the buffers of the network, and the state of every random generator of the process that can be found.
+It restores what training uses: the training flag of every sublayer, the buffers of the network, and the state of
+every random generator of the process that can be found.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EvaluationPass:
         reader: finds logits and labels among the network's outputs and the labels of the data.
         strip: takes an index field out of a batch of data, or None.
         rank: of this process.
-        n_ranks: each takes a run of samples of its own.
+        n_ranks: each takes one contiguous part of the samples.
 
     Raises:
         CaptureError: the loader's data cannot be read by sample index.
@@ -63,7 +63,7 @@ class EvaluationPass:
         if not isinstance(loader, paddle.io.DataLoader) or isinstance(dataset, paddle.io.IterableDataset):
             raise CaptureError(
                 f"mode='eval' reads the training data once more by sample index, which {_describe(loader)} does not "
-                "allow; give fit a map-style paddle.io.Dataset or a DataLoader over one, or say mode='train'"
+                "allow; give fit a map-style paddle.io.Dataset or a DataLoader over one, or pass mode='train'"
             )
         n_samples = len(dataset)
         self._model = model
@@ -90,13 +90,12 @@ class EvaluationPass:
 
         Args:
             record: takes one batch.
-            agree: told after each step whether this rank is well, says whether all are; with several ranks it
-                keeps them together.
+            agree: is called after each step with whether this rank can go on; returns whether all ranks can.
             description: of the progress bar.
             progress: whether to show it.
 
         Raises:
-            CaptureError: an output or a label cannot be recorded. Where another rank is not well, the pass ends.
+            CaptureError: an output or a label cannot be recorded. If another rank cannot go on, the pass ends.
         """
         n_steps = max(-(-len(shard) // self._batch_size) for shard in self._shards)
         failure: Exception | None = None
@@ -126,28 +125,28 @@ class EvaluationPass:
             raise failure
 
     def _batches(self) -> Generator[Batch, None, None]:
-        dealt = _Shard(self._shard, self._batch_size)
-        if not len(dealt):
+        batches = _Shard(self._shard, self._batch_size)
+        if not len(batches):
             return
-        read = iter(self._data(dealt))
+        read = iter(self._data(batches))
         try:
-            for indices, data in zip(dealt, read, strict=False):
+            for indices, data in zip(batches, read, strict=False):
                 if self._strip is not None:
                     data = self._strip(data)
                 yield self._outputs_of(np.asarray(indices, np.int64), paddle.utils.flatten(data))
         finally:
-            # Paddle's loader ends its workers where it is read to its end, and that it never is here.
+            # Paddle's loader ends its workers when it is read to its end, which never happens here.
             end_workers(read)
 
-    def _data(self, dealt: _Shard) -> Any:
+    def _data(self, batches: _Shard) -> Any:
         like = self._loader
         if like.num_workers == 0:
-            # Not through Paddle's reader thread: where a sample raises there, the loader may wait for ever.
+            # Not through Paddle's reader thread: if a sample raises there, the loader may wait for ever.
             collate = like.collate_fn or default_collate_fn
-            return (collate([like.dataset[i] for i in indices]) for indices in dealt)
+            return (collate([like.dataset[i] for i in indices]) for indices in batches)
         return paddle.io.DataLoader(
             like.dataset,
-            batch_sampler=dealt,
+            batch_sampler=batches,
             places=like.places,
             return_list=True,
             collate_fn=like.collate_fn,
@@ -168,19 +167,19 @@ class EvaluationPass:
         listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         with paddle.no_grad():
             seen = self._reader.read(getattr(model, LOSS), listed, labels, len(indices))
-        batch = seen.to_host()
+        batch = self._reader.to_host([seen])
         if len(batch.outputs) != len(indices):
             raise CaptureError(
                 f"the evaluation pass asked for {len(indices)} samples and the network returned "
                 f"{len(batch.outputs)} rows; "
                 "a collate function that adds, drops or repeats samples hides which row is which: keep one row a "
-                "sample, or say mode='train' and index_field="
+                "sample, or pass mode='train' and index_field="
             )
         return replace(batch, indices=indices)
 
 
 class _Shard:
-    """A batch sampler over a run of samples, in order."""
+    """A batch sampler over a range of samples, in order."""
 
     def __init__(self, samples: range, batch_size: int) -> None:
         self._samples = samples
@@ -196,7 +195,7 @@ class _Shard:
 
 @contextlib.contextmanager
 def undisturbed(network: Any) -> Iterator[None]:
-    """Run something with the network in evaluation mode, and leave training as it was."""
+    """Put the network in evaluation mode for a while, and restore its state."""
     flags = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
     # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
     changing = [*network.buffers(), *(one for layer, _ in flags for one in statistics_of(layer))]
@@ -217,10 +216,10 @@ def undisturbed(network: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def random_streams_kept() -> Iterator[None]:
-    """Put every random stream back where it was.
+    """Restore the state of every random stream.
 
     These are Paddle's on the CPU and on the devices in use, and every `random.Random`, `numpy.random.Generator` and
-    `numpy.random.RandomState` of the process, the global ones and those that a data set keeps among them.
+    `numpy.random.RandomState` of the process, including the global ones and those of a data set.
     """
     cpu = default_cpu_generator()
     cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()

@@ -1,4 +1,4 @@
-"""This rank in a fit of several: where the ranks wait for each other, and what they agree on."""
+"""This rank in a fit of several ranks: where they wait for each other, and what they agree on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FitRanks:
         size: how many there are.
         have_ended: whether they have agreed to record no more, or lost each other.
         n_classes: as agreed; 0 = not yet.
-        do_resume: whether rank 0 goes on with a file.
+        do_resume: whether rank 0 continues a file.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class FitRanks:
         self.have_ended = self.do_resume = False
         self.n_classes = 0
         self._session: Session | None = None
-        self._when_fit_is_gone: weakref.finalize[..., Any] | None = None
+        self._on_fit_collected: weakref.finalize[..., Any] | None = None
 
     def begin(self, check: Callable[[], None]) -> None:
         """Begin on all ranks or on none.
@@ -50,18 +50,20 @@ class FitRanks:
         self._session = session
 
     def begin_epoch(self, callbacks: Any, path: str) -> None:
-        """Let the others know should `fit` die between two epochs, and share the label issues of this recording."""
+        """Tell the others if `fit` ends between two epochs, and share the label issues of this recording."""
         session = self._session
         if session is None:
             return
-        if self._when_fit_is_gone is None:
+        if self._on_fit_collected is None:
             why = "its fit ended between two epochs"
-            self._when_fit_is_gone = weakref.finalize(callbacks, session.leave, why)
-            self._when_fit_is_gone.atexit = False
+            self._on_fit_collected = weakref.finalize(callbacks, session.leave, why)
+            self._on_fit_collected.atexit = False
         if self.n_classes == 0:
-            finders = [one for one in callbacks if isinstance(one, LabelIssuesCallback) and one.path == path]
-            for number, finder in enumerate(finders):
-                finder.share(SharedResult(session, str(number)))
+            issues_callbacks = [
+                one for one in callbacks if isinstance(one, LabelIssuesCallback) and one.path == path
+            ]
+            for number, callback in enumerate(issues_callbacks):
+                callback.share(SharedResult(session, str(number)))
 
     def agree(self, n_classes: int, resumes: bool) -> bool:
         """Agree on the number of classes, which a rank without a batch does not know; returns whether one does."""
@@ -71,7 +73,7 @@ class FitRanks:
         return self.n_classes > 0
 
     def are_all_well(self, well: bool) -> bool:
-        """Whether every rank says that it is."""
+        """Whether every rank can go on."""
         if self.ranks is None:
             return well
         try:
@@ -90,23 +92,23 @@ class FitRanks:
         """Wait for the others at the end of the fit.
 
         Raises:
-            CaptureError: one of them does not come.
+            CaptureError: one of them does not arrive.
         """
-        gone = self._when_fit_is_gone
-        fit = None if gone is None else gone.peek()
+        finalizer = self._on_fit_collected
+        fit = None if finalizer is None else finalizer.peek()
         session = self._end_session()
         if session is None:
             return
         try:
             session.barrier()
         finally:
-            if fit is not None:  # where it dies now, a finder of the others would wait for ours
+            if fit is not None:  # if it fails now, the label issues of the other ranks would wait for ours
                 weakref.finalize(fit[0], session.leave, "its fit has ended").atexit = False
 
     def _end_session(self) -> Session | None:
-        """The session of this fit, which is left alone from now on."""
-        if self._when_fit_is_gone is not None:
-            self._when_fit_is_gone.detach()
-            self._when_fit_is_gone = None
+        """The session of this fit, which is not used any more."""
+        if self._on_fit_collected is not None:
+            self._on_fit_collected.detach()
+            self._on_fit_collected = None
         session, self._session = self._session, None
         return session

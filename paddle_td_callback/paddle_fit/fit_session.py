@@ -1,29 +1,33 @@
-"""All that lives for one fit: its taps, its recorder, and what becomes of an error."""
+"""All that lives for one fit: its taps, its file, and what an error costs."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import paddle
 
 from ..errors import CaptureError
 from ..messages import warn
+from ..recording.batches import BLOCK_BYTES
 from ..recording.gathering import RanksEndedError, RanksLostError
-from ..store.paths import check_path
+from ..recording.recorder import TrainingDynamicsRecorder
 from .evaluation_pass import EvaluationPass
+from .fit_file import FitFile, History
 from .fit_ranks import FitRanks
-from .fit_recording import FitRecording, History
 from .index_field import FIELD_WAY
 from .internals import LOSS, RUN_ONE_EPOCH, check_model
 from .options import RecordingOptions
-from .outputs import Batch
+from .outputs import Batch, BatchError, DeviceBatch, RowFilter, RowsError
+from .plausibility import Plausibility
 from .rendezvous import first_line
-from .replacement import Replacement
-from .rows import RowsError
-from .tapped_loader import TappedLoader, find_n_samples, real_loader
-from .taps import BatchError, LastCallback, StepTap, intercept_next_epoch
+from .replacement import LastCallback, Replacement, intercept_next_epoch
+from .taps import StepTap, TappedLoader, real_loader
+
+_MOST_STEPS = 64  # that wait; more of them make a step no cheaper
 
 
 class FitSession:
@@ -36,7 +40,9 @@ class FitSession:
         history: of earlier fits with the same callback.
 
     Attributes:
-        recording: its recorder, and what was recorded so far.
+        n_epochs: that were recorded.
+        n_nonfinite: rows with NaN or infinite outputs.
+        dataset: what is trained on, None = unknown.
     """
 
     def __init__(
@@ -44,32 +50,51 @@ class FitSession:
     ) -> None:
         self.options = options
         self._model, self._params = model, params
+        self._is_verbose = bool(params.get("verbose", 1))
         self._reader = options.reader
         self._ranks = FitRanks()
-        self.recording = FitRecording(
+        self._file = FitFile(
             options,
             model,
             history,
             ranks=self._ranks.ranks,
-            epochs=params.get("epochs"),
-            verbose=bool(params.get("verbose", 1)),
-            tell=self.judge,
-            warn=self._warn,
+            epochs=None if params.get("epochs") is None else -(-params["epochs"] // options.every),
+            verbose=self._is_verbose,
         )
+        self._rows = RowFilter(options.labels, options.ignore_label, model, self.judge)
+        self._plausibility: Plausibility | None = Plausibility(options.outputs)
+        self.dataset: Any = None
+        self.n_epochs = self.n_nonfinite = self._n_skipped_by_recorder = 0
+        self._is_settled = False  # a step could be recorded, so nothing is wrong from the start
         self._is_stopped = self._is_over = False
         self._raised: Exception | None = None
         self._refusal: Exception | None = None  # all ranks raise it at the end of the first epoch
-        self._said: set[type[Exception]] = set()
+        self._warned: set[type[Exception]] = set()
         self._n_lost_batches = 0
         self._size: int | None = None  # of the data set when the last epoch began
         # The epoch under way.
-        self._epoch: int | None = None
+        self._epoch: int | None = None  # None = none that is recorded
         self._loader: Any = None
         self._is_padded = False
         self._tap: StepTap | None = None
         self._intercept: Replacement | None = None
         self._has_last_callback = False
-        self._n_steps = 0
+        self._n_steps = self._n_rows = 0
+        self._callbacks: Callable[[], Any] = lambda: ()  # weak: see `FitRanks.begin_epoch`
+        self._waiting: list[
+            DeviceBatch
+        ] = []  # steps that are still to be recorded, with copies of their outputs
+        self._n_waiting = 0  # numbers in these outputs
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """All callbacks of this fit, once its first epoch has begun."""
+        return list(self._callbacks() or ())
+
+    @property
+    def n_skipped(self) -> int:
+        """Rows that were left out because they could not be recorded."""
+        return self._rows.n_lost + self._n_skipped_by_recorder
 
     # What an error costs is decided here and nowhere else.
 
@@ -78,31 +103,30 @@ class FitSession:
 
         Args:
             error: of any kind.
-            all_ranks: whether every rank hears of it here.
+            all_ranks: whether every rank gets an error at this point.
 
         Raises:
             Exception: `error`, if it was wrong from the start or `on_error` is "raise".
         """
         if error is self._raised:
             raise error
-        if isinstance(error, Warning):  # a filter makes errors of warnings: it is said, and costs nothing
+        if isinstance(error, Warning):  # a filter makes errors of warnings: it is printed, and costs nothing
             self._warn(str(error))
             return
         is_small, is_lost = isinstance(error, (RowsError, BatchError)), isinstance(error, RanksLostError)
         self._ranks.have_ended |= isinstance(error, RanksEndedError)
-        is_told = self._is_stopped and self._refusal is None
+        has_warned = self._is_stopped and self._refusal is None
         if all_ranks and self._refusal is not None:
             error, self._refusal = self._refusal, None
-        recording = self.recording
-        is_wrong = not recording.is_settled and not isinstance(error, RowsError)
-        if recording.n_epochs == 0 and isinstance(error, CaptureError) and not is_small:
-            is_wrong |= (self._ranks.do_resume and not is_lost) if all_ranks else recording.resumes
+        is_wrong = not self._is_settled and not isinstance(error, RowsError)
+        if self.n_epochs == 0 and isinstance(error, CaptureError) and not is_small:
+            is_wrong |= (self._ranks.do_resume and not is_lost) if all_ranks else self._file.resumes
         must_raise = is_wrong or self.options.on_error == "raise"
         if self._is_over:
             if self.options.on_error == "raise":
                 raise error
             self._warn(f"{error}; committed epochs stay")
-        elif is_wrong and recording.is_settled and self._ranks.size > 1 and not all_ranks:
+        elif is_wrong and self._is_settled and self._ranks.size > 1 and not all_ranks:
             self._is_stopped, self._refusal = True, error
         elif must_raise:
             self._raised = error
@@ -112,7 +136,7 @@ class FitSession:
             self._leave_out(error)
         else:
             self._is_stopped = True
-            if not is_told:
+            if not has_warned:
                 self._warn(f"{error}; recording ends here, committed epochs stay, training goes on")
             if self._ranks.size == 1 or self._ranks.have_ended:
                 self._close_or_warn()
@@ -120,8 +144,8 @@ class FitSession:
     def _leave_out(self, error: Exception) -> None:
         is_batch = isinstance(error, BatchError)
         self._n_lost_batches += is_batch
-        if type(error) not in self._said:
-            self._said.add(type(error))
+        if type(error) not in self._warned:
+            self._warned.add(type(error))
             what = "this batch is" if is_batch else "such rows are"
             self._warn(f"{error}; {what} left out and counted, training and recording go on")
 
@@ -152,28 +176,27 @@ class FitSession:
             raise CaptureError(
                 "fit was called with epochs=0: there is nothing to record; give epochs=1 or more"
             )
-        self.recording.check_network()
+        self._file.check_network()
         if self._ranks.rank == 0:
-            resume, overwrite = bool(self.recording.resume), self.recording.overwrite
-            check_path(self.options.path, resume=resume, overwrite=overwrite)
+            self._file.check_path()
 
     def end(self) -> None:
         """Wait for the last commit and release the file; with several ranks, for that of rank 0."""
-        if self._is_over:  # told twice, also by another callback
+        if self._is_over:  # called twice, also by another callback
             return
         self._is_over = True
         self._loader = None
-        if self.recording.recorder is None and self._ranks.size == 1 and not self._is_stopped:
+        if self._file.recorder is None and self._ranks.size == 1 and not self._is_stopped:
             self._warn(
                 "no training step was seen, so nothing is recorded; is the loader empty? A callback made of others "
                 "must hand on set_model, set_params, on_train_*, on_epoch_* and on_train_batch_end"
             )
-        lost = [(self._n_lost_batches, "batches"), (self.recording.rows.n_lost, "rows")]
-        said = " and ".join(f"{n} {what}" for n, what in lost if n)
-        if said:
-            self._warn(f"{said} in all could not be recorded")
+        lost = [(self._n_lost_batches, "batches"), (self._rows.n_lost, "rows")]
+        counts = " and ".join(f"{n} {what}" for n, what in lost if n)
+        if counts:
+            self._warn(f"{counts} in all could not be recorded; see the first warning of each kind")
         try:
-            self.recording.close()
+            self._file.close()
         except BaseException as error:
             self._ranks.leave(f"its recording ended by {type(error).__name__}: {first_line(error)}")
             raise
@@ -183,8 +206,9 @@ class FitSession:
             self._warn(f"{error}; committed epochs stay")
 
     def abandon(self, reason: str) -> None:
-        """The fit dies: forget the epoch under way, keep the others, take everything off."""
+        """The fit fails: drop the epoch under way, keep the others, remove all hooks."""
         self._ranks.leave(reason)
+        self._waiting.clear()
         self._clean_up()
         self._close_or_warn()
 
@@ -202,8 +226,9 @@ class FitSession:
 
     def begin_epoch(self, epoch: int) -> None:
         """Make the coming epoch run under the taps."""
-        self._epoch, self._loader = epoch, None
-        self._n_steps = self.recording.n_rows = 0
+        self._epoch, self._loader = None if epoch % self.options.every else epoch, None
+        self._n_steps = self._n_rows = 0
+        self._waiting.clear()
         if self._intercept is not None:
             self._intercept.remove()
         # Where recording has ended, the model still cannot take the index field.
@@ -212,8 +237,9 @@ class FitSession:
 
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
+        self._callbacks = weakref.ref(callbacks)
         self._loader = real_loader(loader)
-        self.recording.dataset = getattr(self._loader, "dataset", None)
+        self.dataset = getattr(self._loader, "dataset", None)
         try:
             with self._judged():
                 self._ranks.begin_epoch(callbacks, self.options.path)
@@ -222,9 +248,9 @@ class FitSession:
             with self._judged():
                 loader = self._tap_loader(loader, callbacks)
             yield loader
-        except BaseException as death:
-            # fit dies here without on_train_end.
-            self.abandon(f"its fit ended by {type(death).__name__}: {first_line(death)}")
+        except BaseException as cause:
+            # fit fails here without on_train_end.
+            self.abandon(f"its fit ended by {type(cause).__name__}: {first_line(cause)}")
             raise
         finally:
             self._clean_up()
@@ -240,7 +266,7 @@ class FitSession:
         if self.options.mode == "eval":
             self._evaluation()
         elif self.options.field is not None:
-            return  # the data say which samples they are
+            return  # the data carry their indices
         try:
             size, before = len(self._loader.dataset), self._size
         except Exception:  # a stream has none
@@ -251,7 +277,7 @@ class FitSession:
         changed = f"the data set had {before} samples when the epoch before began, and has {size} now"
         if self.options.known_n_samples is None:
             raise CaptureError(
-                f"{changed}, so an index may stand for another sample; if every sample keeps its index, pass "
+                f"{changed}, so an index may mean another sample; if every sample keeps its index, pass "
                 f"n_samples= (the largest size), and if not, {FIELD_WAY}"
             )
         if size < before:
@@ -264,7 +290,8 @@ class FitSession:
         sampler, padding = getattr(self._loader, "batch_sampler", None), paddle.io.DistributedBatchSampler
         self._is_padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
         tap = None
-        if not self._is_stopped and (is_trained or self.recording.recorder is None):
+        is_needed = is_trained or self._file.recorder is None
+        if is_needed and self._epoch is not None and not self._is_stopped:
             tap = StepTap(self._model, self._reader, needs_indices=is_trained)
         if tap is None and field is None:
             return loader
@@ -281,27 +308,62 @@ class FitSession:
                 self._tap.arm()
 
     def end_step(self, step: int) -> None:
-        """Take the step's outputs to the host, after Paddle took the loss there, and record them."""
+        """Keep the step's outputs, and record them with those of other steps once there are enough."""
         if self._tap is None or self._is_stopped:
             return
         try:
-            batch = self._tap.take()
-        except BatchError as error:
+            taken = self._tap.take()
+        except CaptureError as error:
             raise BatchError(f"step {step}: {error}") from error
-        if batch is None:  # this callback hears of the step a second time, from another one
+        if taken is None:  # called a second time for this step, by another callback
             return
         self._n_steps += 1
-        if self.options.mode == "train":
-            self._record(batch)
-        else:  # see before the first epoch is spent whether the pass after it can be recorded
-            self.recording.look_at(batch, self._n_samples)
-            self._tap = None
+        self._waiting.append(replace(taken, number=step))
+        n_rows, n_columns = taken.values.shape
+        self._n_waiting += n_rows * n_columns
+        n_next = self._n_waiting + n_rows * n_columns
+        # What is wrong from the start is found in the first step.
+        if not self._is_settled or len(self._waiting) >= _MOST_STEPS or 4 * n_next > BLOCK_BYTES:
+            self._record_steps()
+
+    def _record_steps(self) -> None:
+        """Take the outputs of the steps that wait to the host, after Paddle took their loss there, and record them."""
+        steps, self._waiting, self._n_waiting = self._waiting, [], 0
+        for batch in self._reader.batches_of(steps):
+            with self._judged():
+                if isinstance(batch, BatchError):
+                    raise batch
+                self._record(batch)
+                if (
+                    self.options.mode == "eval"
+                ):  # one step shows whether the pass after the epoch can be recorded
+                    self._tap = None
+
+    def _record(self, batch: Batch) -> None:
+        """Record the rows that have a sample and a class; a batch without indices is only checked."""
+        is_checked = batch.indices is None
+        batch = self._rows.recordable(batch, self._n_samples, is_first=is_checked or not self._is_settled)
+        recorder = self._file.recorder or self._open(batch.outputs.shape[1], batch.has_one_column)
+        if not is_checked:
+            odd = None if self._plausibility is None else self._plausibility.check_batch(batch)
+            if odd is not None:
+                self._warn(odd)
+            kind = "probabilities" if batch.are_probabilities else "logits"
+            recorder.update(batch.indices, labels=batch.labels, steps=batch.steps, **{kind: batch.outputs})
+            self._n_rows += len(batch.labels)
+        self._is_settled = True
+
+    def _open(self, n_classes: int, has_one_column: bool = False) -> TrainingDynamicsRecorder:
+        self._rows.check_labels(self._n_samples, n_classes)
+        return self._file.open(self.dataset, self._n_samples, n_classes, has_one_column=has_one_column)
 
     def end_epoch(self) -> None:
-        """Commit the epoch, beside the training that goes on."""
+        """Commit the epoch in the background."""
         if self._epoch is None:
             return
         epoch, self._epoch = self._epoch, None
+        if not self._is_stopped:
+            self._record_steps()
         if self.options.mode == "eval":
             if not self._is_stopped and self._loader is not None:
                 with (
@@ -309,31 +371,42 @@ class FitSession:
                 ):  # also what the data set or the network raises: training did without this pass
                     self._evaluate(epoch)
             elif self._is_stopped and not self._ranks.have_ended:
-                # The other ranks may not know yet, and meet in the first step of their pass.
+                # The other ranks may not know yet, and ask in the first step of their pass.
                 with contextlib.suppress(RanksEndedError):
                     self._ranks.are_all_well(False)
         if self._ranks.size > 1:
             if not self._ranks.have_ended:
                 with self._judged(all_ranks=True):
                     self._end_epoch_of_ranks()
-        elif self.recording.recorder is None or self._is_stopped:
+        elif self._file.recorder is None or self._is_stopped:
             return
-        elif self.recording.n_rows:
-            self.recording.end_epoch()
+        elif self._n_rows:
+            self._commit(self._file.recorder)
         else:
             why = "none of its rows could be recorded" if self._n_steps else "no training step was seen"
-            self._warn(f"epoch {epoch}: {why}; the recording has no such epoch")
+            self._warn(
+                f"epoch {epoch}: {why}; the recording has no such epoch; see whether the loader gave any sample"
+            )
 
     def _end_epoch_of_ranks(self) -> None:
         """All ranks come here at the end of every epoch, until they have agreed to record no more."""
-        recording = self.recording
-        known = 0 if recording.recorder is None else recording.recorder.layout.n_classes
-        if not self._ranks.agree(known, recording.resumes):
+        recorder = self._file.recorder
+        known = 0 if recorder is None else recorder.layout.n_classes
+        if not self._ranks.agree(known, self._file.resumes):
             return
-        if recording.recorder is None:  # no batch came to this rank
-            recording.open(self._n_samples, self._ranks.n_classes)
-            recording.is_settled = True
-        recording.end_epoch(failed=self._is_stopped, count_once=self._is_padded)
+        if recorder is None:  # no batch came to this rank
+            recorder = self._open(self._ranks.n_classes)
+            self._is_settled = True
+        self._commit(recorder, failed=self._is_stopped, count_once=self._is_padded)
+
+    def _commit(self, recorder: TrainingDynamicsRecorder, **options: bool) -> None:
+        recorder.agree_on_epoch(**options)
+        self.n_epochs += 1
+        self.n_nonfinite, self._n_skipped_by_recorder = recorder.n_nonfinite, recorder.skipped_rows
+        plausibility, self._plausibility = self._plausibility, None
+        if plausibility is not None:
+            for odd in plausibility.check_epoch(recorder.labels, recorder.layout.n_classes):
+                self._warn(odd)
 
     def _evaluation(self) -> EvaluationPass:
         field, ranks = self.options.field, self._ranks
@@ -347,21 +420,24 @@ class FitSession:
             self._record,
             agree=self._ranks.are_all_well,
             description=f"training dynamics, epoch {epoch + 1}",
-            progress=bool(self._params.get("verbose", 1)) and self._ranks.rank == 0,
+            progress=self._is_verbose and self._ranks.rank == 0,
         )
-
-    def _record(self, batch: Batch) -> None:
-        self.recording.record(batch, self._n_samples)
 
     @property
     def _n_samples(self) -> int:
-        if self.recording.recorder is not None:
-            return self.recording.recorder.layout.n_samples
-        known = self.options.known_n_samples
-        return find_n_samples(self._loader) if known is None else known
+        if self._file.recorder is not None:
+            return self._file.recorder.layout.n_samples
+        if self.options.known_n_samples is not None:
+            return self.options.known_n_samples
+        try:
+            return len(self._loader.dataset)
+        except (AttributeError, TypeError) as error:
+            raise CaptureError(
+                f"the size of the training data is unknown ({error}); pass n_samples= to TrainingDynamicsCallback"
+            ) from error
 
     def _close_or_warn(self) -> None:
         try:
-            self.recording.close()
-        except Exception as error:  # must not hide what fit died of
+            self._file.close()
+        except Exception as error:  # must not hide the error that ended fit
             self._warn(str(error))

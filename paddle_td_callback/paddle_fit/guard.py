@@ -1,4 +1,4 @@
-"""What may come out of a callback's hook."""
+"""A wrapper of callback hooks that decides what may be raised out of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 
 class Judging(Protocol):
-    """A callback that decides what becomes of errors in its hooks."""
+    """A callback that decides about the errors of its hooks."""
 
     def _judge(self, error: Exception, hook: str) -> None:
-        """Raise `error`, or deal with it."""
+        """Raise `error`, or handle it."""
 
 
 _C = TypeVar("_C", bound=Judging)
@@ -19,7 +19,7 @@ _P = ParamSpec("_P")
 
 
 def guarded(hook: Callable[Concatenate[_C, _P], None]) -> Callable[Concatenate[_C, _P], None]:
-    """A hook out of which comes nothing but what its callback raises on purpose."""
+    """Wrap a hook so that every exception in it goes to `_judge`."""
 
     @functools.wraps(hook)
     def run(self: _C, *args: _P.args, **named: _P.kwargs) -> None:

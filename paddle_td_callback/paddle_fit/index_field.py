@@ -1,4 +1,4 @@
-"""Data that say themselves which samples they are: an index field in the batch, sample ids of any kind."""
+"""Data that carry their sample indices: a field of the batch with indices or with sample ids."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError
-from ..recording.arguments import name_of, ordered_names
+from ..names import name_of, ordered_names
 from ..recording.batches import as_array
 
 FIELD_WAY = "let the data carry the sample index as their last field and pass index_field=-1"
 
 
 class SampleIds:
-    """Names of the samples and the indices that they stand for.
+    """Sample ids and their indices.
 
     Args:
-        ids: one for each sample, strings or integers, no two alike, in the order of the samples.
+        ids: one for each sample, strings or integers, all different, in the order of the samples.
 
     Raises:
         TypeError: they have no order.
-        ValueError: none, or two alike.
+        ValueError: none, or two equal ones.
     """
 
     def __init__(self, ids: Any) -> None:
@@ -33,7 +33,7 @@ class SampleIds:
             raise ValueError("sample_ids is empty; give one id for each sample")
         if len(self._indices) != len(self.names):
             twice = next(name for index, name in enumerate(self.names) if self._indices[name] != index)
-            raise ValueError(f"sample_ids holds {twice!r} twice; each sample needs an id of its own")
+            raise ValueError(f"sample_ids holds {twice!r} twice; give each sample a different id")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -114,7 +114,7 @@ class IndexField:
         array = as_array(value)
         if array.dtype.kind not in "iu":
             raise CaptureError(
-                f"the data's index field {self.key!r} must hold integers, got {array.dtype} {array.shape}; say "
-                "which field it is with index_field="
+                f"the data's index field {self.key!r} must hold integers, got {array.dtype} {array.shape}; pass "
+                "index_field= (the place or key of the indices)"
             )
         return array.astype(np.int64).reshape(-1)

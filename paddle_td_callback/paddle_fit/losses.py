@@ -1,14 +1,15 @@
-"""What a loss says of itself: which labels it ignores, and whether it takes probabilities.
+"""Attributes of a loss: which labels it ignores, and whether it takes probabilities.
 
 A loss may be a layer, a function, a partial function, a method or any callable, and may hold the loss that does the
-work: as a sublayer, an attribute, in a closure. The outermost one that says something counts.
+work: as a sublayer, an attribute, in a list, in a closure. The outermost one that has the attribute counts.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,17 @@ import paddle.nn.functional as F
 
 from .internals import IGNORE_INDEX, USE_SOFTMAX
 
-_DEPTH = 4
+_DEPTH = 5
+_MOST_PARTS = 100  # of a list, which may hold data
 _IGNORED_BY_DEFAULT = -100  # by Paddle's own losses; never a class
 
 
 def ignored_labels(loss: Any, n_classes: int) -> list[int]:
-    """Labels that a loss passes over; where its parts disagree, none that is a class."""
-    said = {int(one) for one in _said(loss, _ignored) if isinstance(one, (int, np.integer))}
-    if len(said) > 1:
-        said = {one for one in said if not 0 <= one < n_classes}
-    return sorted({*said, _IGNORED_BY_DEFAULT})
+    """Labels that a loss ignores; where its parts disagree, none that is a class."""
+    labels = {int(one) for one in _answers(loss, _ignored) if isinstance(one, (int, np.integer))}
+    if len(labels) > 1:
+        labels = {one for one in labels if not 0 <= one < n_classes}
+    return sorted({*labels, _IGNORED_BY_DEFAULT})
 
 
 def _ignored(part: Any) -> Any:
@@ -34,9 +36,9 @@ def _ignored(part: Any) -> Any:
 
 
 def takes_probabilities(loss: Any) -> bool:
-    """Whether a loss takes the network's outputs for probabilities."""
-    said = list(_said(loss, _takes_probabilities))
-    return bool(said) and all(said)
+    """Whether a loss reads the network's outputs as probabilities."""
+    answers = _answers(loss, _takes_probabilities)
+    return bool(answers) and all(answers)
 
 
 def _takes_probabilities(part: Any) -> bool | None:
@@ -46,14 +48,16 @@ def _takes_probabilities(part: Any) -> bool | None:
     return None if use_softmax is None else not use_softmax
 
 
-def _said(loss: Any, ask: Callable[[Any], Any]) -> list[Any]:
+def _answers(loss: Any, ask: Callable[[Any], Any]) -> list[Any]:
     """Answers of the outermost parts of a loss that have one."""
-    level = [loss]
+    level, seen = [loss], {id(loss)}
     for _ in range(_DEPTH):
         answers = [answer for answer in map(ask, level) if answer is not None]
         if answers:
             return answers
-        level = [inner for part in level for inner in _inside(part)]
+        inner = {id(one): one for part in level for one in _inside(part)}
+        level = [one for key, one in inner.items() if key not in seen]
+        seen.update(inner)
     return []
 
 
@@ -66,27 +70,39 @@ def _argument(part: Any, names: Iterable[str]) -> Any:
             parameter = inspect.signature(part).parameters.get(name)
             value = None if parameter is None or parameter.default is parameter.empty else parameter.default
         else:
-            value = getattr(part, name, None)
+            value = None
+            with contextlib.suppress(Exception):  # a property may raise anything
+                value = getattr(part, name)
         if value is not None:
             return value
     return None
 
 
 def _inside(part: Any) -> Iterator[Any]:
-    if isinstance(part, functools.partial):
+    """What a part of a loss holds, or calls by a name of its own."""
+    if isinstance(part, Mapping):
+        held = [*part.values()]
+    elif isinstance(part, (list, tuple)):
+        held = [*part]
+    elif isinstance(part, functools.partial):
         held = [part.func, *part.args, *part.keywords.values()]
     elif inspect.ismethod(part):
-        held = [part.__self__]
+        yield part.__self__  # it need not be callable itself
+        held = [part.__func__]
+    elif inspect.isfunction(part) and part.__module__.split(".")[0] == "paddle":
+        return  # its arguments say all
     elif inspect.isfunction(part):
-        try:
+        held = [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]
+        with contextlib.suppress(ValueError):  # a cell that is still empty
             variables = inspect.getclosurevars(part)
-        except ValueError:  # a cell that is still empty
-            return
-        held = [*variables.nonlocals.values(), *variables.globals.values()]
+            held += [*variables.nonlocals.values(), *variables.globals.values()]
     else:
         held = [*getattr(part, "__dict__", {}).values()]
         if isinstance(part, paddle.nn.Layer):
-            held += part.children()
-    for one in held:
-        if callable(one) and not inspect.isclass(one) and not inspect.isbuiltin(one):
+            held += [*part.children(), type(part).forward]
+        else:
+            held.append(inspect.getattr_static(type(part), "__call__", None))
+    for one in held[:_MOST_PARTS]:
+        is_part = callable(one) or isinstance(one, (list, tuple, Mapping))
+        if is_part and not inspect.isclass(one) and not inspect.isbuiltin(one):
             yield one

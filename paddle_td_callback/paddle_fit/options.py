@@ -1,4 +1,4 @@
-"""What a user wants recorded, checked as far as it can be without a training."""
+"""Arguments of the recording callback, checked as far as possible before the training."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ class RecordingOptions:
     path: str  # absolute
     keep: Keep
     mode: str
+    every: int
     labels: npt.NDArray[np.int64] | None
     n_samples: int | None
     class_names: list[str] | None
@@ -48,7 +49,7 @@ class RecordingOptions:
     def __post_init__(self) -> None:
         check_on_error(self.on_error)
         check_resume(self.resume)
-        for name, least in (("n_samples", 1), ("ignore_label", None)):
+        for name, least in (("n_samples", 1), ("every", 1), ("ignore_label", None)):
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or (least is not None and value < least)):
                 wanted = "a whole number" + ("" if least is None else f" of at least {least}")
@@ -65,30 +66,34 @@ class RecordingOptions:
         )
         n_ids = None if self.sample_ids is None else len(self.sample_ids)
         if None not in (self.n_samples, n_ids) and self.n_samples != n_ids:
-            raise ValueError(f"n_samples={self.n_samples}, but there are {n_ids} sample_ids")
+            raise ValueError(
+                f"n_samples={self.n_samples}, but there are {n_ids} sample_ids; give one id for each sample"
+            )
         if self.labels is not None and self.known_n_samples not in (None, len(self.labels)):
-            raise ValueError(f"labels= has {len(self.labels)} entries for {self.known_n_samples} samples")
+            raise ValueError(
+                f"labels= has {len(self.labels)} entries for {self.known_n_samples} samples; give one for each"
+            )
 
     @property
     def known_n_samples(self) -> int | None:
-        """Size of the data set where it was said."""
+        """Size of the data set, if it was given."""
         if self.sample_ids is not None:
             return len(self.sample_ids)
         return None if self.n_samples is None else int(self.n_samples)
 
     @property
     def reader(self) -> OutputReader:
-        """What finds logits and labels."""
+        """Finds logits and labels."""
         return OutputReader(self.logits, self.label, self.outputs, reads_labels=self.labels is None)
 
     @property
     def field(self) -> IndexField | None:
-        """What finds the indices in the data, where they carry them."""
+        """Finds the indices in the data, if the data carry them."""
         return None if self.index_field is None else IndexField(self.index_field, self.sample_ids)
 
     @property
     def of_recorder(self) -> dict[str, Any]:
-        """What the recorder takes as it is."""
+        """Arguments that the recorder takes unchanged."""
         names = ("keep", "mode", "class_names", "dtype", "compression", "memory_limit_bytes", "on_error")
         ids = None if self.sample_ids is None else self.sample_ids.names
         return {"sample_ids": ids, **{name: getattr(self, name) for name in names}}

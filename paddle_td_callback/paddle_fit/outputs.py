@@ -1,9 +1,10 @@
-"""What a network said of one batch: which output holds the logits, what they mean, and the labels beside them."""
+"""What is recorded of one batch: the output that holds the logits, the labels, and the rows that have a class."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,44 @@ import paddle
 import paddle.nn.functional as F
 
 from ..errors import CaptureError
-from ..recording.batches import as_array
-from .losses import takes_probabilities
+from ..recording.batches import BLOCK_BYTES, as_array, check_rows
+from .index_field import FIELD_WAY
+from .internals import EXPLICIT_WAY, LOSS, memory_of
+from .losses import ignored_labels, takes_probabilities
 
 OUTPUTS = ("auto", "logits", "probabilities")
 
 
-@dataclass(frozen=True)
+class _Staging:
+    """Memory for the outputs of a few steps, so that a step allocates none: fresh pages cost more than the copy."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty((0, 0), np.float32)
+        self._n_rows = 0
+
+    def add(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A copy of `[row, class]`, behind those that are here."""
+        n_rows, n_columns = values.shape
+        if self._n_rows + n_rows > len(self._rows) or n_columns != self._rows.shape[1]:
+            n_least = BLOCK_BYTES // (4 * max(1, n_columns))
+            self._rows, self._n_rows = np.empty((max(n_rows, n_least), n_columns), np.float32), 0
+        copy = self._rows[self._n_rows : self._n_rows + n_rows]
+        copy[...] = values
+        self._n_rows += n_rows
+        return copy
+
+    def take(self, parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Some copies as one `[row, class]`, which holds until the next `add`."""
+        n_rows, all_here = self._n_rows, all(part.base is self._rows for part in parts)
+        self._n_rows = 0
+        if len(parts) == 1:
+            return parts[0]
+        if all_here and n_rows == sum(map(len, parts)):
+            return self._rows[:n_rows]
+        return np.concatenate(parts)
+
+
+@dataclass
 class OutputReader:
     """Finds logits, probabilities and labels among a network's outputs and its loss's labels.
 
@@ -34,14 +66,15 @@ class OutputReader:
     label: int = 0
     outputs: str = "auto"
     reads_labels: bool = True
+    _staging: _Staging = field(default_factory=_Staging, repr=False, compare=False)
 
     def read(
         self, loss: Any, outputs: Sequence[Any], labels: Sequence[Any], n_rows: int | None = None
-    ) -> Seen:
-        """Copies of what is to be recorded, still on the device.
+    ) -> DeviceBatch:
+        """Copies of what is to be recorded: of CPU tensors in memory of the reader, of others on their device.
 
         Args:
-            loss: the model's loss, which tells logits from probabilities.
+            loss: the model's loss; `to_host` finds out whether it takes logits or probabilities.
             outputs: all outputs of the network.
             labels: all labels of the loss.
             n_rows: of the batch, where it is known.
@@ -59,12 +92,59 @@ class OutputReader:
                 )
             label = labels[self.label]
             if isinstance(label, paddle.Tensor):
-                label = label.clone()
-        is_said = self.outputs != "auto"
-        are_probabilities = self.outputs == "probabilities" if is_said else takes_probabilities(loss)
-        # A copy, taken before the loss runs: it may work in place. No transfer yet, so that a GPU goes on.
-        values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
-        return Seen(values.detach(), label, are_probabilities)
+                label = label.numpy() if label.place.is_cpu_place() else label.detach().clone()
+        # Copies, taken before the loss runs: it may work in place. No transfer yet, so that a GPU need not wait.
+        chosen = chosen.detach()
+        if chosen.dtype != paddle.float32:
+            chosen = chosen.astype("float32")
+        if chosen.place.is_cpu_place():
+            return DeviceBatch(self._staging.add(memory_of(chosen)), label, loss)
+        return DeviceBatch(chosen.clone(), label, loss)
+
+    def batches_of(self, steps: Sequence[DeviceBatch]) -> list[Batch | BatchError]:
+        """One batch for all steps; or, if one of them is odd, a batch or an error for each."""
+        if len(steps) > 1 and _are_alike(steps):
+            with contextlib.suppress(Exception):  # the loop below finds the step
+                return [self.to_host(steps)]
+        return [self._batch_or_error(step) for step in steps]
+
+    def _batch_or_error(self, step: DeviceBatch) -> Batch | BatchError:
+        try:
+            return self.to_host([step])
+        except CaptureError as error:
+            odd = BatchError(f"step {step.number}: {error}")
+            odd.__cause__ = error
+            return odd
+
+    def to_host(self, steps: Sequence[DeviceBatch]) -> Batch:
+        """What is to be recorded of some steps; all of them travel at once. The outputs hold until the next `read`.
+
+        Args:
+            steps: with the same loss, and outputs and labels of the same kind.
+
+        Raises:
+            CaptureError: the labels are not one class for each row, or the indices not one for each.
+        """
+        is_given, loss = self.outputs != "auto", steps[0].loss
+        are_probabilities = self.outputs == "probabilities" if is_given else takes_probabilities(loss)
+        parts = [step.values for step in steps]
+        is_here = isinstance(parts[0], np.ndarray)
+        values = self._staging.take(parts) if is_here else paddle.concat(parts).numpy()
+        has_one_column = values.shape[1] == 1
+        if has_one_column:
+            other = 1 - values if are_probabilities else np.zeros_like(values)
+            values = np.concatenate([other, values], axis=1)
+        labels = indices = numbers = None
+        if self.reads_labels:
+            given = [step.labels for step in steps]
+            join = paddle.concat if isinstance(given[0], paddle.Tensor) else np.concatenate
+            labels = _classes(given[0] if len(given) == 1 else join(given), has_one_column)
+        if steps[0].indices is not None:
+            indices = np.concatenate([step.indices for step in steps])
+            numbers = np.repeat([step.number for step in steps], [len(step.indices) for step in steps])
+        batch = Batch(values, labels, are_probabilities, has_one_column, indices, numbers)
+        _check_lengths(batch)
+        return batch
 
     def _chosen(self, outputs: tuple[Any, ...]) -> Any:
         choose = self.logits
@@ -87,7 +167,9 @@ class OutputReader:
     @staticmethod
     def _matrix(chosen: Any, n_rows: int | None) -> Any:
         """The chosen output as `[row, class]`, also where a network has squeezed it."""
-        if not isinstance(chosen, paddle.Tensor) or not chosen.is_floating_point():
+        if not isinstance(chosen, paddle.Tensor) or not (
+            chosen.dtype == paddle.float32 or chosen.is_floating_point()
+        ):
             raise CaptureError(
                 f"the logits must be a floating-point tensor, got {_describe(chosen)}; pass "
                 "logits= (a place, a key or a function of the outputs) to say where they are"
@@ -105,7 +187,7 @@ class OutputReader:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step on the host.
+    """One training step on the host, or several.
 
     Attributes:
         outputs: `[row, class]` float32: logits or probabilities. One logit z stands as (0, z), one probability p as
@@ -113,7 +195,8 @@ class Batch:
         labels: `[row]`, the classes that the loss was given; None where they are not read.
         are_probabilities: which of the two `outputs` are.
         has_one_column: whether the network gave one column.
-        indices: `[row]`, the samples; None in a step that is only looked at.
+        indices: `[row]`, the samples; None in a step that is only checked.
+        steps: `[row]`, the step of the epoch that each row comes from; None = all from one.
     """
 
     outputs: npt.NDArray[np.float32]
@@ -121,36 +204,64 @@ class Batch:
     are_probabilities: bool
     has_one_column: bool
     indices: Any = None
+    steps: Any = None
 
     def only(self, kept: npt.NDArray[np.bool_]) -> Batch:
         """The rows that are kept `[row]`."""
         if kept.all():
             return self
-        indices, labels = (None if part is None else part[kept] for part in (self.indices, self.labels))
-        return replace(self, outputs=self.outputs[kept], labels=labels, indices=indices)
+        indices, labels, steps = (
+            None if part is None else part[kept] for part in (self.indices, self.labels, self.steps)
+        )
+        return replace(self, outputs=self.outputs[kept], labels=labels, indices=indices, steps=steps)
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Outputs and labels of one batch on the device."""
+class DeviceBatch:
+    """Copies of the outputs `[row, class]` and labels of one step, and the loss that was given them.
+
+    Attributes:
+        values: the outputs, float32.
+        labels: of the loss, as it got them; None where they are not read.
+        loss: the model's.
+        indices: `[row]`, the samples; None in a step that is only checked.
+        number: of the step in its epoch.
+    """
 
     values: Any
     labels: Any
-    are_probabilities: bool
+    loss: Any
+    indices: Any = None
+    number: int = 0
 
-    def to_host(self) -> Batch:
-        """What is to be recorded, without indices.
 
-        Raises:
-            CaptureError: the labels are not one class for each row.
-        """
-        values = self.values.numpy()
-        has_one_column = values.shape[1] == 1
-        if has_one_column:
-            other = 1 - values if self.are_probabilities else np.zeros_like(values)
-            values = np.concatenate([other, values], axis=1)
-        labels = None if self.labels is None else _classes(self.labels, has_one_column)
-        return Batch(values, labels, self.are_probabilities, has_one_column)
+def _are_alike(steps: Sequence[DeviceBatch]) -> bool:
+    """Whether steps can be read as one: the same loss and columns, and as many labels and indices as rows."""
+    first = steps[0]
+    for step in steps:
+        n_rows, n_columns = step.values.shape
+        is_same = step.loss is first.loss and n_columns == first.values.shape[1]
+        if not is_same or step.indices is None or len(step.indices) != n_rows:
+            return False
+        if step.labels is not None and list(step.labels.shape) not in ([n_rows], [n_rows, 1]):
+            return False
+    return True
+
+
+def _check_lengths(batch: Batch) -> None:
+    n_rows, indices, labels = len(batch.outputs), batch.indices, batch.labels
+    if indices is not None and len(indices) != n_rows:
+        found = f"{n_rows} rows" + ("" if labels is None else f" and {len(labels)} labels")
+        raise CaptureError(
+            f"the loss saw {found}, but the batch sampler gave {len(indices)} indices; a "
+            "collate function that adds, drops or repeats samples hides which row is which: keep one "
+            f"row a sample, or {FIELD_WAY}, or {EXPLICIT_WAY}"
+        )
+    if labels is not None and len(labels) != n_rows:
+        raise CaptureError(
+            f"the loss saw {n_rows} rows and {len(labels)} labels; pass logits= and label= (the places of those "
+            "that belong together), or labels="
+        )
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -210,3 +321,123 @@ def _describe(value: Any) -> str:
     if isinstance(value, dict):
         return f"a dictionary with keys {sorted(map(str, value))}"
     return type(value).__name__
+
+
+class BatchError(CaptureError):
+    """One batch cannot be recorded."""
+
+
+class RowsError(CaptureError):
+    """Some rows of a batch cannot be recorded."""
+
+
+class RowFilter:
+    """Leaves out rows that the loss ignores, and rows that cannot be recorded.
+
+    Args:
+        given: `[sample]`, the given labels; None = those of the batches.
+        ignore_label: the label of samples that have none; None = what the loss ignores.
+        model: whose loss may ignore labels.
+        tell: is called with an error for rows that cannot be recorded.
+
+    Attributes:
+        n_lost: how many could not be recorded.
+    """
+
+    def __init__(
+        self,
+        given: npt.NDArray[np.int64] | None,
+        ignore_label: int | None,
+        model: Any,
+        tell: Callable[[RowsError], None],
+    ) -> None:
+        self._given, self._ignore_label = given, ignore_label
+        self._model, self._tell = model, tell
+        self._ignored: tuple[Any, list[int]] | None = None  # by which loss, and which labels
+        self.n_lost = 0
+
+    def recordable(self, batch: Batch, n_samples: int, *, is_first: bool) -> Batch:
+        """The rows that can be recorded, with their labels.
+
+        Args:
+            batch: a step; where its indices are None it is only checked.
+            n_samples: of the data set.
+            is_first: whether none was recorded before.
+
+        Raises:
+            ValueError: in the first step, an index outside of the data set, or no label that is a class.
+        """
+        indices, n_classes = batch.indices, batch.outputs.shape[1]
+        if indices is not None:
+            is_sample = (indices >= 0) & (indices < n_samples)
+            if not is_sample.all():
+                row = int(np.flatnonzero(~is_sample)[0])
+                why = (
+                    f"indices must be in [0, {n_samples}), got index {indices[row]}; pass n_samples= (the "
+                    "largest size of the data set)"
+                )
+                self._lose(~is_sample, why, is_fatal=is_first)
+                batch = batch.only(is_sample)
+            if self._given is not None:
+                self._check_number_of_labels(n_samples)
+                batch = replace(batch, labels=self._given[batch.indices])
+        labels = batch.labels
+        if labels is None:
+            return batch
+        is_given = ~self._is_ignored(labels, n_classes)
+        is_class = (labels >= 0) & (labels < n_classes)
+        odd = is_given & ~is_class
+        if odd.any():
+            row = int(np.flatnonzero(odd)[0])
+            whose = f"in row {row}" if batch.indices is None else f"for sample {batch.indices[row]}"
+            why = (
+                f"labels must be in [0, {n_classes}), got {labels[row]} {whose}; pass ignore_label= if such samples "
+                "have no label, or labels= (the classes of all samples)"
+            )
+            is_fatal = is_first and not (is_given & is_class).any()
+            if is_fatal or indices is not None:
+                self._lose(odd, why, is_fatal=is_fatal)
+        return batch.only(is_given & is_class)
+
+    def _lose(self, rows: npt.NDArray[np.bool_], why: str, *, is_fatal: bool) -> None:
+        if is_fatal:
+            why = f"first step: {why}"
+            raise ValueError(why)
+        self.n_lost += int(rows.sum())
+        self._tell(RowsError(why))
+
+    def _is_ignored(self, labels: npt.NDArray[np.int64], n_classes: int) -> npt.NDArray[np.bool_]:
+        loss = getattr(self._model, LOSS)
+        if self._ignore_label is not None:
+            ignored = [self._ignore_label]
+        else:
+            if self._ignored is None or self._ignored[0] is not loss:
+                self._ignored = loss, ignored_labels(loss, n_classes)
+            ignored = self._ignored[1]
+        found = np.zeros(len(labels), bool)
+        for label in ignored:  # one or two
+            found |= labels == label
+        return found
+
+    def _check_number_of_labels(self, n_samples: int) -> None:
+        if self._given is not None and len(self._given) != n_samples:
+            raise CaptureError(
+                f"labels= has {len(self._given)} entries for a data set of {n_samples} samples; give one for each, in "
+                "the order of the data set"
+            )
+
+    def check_labels(self, n_samples: int, n_classes: int) -> None:
+        """Refuse `labels=` that do not fit the data.
+
+        Raises:
+            CaptureError: not one for each sample.
+            ValueError: one is no class.
+        """
+        if self._given is None:
+            return
+        self._check_number_of_labels(n_samples)
+        samples = np.flatnonzero(~self._is_ignored(self._given, n_classes))
+        try:
+            check_rows(samples, self._given[samples], n_samples, n_classes, "labels=")
+        except ValueError as error:
+            raise ValueError(f"{error}; pass ignore_label= if such samples have no label") from None

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from ..errors import CaptureError
+
 _MAX_NESTING = 16  # subsets of subsets
 
 
@@ -96,12 +98,32 @@ class PlantedLabelErrors(paddle.io.Dataset):  # type: ignore[misc]
         return type(label)(new)
 
 
-def label_shifts_of(dataset: Any) -> npt.NDArray[np.int64] | None:
-    """The label shifts of a `PlantedLabelErrors`, or of a subset of one; None = of another data set."""
+def label_shifts_of(
+    dataset: Any, n_samples: int, n_classes: int, *, has_labels: bool
+) -> npt.NDArray[np.int64] | None:
+    """The label shifts of a `PlantedLabelErrors`, or of a subset of one; None = of another data set.
+
+    Args:
+        dataset: that is trained on.
+        n_samples: of the recording.
+        n_classes: of the network.
+        has_labels: whether the callback was given `labels=`.
+
+    Raises:
+        CaptureError: they are not those of what is recorded.
+    """
     chosen: npt.NDArray[np.int64] | None = None
     for _ in range(_MAX_NESTING):
         if isinstance(dataset, PlantedLabelErrors):
-            return dataset.label_shifts if chosen is None else dataset.label_shifts[chosen]
+            shifts = dataset.label_shifts if chosen is None else dataset.label_shifts[chosen]
+            if len(shifts) == n_samples and dataset.n_classes == n_classes and not has_labels:
+                return shifts
+            raise CaptureError(
+                f"PlantedLabelErrors moves labels of {len(shifts)} samples and {dataset.n_classes} classes, and the "
+                f"network is trained on {n_samples} samples and {n_classes} classes"
+                f"{', with labels= of the callback' if has_labels else ''}; give it the whole data set and n_classes= "
+                "of the network, and leave out labels="
+            )
         inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
         if inner is None or indices is None:
             return None

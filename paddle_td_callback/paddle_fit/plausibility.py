@@ -1,4 +1,4 @@
-"""Doubts that a recording is what it claims: said after the first epoch, with the argument that solves each."""
+"""Signs that a recording is not what it claims: warned of in the first epoch, with the argument that solves each."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy.typing as npt
 from .outputs import Batch
 
 _SUM_TOLERANCE = 1e-2  # bfloat16 keeps no more
-_N_ROWS = 10_000  # the last of the epoch are judged
+_N_ROWS = 10_000  # the last of the epoch are checked
 _LEAST_ROWS = 30
 _SIGMAS = 4.0
 
 
 class Plausibility:
-    """Looks at the rows of the first epoch.
+    """Checks the rows of the first epoch.
 
     Args:
-        outputs: what the user says that the network gives; "auto" = nothing.
+        outputs: "logits" or "probabilities" where the user says so; "auto" otherwise.
     """
 
     def __init__(self, outputs: str) -> None:
-        self._is_said = outputs != "auto"
-        self._may_be_sigmoid = not self._is_said  # so far
+        self._is_given = outputs != "auto"
+        self._may_be_sigmoid = not self._is_given  # so far
         self._rows: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()
         self._n_rows = 0
 
-    def see(self, batch: Batch) -> str | None:
+    def check_batch(self, batch: Batch) -> str | None:
         """Take a batch; returns what is odd about the first one."""
         outputs, is_first = batch.outputs, not self._n_rows
         self._n_rows += len(outputs)
@@ -39,23 +39,23 @@ class Plausibility:
         z = outputs[:, 1]
         is_like_sigmoid = batch.has_one_column and not batch.are_probabilities and ((z >= 0) & (z <= 1)).all()
         self._may_be_sigmoid &= bool(is_like_sigmoid)
-        if self._is_said or batch.are_probabilities or not len(outputs):
+        if self._is_given or batch.are_probabilities or not len(outputs):
             return None
         if not is_first or outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
             return None
         return (
             "the network's outputs are recorded as logits, as the loss takes them, but each row sums to 1 like "
-            "probabilities; pass outputs='probabilities' if they are, or outputs='logits' to say that they are not"
+            "probabilities; pass outputs='probabilities' if they are, or outputs='logits' if they are not"
         )
 
-    def doubts(self, labels: npt.NDArray[np.int32], n_classes: int) -> list[str]:
+    def check_epoch(self, labels: npt.NDArray[np.int32], n_classes: int) -> list[str]:
         """What is odd about the epoch; `labels` `[sample]` are all that were seen, -1 = unseen."""
-        said = []
+        messages = []
         if self._may_be_sigmoid and self._n_rows:
-            said.append(
-                "the network's one output is recorded as a logit, as the loss takes it, but was in [0, 1] all "
+            messages.append(
+                "the network's one output is recorded as a logit, as the loss takes it, but stayed in [0, 1] "
                 "through the first epoch, like a sigmoid's; pass outputs='probabilities' if it is one, or "
-                "outputs='logits' to say that it is not"
+                "outputs='logits' if it is not"
             )
         if sum(len(given) for _, given in self._rows) >= _LEAST_ROWS:
             predicted, given = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
@@ -64,9 +64,9 @@ class Plausibility:
                 or _constant_shift(predicted, given)
                 or _below_chance(predicted, given, n_classes)
             )
-            said += [odd] if odd else []
+            messages += [odd] if odd else []
         self._rows.clear()
-        return said
+        return messages
 
 
 def _columns_without_labels(
@@ -99,7 +99,7 @@ def _constant_shift(predicted: npt.NDArray[Any], given: npt.NDArray[Any]) -> str
 
 
 def _below_chance(predicted: npt.NDArray[Any], given: npt.NDArray[Any], n_classes: int) -> str | None:
-    """Whether labels and predictions agree less often than if they had nothing to do with each other."""
+    """Whether labels and predictions agree less often than by chance."""
     n = len(given)
     chance = float(
         (np.bincount(predicted, minlength=n_classes) / n) @ (np.bincount(given, minlength=n_classes) / n)

@@ -1,8 +1,8 @@
 """Paddle's collectives, as `recording.gathering` asks for them: the only file that knows them.
 
-They run in the process group that training uses, since its connections stand: making a second one of four gloo ranks
-sometimes failed or hung. A rank that dies is noticed by the others as Paddle notices it: gloo and NCCL raise, or time
-out as they are set to. Where ranks may be apart for longer, they wait for each other at the store: see `rendezvous`.
+They run in the process group of the training, whose connections exist already: making a second one of four gloo ranks
+sometimes failed or hung. If a rank dies, gloo and NCCL raise
+in the others, or time out. Where ranks may be later than that, they wait at the TCP store: see `rendezvous`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..errors import CaptureError
 from ..recording.gathering import RanksLostError
 from .rendezvous import RankMonitor, Session, connect, first_line
 
-_GLOO_SECONDS = 30.0  # its own default, which Paddle leaves as it is
+_GLOO_SECONDS = 30.0  # gloo's default, which Paddle does not change
 _LOST = "committed epochs stay; start again with resume=True, with any number of ranks"
 
 
@@ -53,7 +53,7 @@ class RankGroup:
         return self._n_holds
 
     def release(self, number: int) -> None:
-        """On rank 0, let those go on who wait for a number."""
+        """On rank 0, end the wait of the others for a number."""
         self._holds.arrive(f"{self._holds.name}/{number}")
 
     def wait_for(self, number: int) -> None:
@@ -82,8 +82,8 @@ class RankGroup:
     def gather(self, tile: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         """Arrays of one shape and dtype of all ranks, on rank 0; nothing elsewhere.
 
-        Sends and receives between two ranks would be less to carry, but gloo counts the operations of a group on
-        each rank, and pairs those of equal number: every rank must take part in every one.
+        Sends between two ranks would carry less, but gloo numbers the operations of a group on each rank and pairs
+        equal numbers, so every rank must take part in every one.
 
         Raises:
             CaptureError: another rank ended.

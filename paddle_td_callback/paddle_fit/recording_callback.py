@@ -9,11 +9,11 @@ from typing import Any, Literal
 import numpy.typing as npt
 import paddle
 
-from ..recording.arguments import ordered_names
+from ..names import ordered_names
 from ..recording.batches import as_integers
 from ..recording.open_recorders import close_abandoned
 from ..store.schema import Keep
-from .fit_recording import History
+from .fit_file import History
 from .fit_session import FitSession
 from .guard import guarded
 from .index_field import SampleIds
@@ -23,29 +23,32 @@ from .ranks import current_ranks
 
 
 class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
-    """Records what the network says of every training sample, epoch by epoch, into one HDF5 file.
+    """Records the network's outputs for every training sample, epoch by epoch, into one HDF5 file.
 
     Add it to `callbacks` of `paddle.Model.fit` and change nothing else. Training runs as without it, to the
     last bit. An epoch is on disk, whole, when its commit has ended, or it is not there at all.
 
-    A row of a batch is taken for the sample that the batch sampler dealt in its place. A collate function that adds,
+    Row `i` of a batch is taken for the sample at place `i` of the sampler's batch. A collate function that adds,
     drops or repeats rows is noticed; one that permutes them is not, so keep them in the sampler's order.
 
-    A second `fit` of the same network with the same callback goes on in the callback's own file. For another
-    network, make another callback.
+    A second `fit` of the same network with the same callback continues its file. For another network, make another
+    callback.
 
-    What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
-    before the end of the first step; labels that are not those of the file to resume raise in the first epoch,
-    with several ranks on all of them at its end. What goes wrong later never ends the training: a label out of range
-    costs its row, a batch whose rows are not the dealt samples costs that batch, both with a warning and a count,
-    and what cannot be repaired ends the recording with a warning.
+    What is wrong from the start (another file at the path, labels that are no classes, data without indices) raises
+    before the end of the first step. Labels that differ from those of the file to resume raise in the first epoch,
+    with several ranks at its end and on all of them. What goes wrong later never ends the training: a row with a
+    label out of range is left out, a batch with another number of rows than its sampler gave is left out, both with
+    a warning and a count. What cannot be repaired ends the recording with a warning.
 
     Args:
-        path: the HDF5 file to make.
+        path: the HDF5 file to make. An earlier recording there is kept under the next free name, such as `run-1.h5`,
+            and a warning says so; see `resume` and `overwrite`.
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label. Every
             score but EL2N is the same with "given"; suggested labels are coarser.
         mode: "train": the outputs of the training step itself, before its update. "eval": those of one more pass
             over the training data after each epoch, in evaluation mode and in the order of the samples.
+        every: record every n-th epoch of a `fit`, beginning with its first. The others run without a tap and are not
+            in the file, whose epoch `e` is then epoch `e * every` of the training.
         labels: `[sample]` integers, the given labels, where the loss does not get them as classes (mixup, soft
             labels) or shifts them; None takes the loss's.
         n_samples: size of the data set, or the largest that it will have; None asks the loader's data set.
@@ -86,6 +89,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         *,
         keep: Keep = "all",
         mode: str = "train",
+        every: int = 1,
         labels: npt.ArrayLike | None = None,
         n_samples: int | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
@@ -108,7 +112,10 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             path=self.path,
             keep=keep,
             mode=mode,
-            labels=None if labels is None else as_integers(labels, "labels"),
+            every=every,
+            labels=None
+            if labels is None
+            else as_integers(labels, "labels").copy(),  # the caller may change them
             n_samples=n_samples,
             class_names=ordered_names(class_names, "class_names"),
             index_field=index_field,
@@ -127,36 +134,40 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         )
         self._history = History()
         self.session: FitSession | None = None
-        current_ranks()  # shows the others from here on that this one lives, however late its fit begins
+        current_ranks()  # the heartbeat begins, so the others know that this rank lives, however late its fit begins
 
     @property
     def n_recorded(self) -> int:
         """Epochs of the current or last `fit` that were recorded."""
-        return 0 if self.session is None else self.session.recording.n_epochs
+        return 0 if self.session is None else self.session.n_epochs
 
     @property
     def n_skipped(self) -> int:
-        """Rows of it that were left out, since their label or index is none."""
-        return 0 if self.session is None else self.session.recording.n_skipped
+        """Rows of it that were left out, because their label is no class or their index no sample."""
+        return 0 if self.session is None else self.session.n_skipped
 
     @property
     def n_nonfinite(self) -> int:
         """Rows of it with NaN or infinite outputs; they are recorded as unseen."""
-        return 0 if self.session is None else self.session.recording.n_nonfinite
+        return 0 if self.session is None else self.session.n_nonfinite
 
     def _judge(self, error: Exception, hook: str) -> None:
         if self.session is None:
             raise error
         self.session.judge(error)
 
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Show the finders of the fit, before it begins, that this callback is in it."""
+        super().set_params(params)
+        recordings.add(self)
+
     @guarded
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
-        # What a fit that died between two epochs left: this callback's, or an earlier one's of the same path.
+        # Close what a fit that failed between two epochs has left: this callback's, or an earlier one's of this path.
         if self.session is not None:
             self.session.abandon("its fit ended early")
         close_abandoned(self.path)
-        recordings.add(self)
         self.session = FitSession(self._options, self.model, self.params, self._history)
         self.session.begin()
 
@@ -174,7 +185,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
 
     @guarded
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Commit the epoch, beside the training that goes on."""
+        """Commit the epoch in the background."""
         if self.session is not None:
             self.session.end_epoch()
 

@@ -1,9 +1,9 @@
-"""Where ranks wait for each other as long as it takes, but not for a rank that is lost.
+"""Lets ranks wait for each other without a time limit, but not for a rank that is lost.
 
-gloo gives up a peer that is 30 seconds late. Ranks may be apart for longer: before training, after the last epoch,
-while rank 0 finds label issues or waits for its disk. There they wait at the TCP store through which Paddle's ranks
-found each other. Each rank counts a heartbeat there once a second, and writes a note before it exits early. Rank 0
-watches the heartbeats of the others. The store is in rank 0's process, so all notice at once when rank 0 exits.
+gloo gives up a rank that is 30 seconds late. Ranks may be later than that: before training, after the last epoch,
+while rank 0 finds label issues or waits for its disk. For those waits they use the TCP store through which Paddle's
+ranks found each other. Each rank counts a heartbeat there once a second, and writes a note before it exits early.
+Rank 0 watches the heartbeats of the others. The store is in rank 0's process, so all notice when rank 0 exits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MISSING_CALLBACK = "TrainingDynamicsCallback must be among the callbacks of ever
 
 
 class _StoreThread:
-    """A thread that alone uses the store's client, which is made for one thread and has no timeout.
+    """The only thread that uses the store's client, which is made for one thread and has no timeout.
 
     Args:
         store: the client.
@@ -70,9 +70,13 @@ class _StoreThread:
         try:
             return self.submit(operation).result(_ANSWER_SECONDS)
         except concurrent.futures.TimeoutError:
-            raise CaptureError(f"rank 0 has not answered for {_ANSWER_SECONDS:.0f} s") from None
+            raise CaptureError(
+                f"rank 0 has not answered for {_ANSWER_SECONDS:.0f} s; see its own log"
+            ) from None
         except (RuntimeError, ValueError, OSError) as error:
-            raise CaptureError(f"rank 0's process ended ({first_line(error)})") from error
+            raise CaptureError(
+                f"rank 0's process ended ({first_line(error)}); see its own log, and start again with resume=True"
+            ) from error
 
     def submit(self, operation: Callable[[Any], _T]) -> concurrent.futures.Future[_T]:
         """Run an operation on the store later; does not wait."""
@@ -115,7 +119,7 @@ class RankMonitor:
     """Knows which ranks are lost, and opens sessions.
 
     Args:
-        store: a client of the TCP store that nobody else uses.
+        store: a client of the TCP store, used by nothing else.
         rank: of this process.
         size: how many there are.
         patience_seconds: how long Paddle's own process group waits for a rank that does not arrive.
@@ -152,7 +156,7 @@ class RankMonitor:
         return Session(self, f"{_ROOT}/{kind}{number}")
 
     def leave(self, session: str | None, reason: str) -> None:
-        """Tell the others that this rank takes no more part in a session, or in any (None). Does not wait."""
+        """Tell the others that this rank leaves a session, or every session (None). Returns at once."""
         self._store.submit(lambda store: self._write(store, self.rank, session, reason))
 
     def read_notes(self, store: Any) -> None:
@@ -239,15 +243,7 @@ class Session:
         self._n_barriers = 0
 
     def barrier(self, error: Exception | None = None, *, hint: str = "") -> None:
-        """Wait until every rank is here, however late it is.
-
-        Args:
-            error: what is wrong on this rank; every rank raises then.
-            hint: what may be wrong if a rank does not arrive.
-
-        Raises:
-            CaptureError: something is wrong on another rank, or one will not arrive.
-        """
+        """As `recording.gathering.Session.barrier`."""
         self._n_barriers += 1
         monitor = self._monitor
         if monitor is None:
@@ -278,7 +274,7 @@ class Session:
                 raise CaptureError(f"rank {other} of {monitor.size} cannot record: {message}")
 
     def leave(self, reason: str) -> None:
-        """Tell the others not to wait for this rank here. Does not wait; a finalizer may call it."""
+        """Tell the others not to wait for this rank here. Returns at once, so a finalizer may call it."""
         if self._monitor is not None:
             self._monitor.leave(self.name, reason)
 
@@ -309,7 +305,7 @@ class Session:
         monitor = self._monitor
         assert monitor is not None
         begin = check_at = time.monotonic()
-        said, pause = not hint, 0.002
+        has_warned, pause = not hint, 0.002
         while monitor.ask(lambda store: store.add(name, 0)) < len(ranks):
             waited = time.monotonic() - begin
             if begin + waited >= check_at:
@@ -322,8 +318,8 @@ class Session:
                         reason = f"{reason} after {waited:.0f} s; {hint}".removesuffix("; ")
                     if reason:
                         raise CaptureError(f"rank {rank} of {monitor.size} did not arrive: {reason}")
-                if waited > _WARN_SECONDS and not said:
-                    said = True
+                if waited > _WARN_SECONDS and not has_warned:
+                    has_warned = True
                     warn(
                         f"rank {monitor.rank} still waits for ranks {list(missing)}; {hint}",
                         RuntimeWarning,
@@ -388,7 +384,21 @@ class SharedResult:
         self.rank, self._size = session.ranks
         self._session = session
         self._name = f"{session.name}/result{name}"
+        self._n_meetings = 0
         session.arrive(f"{self._name}/wanted")
+
+    def meet(self) -> None:
+        """Wait until rank 0 comes here too, which may work for longer than Paddle's ranks wait for each other.
+
+        Raises:
+            CaptureError: it does not come.
+        """
+        session, self._n_meetings = self._session, self._n_meetings + 1
+        name = f"{self._name}/meeting{self._n_meetings}"
+        if self.rank == 0:
+            session.arrive(name)
+        elif session.has_arrived(f"{self._name}/wanted", 0):
+            session.wait(name, [0], seconds=_ALIVE_SECONDS)
 
     def publish(self, payload: bytes) -> None:
         """Send it to the ranks that want it, and wait up to a minute until they have it."""

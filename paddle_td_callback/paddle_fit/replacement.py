@@ -1,14 +1,21 @@
-"""Something of ours in place of an attribute of a model, for a while."""
+"""What temporarily replaces an attribute of a fitting model, and what listens behind all callbacks."""
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import paddle
+
+from .internals import RUN_ONE_EPOCH
+
 
 class Replacement:
-    """Stands at an attribute of a model until `remove`; to everybody it is what it replaced.
+    """Replaces an attribute of a model until `remove`; to all others it behaves like what it replaced.
 
     Another callback may keep it and put it back later: it then calls what it replaced, and goes with the next
     `remove` of any replacement there. A copy of it is a copy of what it replaced.
@@ -25,7 +32,7 @@ class Replacement:
         own[name] = self
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        """Do what it is there for; when that is over, what it replaced does."""
+        """Call what it was made for; when that is over, what it replaced."""
         replaced = self._replaced
         if replaced.is_over:
             return replaced.original(*args, **named)
@@ -51,8 +58,8 @@ class Replacement:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._replaced.original, name, value)
 
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _itself, (self._replaced.original,)
+    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
+        return _same, (self._replaced.original,)
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
@@ -69,12 +76,73 @@ class _Replaced:
     is_over: bool = False
 
 
-def _itself(one: Any) -> Any:
+def _same(one: Any) -> Any:
     return one
 
 
 def original_of(one: Any) -> Any:
-    """What replacements stand for."""
+    """What stood there before all replacements."""
     while type(one) is Replacement:
         one = one._replaced.original
     return one
+
+
+def intercept_next_epoch(
+    model: Any, params: Any, around: Callable[[Any, Any], contextlib.AbstractContextManager[Any]]
+) -> Replacement:
+    """Run the model's next training epoch inside `around(data_loader, callbacks)`, on the loader that it gives.
+
+    What other callbacks run before, such as an evaluation, is not touched. The replacement takes itself off when the
+    epoch begins; should `fit` die before, the next call of any kind takes it off.
+
+    Args:
+        model: the fitting `paddle.Model`.
+        params: of this fit's callbacks; Paddle makes one dictionary for each fit.
+        around: makes the context manager.
+    """
+    thread = threading.get_ident()
+
+    def run_one_epoch(original: Any, loader: Any, callbacks: Any, mode: str, *args: Any, **named: Any) -> Any:
+        running = next((one.model for one in callbacks if getattr(one, "model", None) is not None), model)
+        if running is not model:  # a copy of the model, made while this replacement was there
+            Replacement.clear(vars(running), RUN_ONE_EPOCH, all_of_them=True)
+            return getattr(running, RUN_ONE_EPOCH)(loader, callbacks, mode, *args, **named)
+        if mode == "train" and any(getattr(one, "params", None) is params for one in callbacks):
+            replacement.remove()
+            with around(loader, callbacks) as tapped:
+                return original(tapped, callbacks, mode, *args, **named)
+        if threading.get_ident() == thread and not _is_within("on_epoch_begin"):
+            replacement.remove()  # its fit is dead
+        return original(loader, callbacks, mode, *args, **named)
+
+    replacement = Replacement(model, RUN_ONE_EPOCH, run_one_epoch)
+    return replacement
+
+
+def _is_within(function: str) -> bool:
+    """Whether a function of this name is being called."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None
+
+
+class LastCallback(paddle.callbacks.Callback):  # type: ignore[misc]
+    """The last callback of a fit: its hooks run after those of all others.
+
+    Args:
+        step_begins: called just before the step itself runs.
+        fit_ends: called when `fit` returns.
+    """
+
+    def __init__(self, step_begins: Callable[[], None], fit_ends: Callable[[], None]) -> None:
+        super().__init__()
+        self._step_begins, self._fit_ends = step_begins, fit_ends
+
+    def on_train_batch_begin(self, step: int, logs: dict[str, Any] | None = None) -> None:
+        """The step begins."""
+        self._step_begins()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        """The fit is over."""
+        self._fit_ends()

@@ -92,8 +92,8 @@ def train_several_runs(
             model = make_model()
             if any(model.network is network for network in networks):
                 raise ValueError(
-                    f"make_model returned the network of an earlier run again as run {run + 1}; let it build a new one "
-                    "at each call, so that every run starts from fresh weights"
+                    f"make_model returned the network of an earlier run again as run {run + 1}; give a make_model that "
+                    "builds a new one at each call, so that every run starts from fresh weights"
                 )
             networks.append(model.network)
             if fit_arguments.get("verbose", 2):
@@ -116,7 +116,10 @@ class _StopWhenFitted(paddle.callbacks.Callback):  # type: ignore[misc]
         self._path, self._share = path, share
 
     def _judge(self, error: Exception, hook: str) -> None:
-        warn(f"'{self._path}': {error}; this run is trained for all its epochs", stacklevel=3)
+        warn(
+            f"'{self._path}': {error}; this run is trained for all its epochs, see `paddle-td verify`",
+            stacklevel=3,
+        )
 
     @guarded
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Commits beside training: one thread, two epoch buffers, and what happens when the disk says no."""
+"""The epoch under way: its buffer, the labels of its samples, and its commit beside the training."""
 
 from __future__ import annotations
 
@@ -13,15 +13,209 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import StoreError
+from ..errors import CaptureError, StoreError
 from ..messages import warn
 from ..store.border import RecordingWriter
 from ..store.schema import Layout
 from .memory_limit import default_memory_limit_bytes
 from .spill import Spill
 
+Indices = npt.NDArray[np.int64]
 EpochArrays = dict[str, npt.NDArray[Any]]
 _N_BUFFERS = 2
+_MAX_PRESENTATIONS = 255
+_WAYS_OUT = (
+    "a recording holds one given label for each sample: where labels were corrected, record to another path or with "
+    "overwrite=True; where the loss gets other labels than the given ones, pass the given ones as labels="
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is stored of some rows, in the order in which they came.
+
+    Attributes:
+        indices: `[row]`, the samples' places in the data set.
+        labels: `[row]` int64, the given labels.
+        steps: `[row]` int64, the step of the epoch that each row came in.
+        values: of every field but `n_presentations`, `[row, ...]`.
+    """
+
+    indices: Indices
+    labels: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    values: dict[str, npt.NDArray[Any]]
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Rows:
+        """The rows that are kept, `[row]`."""
+        values = {name: value[kept] for name, value in self.values.items()}
+        return Rows(self.indices[kept], self.labels[kept], self.steps[kept], values)
+
+
+class LocalSink:
+    """Rows go into the epoch buffer of this process's committer.
+
+    Args:
+        writer: the store's writer; closed by `close`.
+        on_error: as for `Committer`.
+        memory_limit_bytes: as for `Committer`.
+
+    Attributes:
+        labels: `[sample]` int32, the given labels seen so far, -1 = not yet.
+        gathered_bytes: bytes taken from other ranks so far.
+    """
+
+    def __init__(
+        self, writer: RecordingWriter, *, on_error: str, memory_limit_bytes: int | None = None
+    ) -> None:
+        self._labels = GivenLabels(writer.labels.copy(), writer.path)
+        self._committer = Committer(writer, on_error=on_error, memory_limit_bytes=memory_limit_bytes)
+        self.labels = self._labels.labels
+        self.gathered_bytes = 0
+
+    @property
+    def n_changed(self) -> int:
+        """Rows left out so far, since their label was not the sample's first one."""
+        return self._labels.n_changed
+
+    @property
+    def n_epochs(self) -> int:
+        """Epochs recorded so far, those of a resumed file included."""
+        return self._committer.next_index
+
+    @property
+    def blocked_seconds(self) -> float:
+        """Seconds for which the calling thread waited for commits."""
+        return self._committer.blocked_seconds
+
+    def put(self, rows: Rows) -> None:
+        """Scatter rows into the epoch; a sample that comes again replaces its earlier row."""
+        self._scatter(rows)
+
+    def _scatter(self, rows: Rows) -> Rows:
+        """Returns the rows that count."""
+        rows = self._labels.take(rows)
+        epoch = self._committer.buffer
+        for name, value in rows.values.items():
+            epoch[name][rows.indices] = value
+        samples, times = np.unique(rows.indices, return_counts=True)
+        add_presentations(epoch["n_presentations"], samples, times)
+        return rows
+
+    def end_epoch(self, *, failed: bool = False, count_once: bool = False) -> None:
+        """Commit the epoch in the background.
+
+        Raises:
+            CaptureError: most labels are not those that their samples had before; nothing of the epoch is kept.
+            OSError: with `on_error="raise"`, this or the epoch before cannot be written.
+        """
+        if failed:
+            self._drop_epoch()
+            return
+        try:
+            self._labels.end_epoch()
+        except CaptureError:
+            self._drop_epoch()
+            raise
+        if count_once:
+            counts = self._committer.buffer["n_presentations"]
+            np.minimum(counts, 1, out=counts)
+        self._committer.submit(self.labels)
+        self._labels.warn()  # after the commit: a filter may turn the warning into an error
+
+    def _drop_epoch(self) -> None:
+        """Drop the epoch, so that nothing of it reaches the next one."""
+        self._labels.drop_epoch()
+        self._committer.buffer["n_presentations"].fill(0)
+
+    def flush(self) -> None:
+        """Wait until every ended epoch is on disk."""
+        self._committer.flush()
+
+    def close(self) -> None:
+        """Commit what has ended and release the file."""
+        self._committer.close()
+
+
+def add_presentations(counts: npt.NDArray[np.uint8], at: Indices, times: npt.NDArray[Any]) -> None:
+    """Add to counts that stop at 255; `at` holds no place twice."""
+    counts[at] = np.minimum(counts[at].astype(np.int64) + times, _MAX_PRESENTATIONS)
+
+
+class GivenLabels:
+    """Keeps the first label of each sample; a row with another one costs that row.
+
+    Args:
+        labels: `[sample]` int32, those known so far, -1 = not yet; changed in place.
+        name: of the recording, for warnings.
+
+    Attributes:
+        n_changed: rows with another label than the sample's first in the epochs that ended.
+    """
+
+    def __init__(self, labels: npt.NDArray[np.int32], name: str) -> None:
+        self.labels = labels
+        self.n_changed = 0
+        self._name = name
+        self._example = ""
+        self._has_warned = False
+        self._n_kept_in_epoch = 0
+        self._n_changed_in_epoch = 0
+
+    def take(self, rows: Rows) -> Rows:
+        """Note labels that are new, and return the rows whose label is the sample's first one."""
+        known = self.labels[rows.indices]
+        new = known < 0
+        if new.any():
+            samples, labels = rows.indices[new], rows.labels[new]
+            self.labels[samples[::-1]] = labels[::-1]  # of a sample that comes twice, the first
+            known = self.labels[rows.indices]
+        same = known == rows.labels
+        n_kept = int(same.sum())
+        self._n_kept_in_epoch += n_kept
+        if n_kept == len(same):
+            return rows
+        self._note_changed(rows, known, ~same)
+        return rows.only(same)
+
+    def _note_changed(self, rows: Rows, known: npt.NDArray[np.int32], changed: npt.NDArray[np.bool_]) -> None:
+        row = np.flatnonzero(changed)[0]
+        self._example = (
+            f"the label of sample {rows.indices[row]} was {known[row]}, now it is {rows.labels[row]}"
+        )
+        self._n_changed_in_epoch += int(changed.sum())
+
+    def end_epoch(self) -> None:
+        """Count what was left out, and reset the counts of the epoch.
+
+        Raises:
+            CaptureError: more than half of its rows have another label than their sample had before: they are not
+                the samples that they are taken for. They are not counted.
+        """
+        n_changed, n_rows = self._n_changed_in_epoch, self._n_changed_in_epoch + self._n_kept_in_epoch
+        self.drop_epoch()
+        if 2 * n_changed > n_rows:
+            raise CaptureError(
+                f"{n_changed} of {n_rows} rows of this epoch have another label than their sample had before: "
+                f"{self._example}; {_WAYS_OUT}; where the rows of a batch are not in the order of the sampler's "
+                "indices, no epoch of this recording is right"
+            )
+        self.n_changed += n_changed
+
+    def drop_epoch(self) -> None:
+        """Reset the counts of the epoch."""
+        self._n_kept_in_epoch = self._n_changed_in_epoch = 0
+
+    def warn(self) -> None:
+        """Warn once of what was left out."""
+        if self.n_changed and not self._has_warned:
+            self._has_warned = True
+            warn(
+                f"'{self._name}': {self._example}; rows with another label than their sample had before are recorded "
+                f"as unseen ({self.n_changed} so far) and counted in skipped_rows, and this is said once; {_WAYS_OUT}",
+                RuntimeWarning,
+                stacklevel=6,
+            )
 
 
 @dataclass
@@ -38,7 +232,7 @@ class Committer:
     empty `buffer` to fill. An epoch that could not be written stays in memory and is tried again with the next
     one; while it waits, epochs that end are dropped, since a third buffer is not promised.
 
-    A buffer's `n_presentations` say which of its rows count: where they are 0, the other arrays hold rubbish.
+    A buffer's `n_presentations` say which of its rows count: where they are 0, the other arrays are arbitrary.
 
     Args:
         writer: the store's writer; closed by `close`.
@@ -126,7 +320,8 @@ class Committer:
                 self._waiting = None
             if self.dropped:
                 warn(
-                    f"'{self._writer.path}': epochs {self.dropped} could not be written and are missing",
+                    f"'{self._writer.path}': epochs {self.dropped} could not be written and are missing; "
+                    "make room, and train again if you need them",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -146,7 +341,7 @@ class Committer:
     def _commit(self, job: _Job) -> Exception | None:
         try:
             self._writer.commit_epoch(job.index, job.arrays, job.labels)
-        except Exception as error:  # whatever it is, the training must not die of it
+        except Exception as error:  # no error of any kind may end the training
             return error
         self._reset(job.arrays)
         return None

@@ -1,9 +1,8 @@
-"""Several ranks, one store: plain NumPy over `Ranks`, whatever framework carries the bytes.
+"""Several ranks, one store: plain NumPy over the `Ranks` protocol, which each framework can implement.
 
-Every rank keeps the rows of the samples that it saw. When the epoch ends, all ranks tell each other how they are
-(one small `all_gather`); if all are well, rank 0 gathers their rows in tiles of a few megabytes for all together.
-Then rank 0 tells whether it took them. Nothing else is exchanged while training runs. All of it happens between two
-training steps.
+Every rank keeps the rows of the samples that it saw. At the end of an epoch, all ranks exchange their state (one
+small `all_gather`). If all can go on, rank 0 gathers their rows in tiles of a few megabytes for all ranks together,
+and tells the others whether it took them. Nothing else is exchanged while training runs.
 """
 
 from __future__ import annotations
@@ -22,9 +21,8 @@ import numpy.typing as npt
 from ..errors import CaptureError
 from ..store.border import RecordingWriter
 from ..store.schema import Layout
-from .batches import Indices, Rows
+from .committer import Indices, LocalSink, Rows, add_presentations
 from .memory_limit import default_memory_limit_bytes
-from .sinks import LocalSink, add_presentations
 from .spill import Spill
 
 TILE_BYTES = 8 << 20  # of all ranks together
@@ -55,7 +53,7 @@ class Session(Protocol):
         """
 
     def leave(self, reason: str) -> None:
-        """Tell the others not to wait for this rank. Waits for nobody."""
+        """Tell the others not to wait for this rank. Returns at once."""
 
 
 class Ranks(Protocol):
@@ -82,7 +80,7 @@ class Ranks(Protocol):
         """On rank 0, a number for the others to `wait_for`; 0 if they cannot."""
 
     def release(self, number: int) -> None:
-        """On rank 0, let those go on who wait for a number."""
+        """On rank 0, end the wait of the others for a number."""
 
     def wait_for(self, number: int) -> None:
         """Wait until rank 0 releases a number, as long as it lives."""
@@ -116,7 +114,7 @@ class _EpochEnd:
     Args:
         ranks: all of them.
         layout: of the recording.
-        sample_ids: of all its samples, None = this rank does without.
+        sample_ids: of all its samples, None = not given on this rank.
         every: how many epochs there are from one that is recorded to the next.
     """
 
@@ -136,7 +134,7 @@ class _EpochEnd:
         """
         refused = self._ranks.all_gather([int(refusal is not None)])[0, 0]
         if refused and self._ranks.rank > 0:
-            raise CaptureError("rank 0 did not take the epoch, as its own log says")
+            raise CaptureError("rank 0 did not take the epoch; see its own log")
 
     def agree(self, n_rows: int, *, failed: bool, is_busy: bool = False) -> tuple[npt.NDArray[np.int64], int]:
         """Rows that each rank has for rank 0, `[rank]`, and what the others must wait for before they send them.
@@ -147,14 +145,14 @@ class _EpochEnd:
             is_busy: on rank 0, whether it must do something first that may take longer than a collective's patience.
 
         Raises:
-            CaptureError: on all ranks alike, if one of them cannot go on or records something else.
+            CaptureError: on all ranks, if one of them cannot go on or records something else.
         """
         hold = self._ranks.hold() if is_busy else 0
         headers = self._ranks.all_gather([*self._facts, int(failed), n_rows, hold])
         broken = np.flatnonzero(headers[:, 3])
         if len(broken):
             raise RanksEndedError(
-                f"ranks {broken.tolist()} of {self._ranks.size} could not record, as their own logs say, so none does"
+                f"ranks {broken.tolist()} of {self._ranks.size} could not record, so none does; see their own logs"
             )
         odd = np.flatnonzero((headers[:, :2] != headers[0, :2]).any(axis=1))
         if len(odd):
@@ -166,7 +164,7 @@ class _EpochEnd:
         odd = np.flatnonzero((ids != ids[0]) & (ids != 0) & (ids[0] != 0))
         if len(odd):
             raise RanksEndedError(
-                f"ranks {odd.tolist()} have other sample_ids than rank 0, or in another order, so an index stands for "
+                f"ranks {odd.tolist()} have other sample_ids than rank 0, or in another order, so an index means "
                 "different samples; give every rank the ids of all ranks' samples, in one order"
             )
         return np.asarray(headers[:, 4]), int(headers[0, 5])
@@ -210,8 +208,7 @@ class RankZeroSink(LocalSink):
     def end_epoch(self, *, failed: bool = False, count_once: bool = False) -> None:
         """Take the rows of all ranks and commit the epoch in the background.
 
-        Of a sample that several ranks saw, the row of the latest step stays, at the same step that of the highest
-        rank.
+        If several ranks saw a sample, the row of its latest step is kept. Ties go to the highest rank.
 
         Args:
             failed: tell the others that this rank cannot record.
@@ -283,7 +280,7 @@ class SendingSink:
         ranks: all of them.
         memory_limit_bytes: what passes it waits in a nameless file instead; None = a quarter of the memory.
         folder: for that file.
-        sample_ids: of all samples, None = this rank does without.
+        sample_ids: of all samples, None = not given on this rank.
         every: how many epochs there are from one that is recorded to the next.
     """
 
@@ -298,7 +295,7 @@ class SendingSink:
         every: int = 1,
     ) -> None:
         self.labels = np.full(layout.n_samples, -1, np.int32)
-        self.n_changed = 0  # rank 0 looks after that
+        self.n_changed = 0  # counted on rank 0
         self.n_epochs = 0
         self.blocked_seconds = 0.0
         self.gathered_bytes = 0
@@ -352,7 +349,7 @@ class RowBuffer:
         layout: of the recording.
         n_tile_rows: rows of a tile.
         memory_limit_bytes: tiles beyond it go into nameless files; None = a quarter of the memory.
-        folder: for these files; where it is not there, as on another host, that for temporary files.
+        folder: for these files; if it does not exist, as on another host, the folder for temporary files.
     """
 
     def __init__(
@@ -399,7 +396,7 @@ class RowBuffer:
         return parts
 
     def tile(self, number: int) -> npt.NDArray[np.void]:
-        """A whole tile; behind the rows that there are it holds anything."""
+        """A whole tile; its contents after the last row are arbitrary."""
         while len(self._tiles) <= number:
             self._add_tile()
         return self._tiles[number]
@@ -409,7 +406,7 @@ class RowBuffer:
             self._tiles.append(np.zeros(self._tile_rows, self._dtype))
             return
         if self._n_spillable == 0:
-            # Each as large as all before, so that there are few.
+            # Each as large as all earlier ones together, so that there are few.
             self._n_spillable = max(_LEAST_SPILLED, len(self._tiles) - self._n_in_memory)
             page = mmap.PAGESIZE
             tile_bytes = -(-self._tile_rows * self._dtype.itemsize // page) * page

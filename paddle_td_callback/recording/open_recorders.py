@@ -1,4 +1,4 @@
-"""Which recordings this process has open, so that whoever reads one can wait for its commits."""
+"""Recorders that this process has open, so that a reader of their files can wait for their commits."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ class _Recorder(Protocol):
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
-# What recorders that nobody closed left behind, as where `fit` died between two epochs. The garbage collector may run
-# anywhere, even inside h5py with the lock that a commit needs, so it must not wait for one: closed later on.
+# Sinks of recorders that were collected without being closed, for example because `fit` failed between two epochs. The
+# garbage collector may run anywhere, even inside h5py with the lock that a commit needs, so they are closed later.
 _abandoned: list[Any] = []
 
 
 def register(recorder: _Recorder, sink: Any) -> weakref.finalize[..., Any]:
-    """Note an open recorder; where it is collected without being closed, its sink is closed later.
+    """Note an open recorder. If it is collected without being closed, its sink is closed later.
 
     Returns:
         What `unregister` needs.
@@ -47,19 +47,23 @@ def is_open(path: str | os.PathLike[str]) -> bool:
 
 
 def close_abandoned(path: str | os.PathLike[str] | None = None) -> None:
-    """Close what nobody refers to any more, and every recorder of `path`, so that it can be recorded into again."""
+    """Close the recorders that were collected, and every recorder of `path`, so that another can be made."""
     while _abandoned:
         sink = _abandoned.pop()
         try:
             sink.close()
-        except Exception as error:  # of a training long gone; must not stop the one that begins
-            warn(f"an abandoned recording could not be closed: {error}", RuntimeWarning, stacklevel=3)
+        except Exception as error:  # of an earlier training; must not stop this one
+            warn(
+                f"an abandoned recording could not be closed: {error}; see what it holds with `paddle-td info`",
+                RuntimeWarning,
+                stacklevel=3,
+            )
     for recorder in [] if path is None else _recorders_of(path):
         recorder.close()
 
 
 def wait_for_commits(path: str | os.PathLike[str]) -> None:
-    """Make every epoch that a recorder of this process has ended in `path` durable."""
+    """Wait until every ended epoch of this process's recorders of `path` is on disk."""
     close_abandoned()
     for recorder in _recorders_of(path):
         recorder.flush()

@@ -12,29 +12,28 @@ import numpy.typing as npt
 
 from ..errors import CaptureError, StoreError, StoreNotFoundError
 from ..messages import warn
+from ..names import ordered_names
 from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
-from .arguments import check_on_error, check_resume, gzip_level_of, ordered_names
-from .batches import as_integers, as_matrix, check_indices
-from .blocks import Block, Softmax
-from .committer import spill_bytes
+from .arguments import check_on_error, check_resume, gzip_level_of
+from .batches import Block, Softmax, as_integers, as_matrix, check_indices
+from .committer import LocalSink, spill_bytes
 from .gathering import Ranks, RankZeroSink, SendingSink, Session
 from .open_recorders import close_abandoned, register, unregister
-from .sinks import LocalSink
 
 
 def no_ranks() -> Ranks | None:
-    """This process is alone."""
+    """For a process that is alone."""
     return None
 
 
-# Whoever knows a framework may put a function here that finds its ranks; the package's front door does so for Paddle.
+# A framework's ranks are found by a function that is put here; `paddle_td_callback/__init__.py` does so for Paddle.
 find_ranks: Callable[[], Ranks | None] = no_ranks
 
 
 class TrainingDynamicsRecorder:
-    """Records the outputs of a training loop of one's own; `TrainingDynamicsCallback` is built on it.
+    """Records the outputs of any training loop; `TrainingDynamicsCallback` is built on it.
 
     Example:
         ::
@@ -65,13 +64,13 @@ class TrainingDynamicsRecorder:
             instead of in memory; None = a quarter of the memory that this process may use. On ranks above 0, what is
             larger of their share of one epoch.
         resume: True continues an existing file after its last committed epoch, or begins it. A number N keeps its
-            first N epochs and continues after them, as a training does that goes on from an older checkpoint.
+            first N epochs and continues after them, for a training that continues from an older checkpoint.
         overwrite: replace an existing file.
         on_error: what to do when an epoch cannot be written: "warn" once and go on, or "raise".
         distributed: whether all ranks of Paddle's parallel environment record into this one file, which rank 0
             writes; every rank then makes a recorder, waits for the others here, and calls `end_epoch` equally often.
-            None: if there are several ranks. False: this process records alone. `Ranks` of the caller's own, whatever
-            carries their bytes: the same, but the ranks do not wait for each other here or in `barrier`.
+            None: if there are several ranks. False: this process records alone. An object
+            with the methods of `Ranks`: the same, but the ranks do not wait for each other here or in `barrier`.
         every: record every n-th epoch, beginning with the first; the others cost nothing and are not stored at all.
             Epoch `e` of the file is then epoch `e * every` of the training.
         softmax: of float32 logits `[row, class]`, as the network's own framework computes it, so that the recorded
@@ -190,7 +189,8 @@ class TrainingDynamicsRecorder:
     def __exit__(self, exception_type: type[BaseException] | None, *exception: object) -> None:
         if exception_type is None and self._n_rows:
             warn(
-                f"'{self.path}': {self._n_rows} rows came after the last end_epoch() and are not recorded",
+                f"'{self.path}': {self._n_rows} rows came after the last end_epoch() and are not "
+                "recorded; call it after each epoch",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -247,6 +247,7 @@ class TrainingDynamicsRecorder:
         labels: npt.ArrayLike | None = None,
         *,
         probabilities: npt.ArrayLike | None = None,
+        steps: npt.ArrayLike | None = None,
     ) -> None:
         """Record one batch of the current epoch. A sample that comes again replaces its earlier row.
 
@@ -260,6 +261,8 @@ class TrainingDynamicsRecorder:
             labels: `[row]` or `[row, 1]` integers, the given labels.
             probabilities: `[row, class]`, the softmax of the logits where it is known; alone, logits are taken
                 as its logarithm.
+            steps: `[row]` integers, the step of the epoch that each row comes from, where the rows of several steps
+                come at once; rising. None: each call is a step.
 
         Raises:
             TypeError: labels or indices that are no integers.
@@ -279,7 +282,8 @@ class TrainingDynamicsRecorder:
         softmax = None if probabilities is None else as_matrix(probabilities, "probabilities", shape, where)
         check_indices(samples, self.layout.n_samples, where)
         self._step += 1
-        self._block.add(samples, given, scores, softmax, self._step)
+        numbers = self._step if steps is None else as_integers(steps, "steps")
+        self._block.add(samples, given, scores, softmax, numbers)
         self._n_rows += len(samples)
 
     def end_epoch(self, *, count_once: bool = False) -> None:
@@ -289,8 +293,8 @@ class TrainingDynamicsRecorder:
         row of its latest step is kept. Ties go to the highest rank.
 
         Args:
-            count_once: a sample that came more than once was padding, as `paddle.io.DistributedBatchSampler` deals it
-                to fill up the last batch, and counts as seen once.
+            count_once: a sample that came more than once was padding, which `paddle.io.DistributedBatchSampler` adds
+                to fill the last batch, and counts as seen once.
 
         Raises:
             CaptureError: a rank could not record, or is lost, or more than half of the rows have another label than
@@ -303,7 +307,7 @@ class TrainingDynamicsRecorder:
         """As `end_epoch`, for callers that know more.
 
         Args:
-            failed: this rank cannot record; says so to the others, which raise, and commits nothing.
+            failed: this rank cannot record; the others are told and raise, and nothing is committed.
             count_once: as for `end_epoch`.
         """
         self._check_open()

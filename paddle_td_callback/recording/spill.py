@@ -16,7 +16,7 @@ _TRIM_SECONDS = 0.02
 
 
 class Spill:
-    """Arrays in a file without a name, which the system keeps in memory only as far as it likes.
+    """Arrays in a file without a name, which the system may write out of memory at any time.
 
     The pages that were touched count as memory of this process until they are given back, so a thread gives
     them back all the time; what they hold stays in the file.

@@ -147,7 +147,7 @@ def test_the_detector_sees_what_was_recorded(trajectories: Any, detector: Any, p
     seen = trajectories["seen"].any(axis=1)
     assert issues.noise_score[wrong & seen].mean() > issues.noise_score[~wrong & seen].mean() + 0.2
     assert issues.noise_rate == pytest.approx(np.nanmean(issues.noise_score))
-    assert issues.noise_rate_interval is None  # nobody measured this detector on other data
+    assert issues.noise_rate_interval is None  # this detector was not measured on other data
 
 
 def test_the_interval_of_the_noise_rate_is_as_wide_as_the_detector_is_unsure(
@@ -311,7 +311,7 @@ def test_what_a_method_needs_was_not_kept(trajectories: Any, path: str) -> None:
         (
             {"method": "aum", "detector": object()},
             ValueError,
-            "detector= goes with method='lstm', not with 'aum'",
+            "detector= goes with method='lstm', got 'aum'",
         ),
         (
             {"detector": "weights.h5"},

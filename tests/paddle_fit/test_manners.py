@@ -203,7 +203,7 @@ def test_a_recording_of_an_earlier_fit_is_not_ranked_as_this_ones(finder_first: 
 def test_ranking_an_older_recording_is_said(path: str) -> None:
     record(path, epochs=2)
     finder = LabelIssuesCallback(path, method="aum")
-    with pytest.warns(RuntimeWarning, match=r"no TrainingDynamicsCallback of this fit .* an older recording"):
+    with pytest.warns(RuntimeWarning, match=r"nothing is recorded in this fit, .* the older recording"):
         fit(Points(), finder)
     assert finder.issues is not None
 
@@ -285,7 +285,7 @@ def own_binary_loss(p: Any, labels: Any) -> Any:
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
-def test_a_sigmoid_that_a_loss_of_ones_own_takes_is_doubted_once(mode: str, path: str) -> None:
+def test_a_sigmoid_that_a_users_loss_takes_is_warned_of_once(mode: str, path: str) -> None:
     points = Points(n_classes=2, label_shape=(1,), label_dtype="float32")
     options: dict[str, Any] = {"loss": own_binary_loss, "epochs": 3}
     match = r"one output is recorded as a logit, .* in \[0, 1\] .*outputs='probabilities'.*outputs='logits'"
@@ -298,14 +298,14 @@ def test_a_sigmoid_that_a_loss_of_ones_own_takes_is_doubted_once(mode: str, path
         fit(points, callback, network=Witness(1, activation=F.sigmoid), **options)
 
 
-def test_logits_of_which_only_some_are_in_the_unit_interval_are_not_doubted(path: str) -> None:
+def test_logits_of_which_only_some_are_in_the_unit_interval_give_no_warning(path: str) -> None:
     points = Points(n_classes=2, label_shape=(1,), label_dtype="float32")
     network = Witness(1, activation=lambda z: paddle.clip(4 * z, 0, 1.01))
     assert bool((network.logits(paddle.to_tensor(points.features)) > 1).any())
     fit(points, TrainingDynamicsCallback(path), network=network, loss=nn.BCEWithLogitsLoss())
 
 
-def test_probabilities_are_doubted_in_evaluation_mode_too(path: str) -> None:
+def test_probabilities_are_warned_of_in_evaluation_mode_too(path: str) -> None:
     network = Witness(activation=F.softmax)
     with pytest.warns(RuntimeWarning, match="each row sums to 1 like probabilities") as said:
         fit(Points(), TrainingDynamicsCallback(path, mode="eval"), network=network, epochs=2)
@@ -342,7 +342,7 @@ def test_labels_of_another_number_than_samples(mode: str, n_labels: int, path: s
 
 def test_labels_and_a_number_of_samples_that_are_too_few(path: str) -> None:
     callback = TrainingDynamicsCallback(path, labels=[0] * 10, n_samples=np.int64(10))
-    with pytest.raises(ValueError, match=r"indices must be in \[0, 10\), got index \d+ in row .*n_samples="):
+    with pytest.raises(ValueError, match=r"indices must be in \[0, 10\), got index \d+; pass n_samples="):
         fit(Points(), callback)
     assert not os.path.exists(path)
 
@@ -447,7 +447,7 @@ def test_class_names_for_a_file_without_are_not_dropped_silently(path: str) -> N
         record(path, class_names=["a", "b", "c", "d"], resume=True)
 
 
-def test_rows_in_another_order_than_dealt_show_as_changed_labels(path: str) -> None:
+def test_rows_in_another_order_than_the_samplers_show_as_changed_labels(path: str) -> None:
     """A collate function that permutes rows cannot be seen, only its labels: then no epoch is to be trusted."""
     rng = np.random.default_rng(0)
 

@@ -120,7 +120,10 @@ def test_a_subset_has_the_shifts_of_its_samples(tmp_path):
     with TrainingDynamicsStore(tmp_path / "run.h5") as store:
         np.testing.assert_array_equal(store.label_shifts, planted.label_shifts[rows])
     inner = paddle.io.Subset(paddle.io.Subset(planted, rows), [3, 1])
-    np.testing.assert_array_equal(label_shifts_of(inner), planted.label_shifts[[rows[3], rows[1]]])
+    np.testing.assert_array_equal(
+        label_shifts_of(inner, 2, planted.n_classes, has_labels=False),
+        planted.label_shifts[[rows[3], rows[1]]],
+    )
 
 
 def test_another_number_of_classes_or_labels_of_the_callback_are_refused(tmp_path):

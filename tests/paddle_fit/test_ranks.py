@@ -207,7 +207,7 @@ class Run:
 
 
 def seen_once(recorded: Recorded) -> Recorded:
-    """Samples that `DistributedBatchSampler` deals twice are padding, and count once."""
+    """Samples that `DistributedBatchSampler` gives twice are padding, and count once."""
     return recorded._replace(n_presentations=np.minimum(recorded.n_presentations, 1))
 
 
@@ -373,7 +373,7 @@ def test_custom_loop_with_unequal_batch_counts(runs: Run) -> None:
 
 
 class Ranks:
-    """Ranks that no launcher watches: nobody stops those that a dead one leaves behind.
+    """Ranks without a launcher: no process stops the others if one dies.
 
     Args:
         folder: for what they leave.
@@ -436,7 +436,7 @@ def free_ports(n: int) -> list[int]:
     return ports
 
 
-SILENT_SECONDS = 4  # until a rank that shows no life is given up; 30 with gloo where nobody says otherwise
+SILENT_SECONDS = 4  # until a rank that shows no life is given up; 30 with gloo by default
 GLOO_SECONDS = 30
 
 

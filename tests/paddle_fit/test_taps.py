@@ -44,7 +44,7 @@ class ObjectLoss:
         return F.cross_entropy(logits, labels) * self.scale
 
 
-class DealtBy(paddle.io.BatchSampler):
+class YieldedAs(paddle.io.BatchSampler):
     """Batches in a fixed, odd order, each turned into another kind of container by `form`."""
 
     def __init__(self, form: Callable[[list[int]], Any], n: int = N_SAMPLES) -> None:
@@ -60,8 +60,8 @@ class DealtBy(paddle.io.BatchSampler):
             yield self.form([int(i) for i in self.order[start : start + BATCH]])
 
 
-class RefilledList(DealtBy):
-    """Deals one list object and fills it anew each time."""
+class RefilledList(YieldedAs):
+    """Yields one list object and fills it again each time."""
 
     def __init__(self) -> None:
         super().__init__(list)
@@ -114,12 +114,12 @@ DATA = {
         callbacks=lambda: [paddle.callbacks.EarlyStopping("loss", patience=1, verbose=0)],
     ),
     "sampler-refills-its-list": Data(lambda: loader(batch_sampler=RefilledList())),
-    "sampler-deals-arrays": Data(lambda: loader(batch_sampler=DealtBy(np.array))),
-    "sampler-deals-tuples": Data(lambda: loader(batch_sampler=DealtBy(tuple))),
-    "sampler-deals-iterators": Data(lambda: loader(batch_sampler=DealtBy(iter))),
-    "sampler-deals-tensors": Data(lambda: loader(batch_sampler=DealtBy(paddle.to_tensor))),
+    "sampler-yields-arrays": Data(lambda: loader(batch_sampler=YieldedAs(np.array))),
+    "sampler-yields-tuples": Data(lambda: loader(batch_sampler=YieldedAs(tuple))),
+    "sampler-yields-iterators": Data(lambda: loader(batch_sampler=YieldedAs(iter))),
+    "sampler-yields-tensors": Data(lambda: loader(batch_sampler=YieldedAs(paddle.to_tensor))),
     "sampler-repeats-samples": Data(
-        lambda: loader(batch_sampler=DealtBy(lambda batch: [batch[0], *batch, batch[0] // 2, 3]))
+        lambda: loader(batch_sampler=YieldedAs(lambda batch: [batch[0], *batch, batch[0] // 2, 3]))
     ),
 }
 
@@ -530,7 +530,7 @@ class Exchanges(paddle.callbacks.Callback):
     def on_train_batch_end(self, step: int, logs: Any = None) -> None:
         assert (
             self.model._loss is self.losses[self.turn % len(self.losses)]
-        )  # what was put there, not a stand-in
+        )  # the original, not a replacement
         if step == 2:
             self._exchange()
 
@@ -655,7 +655,7 @@ def doubling_collate(batch: list[Any]) -> Any:
 
 
 def test_a_collate_function_that_adds_rows(path: str) -> None:
-    match = r"saw 16 rows and 16 labels, but the batch sampler dealt 8 indices; a collate function"
+    match = r"saw 16 rows and 16 labels, but the batch sampler gave 8 indices; a collate function"
     refuse(path, loader(collate_fn=doubling_collate), Way(), match)
 
 
@@ -664,15 +664,15 @@ def test_a_sampler_that_deals_no_indices(path: str) -> None:
         def __getitem__(self, i: Any) -> tuple[Any, ...]:
             return super().__getitem__(int(i))
 
-    sampler = DealtBy(lambda batch: [str(i) for i in batch])
-    match = r"batch sampler dealt \['.*wanted a list of integers; .*TrainingDynamicsRecorder"
+    sampler = YieldedAs(lambda batch: [str(i) for i in batch])
+    match = r"batch sampler gave \['.*wanted a list of integers; .*TrainingDynamicsRecorder"
     refuse(path, loader(Named(), batch_sampler=sampler), Way(), match)
 
 
 def test_an_index_outside_the_data_set(path: str) -> None:
-    sampler = DealtBy(lambda batch: [i - N_SAMPLES for i in batch])
+    sampler = YieldedAs(lambda batch: [i - N_SAMPLES for i in batch])
     model = model_of(Witness())
-    with pytest.raises(ValueError, match=r"indices must be in \[0, 50\), got index -\d+ in row 0"):
+    with pytest.raises(ValueError, match=r"indices must be in \[0, 50\), got index -\d+; pass n_samples="):
         model.fit(loader(batch_sampler=sampler), verbose=0, callbacks=[TrainingDynamicsCallback(path)])
     with pytest.raises(FileNotFoundError):
         TrainingDynamicsStore(path)

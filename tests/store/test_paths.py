@@ -39,7 +39,7 @@ def test_paths_that_cannot_be_written(path, tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["run.h5"]  # nothing is left of the making
 
 
-@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can become another user")
 def test_a_folder_and_a_file_that_may_not_be_written(request):
     folder = Path(tempfile.mkdtemp())  # pytest's own may not be entered by others
     request.addfinalizer(lambda: shutil.rmtree(folder))

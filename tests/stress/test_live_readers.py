@@ -1,4 +1,4 @@
-"""Law 9: whoever reads with plain h5py beside a recording reads it right."""
+"""Law 9: plain h5py reads a file right while it is being recorded."""
 
 import subprocess
 import sys

@@ -218,7 +218,7 @@ def model_of(
 
 
 def seed_all(seed: int) -> None:
-    """Start every global random stream anew."""
+    """Seed every global random stream."""
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  (the stream that Paddle's samplers draw from)
     paddle.seed(seed)

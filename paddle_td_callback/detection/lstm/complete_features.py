@@ -19,7 +19,7 @@ Tables = FeatureTable | Sequence[FeatureTable]
 
 
 def warn_without_features(detector: NoiseDetector, features: Tables | None, stacklevel: int = 3) -> None:
-    """Say what it costs that a detector which reads features is given none."""
+    """Warn if a detector that reads features is given none."""
     if detector.config.dataset_features and features is None:
         warn(
             "this detector reads features of the whole recording, and none are given: they are made of the "

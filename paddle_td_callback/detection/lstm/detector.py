@@ -19,10 +19,9 @@ from ..arguments import whole
 from ..feature_table import FeatureTable
 from ..trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
 from . import weights_file
-from .architecture import Weights
 from .calibration import platt
 from .complete_features import Tables, complete_table, each_table, warn_without_features
-from .config import MAX_STAGES, DetectorConfig
+from .config import MAX_STAGES, DetectorConfig, Weights
 from .detector_stages import detector_of, stages_of
 from .first_pass_features import with_first_pass
 from .inference import mean_log_odds, network_features
@@ -47,9 +46,9 @@ class NoiseDetector:
         hidden_size: units of each LSTM layer.
         n_layers: LSTM layers.
         n_members: independently trained LSTMs whose log-odds are averaged.
-        dataset_features: what the whole recording says of a sample, put beside the LSTM's last state; names in
+        dataset_features: features of a sample within its whole recording, beside the LSTM's last state; names in
             `dataset_features.feature_names()`, and with `first_stage` in `first_pass_features.feature_names()`.
-        mix_sizes: units of the layers in which the last state meets these features; None = one layer of
+        mix_sizes: units of the layers that combine the last state with these features; None = one layer of
             `hidden_size` where there are features.
         first_stage: a trained detector that reads the whole recording before. What it finds, by data set, classes
             and pairs of classes, becomes features of this one.
@@ -161,7 +160,7 @@ class NoiseDetector:
     ) -> NoiseDetector:
         """Train on recordings whose wrong labels are known.
 
-        A detector that has weights goes on from them (fine-tuning: a smaller `learning_rate` is wise);
+        A detector that has weights is trained further from them (fine-tuning: a smaller `learning_rate` is wise);
         `reset=True` starts afresh. Calibration is undone either way, since it belongs to the weights before.
         The weights change when training has ended: an interrupted `fit` leaves the detector as it was.
 
@@ -318,7 +317,7 @@ class NoiseDetector:
         device: str | None = None,
         progress: bool = False,
     ) -> NDArray[np.float64]:
-        """What the network says before calibration, the mean of its members, `[sample]`; NaN = never seen.
+        """Log-odds before calibration, the mean of the members, `[sample]`; NaN = never seen.
 
         Args:
             trajectories: `[sample, epoch, 3]`.
@@ -358,7 +357,7 @@ class NoiseDetector:
         if dataset_features.is_slice:
             raise ValueError(
                 f"dataset_features are those of {len(dataset_features)} of {dataset_features.n_whole} samples; "
-                "run_first_stage needs the whole recording"
+                "give run_first_stage those of the whole recording"
             )
         odds, start = [np.zeros(0)], 0
         for raw, table in tiles:
@@ -374,7 +373,7 @@ class NoiseDetector:
             start = stop
         if start != len(dataset_features):
             raise ValueError(
-                f"tiles hold {start} of {len(dataset_features)} samples; run_first_stage needs the whole recording"
+                f"tiles hold {start} of {len(dataset_features)} samples; give run_first_stage all of them"
             )
         return with_first_pass(dataset_features, np.concatenate(odds))
 
@@ -488,7 +487,7 @@ class NoiseDetector:
         return detector
 
     def need_weights(self) -> None:
-        """Refuse to go on without weights."""
+        """Raise an error if there are no weights."""
         if not self.is_trained:
             raise DetectorError(
                 "this detector has no weights yet; call fit, or start from NoiseDetector.pretrained()"

@@ -34,7 +34,7 @@ def paddle_on(device: str | None) -> Iterator[None]:
         place = None if device is None else paddle.device._convert_to_place(device)
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(_unusable(device)) from error
-    # The guard leaves static mode and brings a table of names of its own: later layers of the caller get the
+    # The guard leaves static mode and brings its own table of names: later layers of the caller get the
     # names, and checkpoints the keys, that they would have had. Gradient mode and AMP reach through it.
     with paddle.base.dygraph.guard(place), paddle.amp.auto_cast(enable=False), paddle.enable_grad():
         dtype = paddle.get_default_dtype()

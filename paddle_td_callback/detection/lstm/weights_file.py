@@ -34,7 +34,7 @@ import numpy as np
 from ...errors import DetectorError, StoreError
 from ...messages import escape
 from ...store.paths import replace_file
-from .architecture import Weights
+from .config import Weights
 
 MAGIC = b"\x89TDNET\r\n"
 VERSION = 1
@@ -105,7 +105,9 @@ def read(path: str | os.PathLike[str]) -> list[Stage]:
     try:
         return _parse(_bytes_of(path))
     except FileNotFoundError:
-        raise FileNotFoundError(f"'{name}': no such file; NoiseDetector.save writes one") from None
+        raise FileNotFoundError(
+            f"'{name}': no such file; give a file that NoiseDetector.save wrote"
+        ) from None
     except DetectorError as error:
         raise DetectorError(f"'{name}': {error}") from None
     except OSError as error:
@@ -120,7 +122,7 @@ def _bytes_of(path: str | os.PathLike[str]) -> bytes:
 
 def _parse(data: bytes) -> list[Stage]:
     if data[: len(MAGIC)] != MAGIC:
-        raise DetectorError("is no detector; NoiseDetector.save writes those")
+        raise DetectorError("is no detector; give a file that NoiseDetector.save wrote")
     if len(data) < FIXED_BYTES or zlib.crc32(memoryview(data)[12:]) != int.from_bytes(data[8:12], "little"):
         raise DetectorError("its checksum does not fit its bytes: it is damaged or cut short; copy it again")
     n_header = int.from_bytes(data[12:16], "little")
@@ -166,7 +168,7 @@ def _parse(data: bytes) -> list[Stage]:
 
 
 class _Claim(NamedTuple):
-    """What a header says of one stage."""
+    """One stage, as a header describes it."""
 
     about: Mapping[str, Any]
     n_members: int
