@@ -3,6 +3,7 @@
     python -m benchmarks.unseen record              # what is missing in the cache
     python -m benchmarks.unseen runs                # one long training against five short ones
     python -m benchmarks.unseen planted             # noise rates with labels moved on purpose
+    python -m benchmarks.unseen neighbours          # label agreement of the nearest neighbours, blended by ranks
     python -m benchmarks.unseen every               # what recording every n-th epoch only costs the ranking
 
 Constants of the package were chosen on `CHOOSE`, whose data sets the detector was trained on relatives of. `JUDGE` and
@@ -29,6 +30,7 @@ import sklearn.datasets
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
+from sklearn.neighbors import NearestNeighbors
 from tqdm import tqdm
 
 from benchmarks.shipped_detector.recordings import datasets, networks, noise, reading, training
@@ -317,6 +319,41 @@ def print_planted(detector: Any) -> None:
         )
 
 
+def disagreement(inputs: np.ndarray, labels: np.ndarray, scores: np.ndarray, k: int = 30) -> np.ndarray:
+    """The share of the nearest neighbours with another label, each weighing by how right its own label looks."""
+    flat = inputs.reshape(len(inputs), -1)
+    components = PCA(min(64, *flat.shape), whiten=True, random_state=0).fit(flat)
+    kept = components.explained_variance_ > 1e-9 * components.explained_variance_[0]
+    points = components.transform(flat)[:, kept]
+    nearest = NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points, return_distance=False)[:, 1:]
+    weights = 1 - scores[nearest]
+    other = labels[nearest] != labels[:, np.newaxis]
+    return (weights * other).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
+
+
+def print_neighbours(detector: Any) -> None:
+    """Average precision of the neighbours' labels, in frozen features or inputs, alone and blended by ranks."""
+    print(
+        "data | trainings | detector | neighbours | both | both better | both, uniform noise | both, others"
+    )
+    for name, some in groups().items():
+        rows = []
+        for cell in some:
+            long, task = read(cell, 0), task_of(cell)[0]
+            if long.is_mislabeled.any():
+                alone = score(long, detector)
+                by_labels = disagreement(task.inputs, long.labels, alone)
+                both = alone.argsort().argsort() + by_labels.argsort().argsort()
+                found = [average_precision_score(long.is_mislabeled, one) for one in (alone, by_labels, both)]
+                rows.append((*found, cell.kind == "uniform"))
+        table = np.array(rows)
+        gain, is_uniform = table[:, 2] - table[:, 0], table[:, 3] == 1
+        print(
+            f"{name} | {len(rows)} | " + " | ".join(f"{one:.3f}" for one in table[:, :3].mean(axis=0)),
+            f"| {(gain >= 0).mean():.0%} | {gain[is_uniform].mean():+.3f} | {gain[~is_uniform].mean():+.3f}",
+        )
+
+
 def print_every(detector: Any) -> None:
     """Average precision where every n-th epoch is recorded."""
     print("data | trainings | every epoch | 2nd | 5th | 10th")
@@ -333,7 +370,12 @@ def print_every(detector: Any) -> None:
 
 def main() -> None:
     """Record, or print a table."""
-    tables = {"runs": print_runs, "planted": print_planted, "every": print_every}
+    tables = {
+        "runs": print_runs,
+        "planted": print_planted,
+        "neighbours": print_neighbours,
+        "every": print_every,
+    }
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=("record", *tables))
     parser.add_argument("--part", default="0/1", help="i/n: the i-th of n parts")
