@@ -80,9 +80,7 @@ def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[s
     recording, table, page = folder / "run.h5", folder / "issues.csv", folder / "report.html"
     for path in (recording, table, page):
         if path.exists() and not overwrite:
-            raise StoreExistsError(
-                f"'{path}' exists already; --overwrite replaces it, --dir DIR puts the demo's files elsewhere"
-            )
+            raise StoreExistsError(f"'{path}' exists already; pass --overwrite to replace it, or --dir DIR")
         check_path(path, overwrite=overwrite)
     dataset = Digits()
     print(

@@ -48,7 +48,7 @@ def check_method(method: str, detector: NoiseDetector | None) -> None:
     if detector is None:
         return
     if method != "lstm":
-        raise ValueError(f"detector= goes with method='lstm', not with {method!r}")
+        raise ValueError(f"detector= goes with method='lstm', got {method!r}; leave one of them out")
     known = sys.modules.get(f"{__package__}.lstm.detector")  # who has a detector has imported it, and Paddle
     if known is None or not isinstance(detector, known.NoiseDetector):
         raise TypeError(

@@ -98,8 +98,8 @@ def need_both(n_wrong: int, n_right: int, what: str) -> None:
     """Refuse labels that are all of one kind; `what` could learn nothing from them."""
     if not n_wrong or not n_right:
         raise ValueError(
-            f"is_mislabeled marks {n_wrong} of {n_wrong + n_right} seen samples: {what} needs wrong labels "
-            "and right ones"
+            f"is_mislabeled marks {n_wrong} of {n_wrong + n_right} seen samples: {what} needs both; "
+            "give some samples of either kind"
         )
 
 

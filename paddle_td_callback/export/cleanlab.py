@@ -57,7 +57,9 @@ def pred_probs(store: TrainingDynamicsStore, epochs: Any = None) -> npt.NDArray[
     except IndexError:
         chosen = every[:0]
     if not len(chosen):
-        raise ValueError(f"epochs={epochs!r} names none of the {store.n_epochs} epochs of '{store.path}'")
+        raise ValueError(
+            f"epochs={epochs!r} names none of the {store.n_epochs} epochs of '{store.path}'; give some of them"
+        )
     result = np.full((store.n_samples, store.n_classes), np.nan, np.float32)
     for tile in store.tiles(wide=True):
         probabilities = store.probabilities(tile)

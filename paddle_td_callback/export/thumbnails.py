@@ -156,7 +156,7 @@ def of_file(path: str) -> Content:
     except ModuleNotFoundError:
         if os.path.getsize(path) > _MAX_RAW_FILE:
             raise ValueError(
-                f"'{path}' is too large to embed as it is: pip install pillow, which scales it"
+                f"'{path}' is too large to embed as it is; install pillow, which scales it"
             ) from None
         with open(path, "rb") as file:
             return of_bytes(file.read())

@@ -179,7 +179,7 @@ class FitSession:
         lost = [(self._n_lost_batches, "batches"), (self._rows.n_lost, "rows")]
         counts = " and ".join(f"{n} {what}" for n, what in lost if n)
         if counts:
-            self._warn(f"{counts} in all could not be recorded")
+            self._warn(f"{counts} in all could not be recorded; see the first warning of each kind")
         try:
             self._file.close()
         except BaseException as error:
@@ -348,7 +348,9 @@ class FitSession:
             self._commit(self._file.recorder)
         else:
             why = "none of its rows could be recorded" if self._n_steps else "no training step was seen"
-            self._warn(f"epoch {epoch}: {why}; the recording has no such epoch")
+            self._warn(
+                f"epoch {epoch}: {why}; the recording has no such epoch; see whether the loader gave any sample"
+            )
 
     def _end_epoch_of_ranks(self) -> None:
         """All ranks come here at the end of every epoch, until they have agreed to record no more."""

@@ -137,14 +137,14 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         mine = self._recorders()
         if mine and not any(one.n_recorded for one in mine):
             warn(
-                f"'{self.path}': nothing of this fit was recorded there, so its label issues were not found; a file "
-                "there is that of an earlier training"
+                f"'{self.path}': nothing of this fit was recorded there, so its label issues were not found; see the "
+                "warnings above, and give find_label_issues the file of an earlier training if it is there"
             )
             return False
         if not mine and os.path.exists(self.path):
             warn(
                 f"'{self.path}': no TrainingDynamicsCallback of this fit recorded into it, so the label issues are "
-                "those of an older recording"
+                "those of an older recording; give this fit one, or call find_label_issues on its own"
             )
         return True
 
@@ -152,7 +152,9 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         try:
             shared.publish(_pack(self.issues))
         except Exception as error:  # as above
-            warn(f"the other ranks did not get the label issues of '{self.path}': {error}")
+            warn(
+                f"the other ranks did not get the label issues of '{self.path}': {error}; call find_label_issues there"
+            )
 
 
 def _pack(issues: LabelIssues | None) -> bytes:
@@ -181,7 +183,7 @@ def _unpack(payload: bytes) -> LabelIssues:
         CaptureError: rank 0 found none.
     """
     if not payload:
-        raise CaptureError("rank 0 could not find them, as its own log says")
+        raise CaptureError("rank 0 could not find them; see its own log")
     with np.load(io.BytesIO(payload), allow_pickle=False) as file:
         values = {name: file[name] for name in file.files}
     return LabelIssues(**json.loads(values.pop("plain").tobytes()), **values)

@@ -65,9 +65,13 @@ class RecordingOptions:
         )
         n_ids = None if self.sample_ids is None else len(self.sample_ids)
         if None not in (self.n_samples, n_ids) and self.n_samples != n_ids:
-            raise ValueError(f"n_samples={self.n_samples}, but there are {n_ids} sample_ids")
+            raise ValueError(
+                f"n_samples={self.n_samples}, but there are {n_ids} sample_ids; give one id for each sample"
+            )
         if self.labels is not None and self.known_n_samples not in (None, len(self.labels)):
-            raise ValueError(f"labels= has {len(self.labels)} entries for {self.known_n_samples} samples")
+            raise ValueError(
+                f"labels= has {len(self.labels)} entries for {self.known_n_samples} samples; give one for each"
+            )
 
     @property
     def known_n_samples(self) -> int | None:

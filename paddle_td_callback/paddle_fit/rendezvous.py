@@ -70,9 +70,13 @@ class _StoreThread:
         try:
             return self.submit(operation).result(_ANSWER_SECONDS)
         except concurrent.futures.TimeoutError:
-            raise CaptureError(f"rank 0 has not answered for {_ANSWER_SECONDS:.0f} s") from None
+            raise CaptureError(
+                f"rank 0 has not answered for {_ANSWER_SECONDS:.0f} s; see its own log"
+            ) from None
         except (RuntimeError, ValueError, OSError) as error:
-            raise CaptureError(f"rank 0's process ended ({first_line(error)})") from error
+            raise CaptureError(
+                f"rank 0's process ended ({first_line(error)}); see its own log, and start again with resume=True"
+            ) from error
 
     def submit(self, operation: Callable[[Any], _T]) -> concurrent.futures.Future[_T]:
         """Run an operation on the store later; does not wait."""

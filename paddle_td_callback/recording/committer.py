@@ -298,7 +298,8 @@ class Committer:
                 self._waiting = None
             if self.dropped:
                 warn(
-                    f"'{self._writer.path}': epochs {self.dropped} could not be written and are missing",
+                    f"'{self._writer.path}': epochs {self.dropped} could not be written and are missing; "
+                    "make room, and train again if you need them",
                     RuntimeWarning,
                     stacklevel=2,
                 )

@@ -135,7 +135,7 @@ class _EpochEnd:
         """
         refused = self._ranks.all_gather([int(refusal is not None)])[0, 0]
         if refused and self._ranks.rank > 0:
-            raise CaptureError("rank 0 did not take the epoch, as its own log says")
+            raise CaptureError("rank 0 did not take the epoch; see its own log")
 
     def agree(self, n_rows: int, *, failed: bool, is_busy: bool = False) -> tuple[npt.NDArray[np.int64], int]:
         """Rows that each rank has for rank 0, `[rank]`, and what the others must wait for before they send them.
@@ -153,7 +153,7 @@ class _EpochEnd:
         broken = np.flatnonzero(headers[:, 3])
         if len(broken):
             raise RanksEndedError(
-                f"ranks {broken.tolist()} of {self._ranks.size} could not record, as their own logs say, so none does"
+                f"ranks {broken.tolist()} of {self._ranks.size} could not record, so none does; see their own logs"
             )
         odd = np.flatnonzero((headers[:, :2] != headers[0, :2]).any(axis=1))
         if len(odd):

@@ -53,7 +53,11 @@ def close_abandoned(path: str | os.PathLike[str] | None = None) -> None:
         try:
             sink.close()
         except Exception as error:  # of an earlier training; must not stop this one
-            warn(f"an abandoned recording could not be closed: {error}", RuntimeWarning, stacklevel=3)
+            warn(
+                f"an abandoned recording could not be closed: {error}; see what it holds with `paddle-td info`",
+                RuntimeWarning,
+                stacklevel=3,
+            )
     for recorder in [] if path is None else _recorders_of(path):
         recorder.close()
 

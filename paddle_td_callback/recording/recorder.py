@@ -181,7 +181,8 @@ class TrainingDynamicsRecorder:
     def __exit__(self, exception_type: type[BaseException] | None, *exception: object) -> None:
         if exception_type is None and self._n_rows:
             warn(
-                f"'{self.path}': {self._n_rows} rows came after the last end_epoch() and are not recorded",
+                f"'{self.path}': {self._n_rows} rows came after the last end_epoch() and are not "
+                "recorded; call it after each epoch",
                 RuntimeWarning,
                 stacklevel=2,
             )

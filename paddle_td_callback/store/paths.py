@@ -38,6 +38,8 @@ def resolve_output(
     name = os.fspath(path)
     if not name:
         raise StoreError("the path is empty; give the path of a file")
+    if "\0" in name:
+        raise StoreError(f"'{name}' holds a NUL, which no file name may; give another path")
     real = os.path.realpath(name)
     folder = os.path.dirname(real)
     try:
@@ -46,7 +48,7 @@ def resolve_output(
         mode = None
     except OSError as error:
         raise StoreError(f"'{name}' cannot be used: {error.strerror}; give another path") from error
-    if mode is not None and stat.S_ISDIR(mode):
+    if name.endswith(os.sep) or (mode is not None and stat.S_ISDIR(mode)):
         raise StoreError(f"'{name}' is a folder; give the path of a file in it, such as 'run.h5'")
     if mode is not None and not stat.S_ISREG(mode):
         raise StoreError(f"'{name}' is a device or a pipe; give the path of a regular file")
@@ -103,7 +105,7 @@ def make_beside(real: str) -> str:
         OSError: the folder cannot be written.
     """
     folder, name = os.path.split(real)
-    fresh = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}.part")
+    fresh = os.path.join(folder, f".{name[:20]}.{secrets.token_hex(8)}.part")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
     os.close(os.open(fresh, flags | getattr(os, "O_CLOEXEC", 0), 0o666))
     with contextlib.suppress(OSError):

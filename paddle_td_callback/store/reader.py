@@ -200,7 +200,9 @@ class TrainingDynamicsStore:
         Args and errors as for `given_probabilities`; besides, StoreError where `keep` is not a number.
         """
         if not isinstance(self.keep, int):
-            raise StoreError(f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k")
+            raise StoreError(
+                f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k; record with a number as keep="
+            )
         return self._rows(self.layout.fields[-2], samples), self._rows(self.layout.fields[-1], samples)
 
     def tiles(self, max_bytes: int = 1 << 26, *, wide: bool = False) -> Iterator[slice]:

@@ -227,7 +227,9 @@ class _Examined:
         report.n_bytes = self._file.n_bytes if newest is None else min(newest.end, self._file.n_bytes)
         self._follow(report.n_bytes, newest)
         if self.layout is None:
-            raise StoreError(f"'{self.path}' {why or 'holds no block that says what was recorded'}")
+            raise StoreError(
+                f"'{self.path}' {why or 'holds no block that says what was recorded; give the path of a recording'}"
+            )
         if why:
             report.add(f"it {why}")
         for at in RECORDS_AT:

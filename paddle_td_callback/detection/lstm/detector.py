@@ -358,7 +358,7 @@ class NoiseDetector:
         if dataset_features.is_slice:
             raise ValueError(
                 f"dataset_features are those of {len(dataset_features)} of {dataset_features.n_whole} samples; "
-                "run_first_stage needs the whole recording"
+                "give run_first_stage those of the whole recording"
             )
         odds, start = [np.zeros(0)], 0
         for raw, table in tiles:
@@ -374,7 +374,7 @@ class NoiseDetector:
             start = stop
         if start != len(dataset_features):
             raise ValueError(
-                f"tiles hold {start} of {len(dataset_features)} samples; run_first_stage needs the whole recording"
+                f"tiles hold {start} of {len(dataset_features)} samples; give run_first_stage all of them"
             )
         return with_first_pass(dataset_features, np.concatenate(odds))
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from ...errors import DetectorError, StoreError
 from ...messages import escape
-from ...store.paths import replace_file
+from ...store.paths import replace_file, resolve_output
 from .architecture import Weights
 
 MAGIC = b"\x89TDNET\r\n"
@@ -68,8 +68,9 @@ def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
             data += b"".join(np.ascontiguousarray(member[key], "<f4").tobytes() for key in shapes)
     text = json.dumps(header).encode()
     body = len(text).to_bytes(4, "little") + text + data
-    _refuse_other_kinds(path)
     try:
+        resolve_output(path)
+        _refuse_other_kinds(path)
         with replace_file(path) as file:
             file.write(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
     except (OSError, StoreError) as error:
@@ -105,7 +106,9 @@ def read(path: str | os.PathLike[str]) -> list[Stage]:
     try:
         return _parse(_bytes_of(path))
     except FileNotFoundError:
-        raise FileNotFoundError(f"'{name}': no such file; NoiseDetector.save writes one") from None
+        raise FileNotFoundError(
+            f"'{name}': no such file; give a file that NoiseDetector.save wrote"
+        ) from None
     except DetectorError as error:
         raise DetectorError(f"'{name}': {error}") from None
     except OSError as error:
@@ -120,7 +123,7 @@ def _bytes_of(path: str | os.PathLike[str]) -> bytes:
 
 def _parse(data: bytes) -> list[Stage]:
     if data[: len(MAGIC)] != MAGIC:
-        raise DetectorError("is no detector; NoiseDetector.save writes those")
+        raise DetectorError("is no detector; give a file that NoiseDetector.save wrote")
     if len(data) < FIXED_BYTES or zlib.crc32(memoryview(data)[12:]) != int.from_bytes(data[8:12], "little"):
         raise DetectorError("its checksum does not fit its bytes: it is damaged or cut short; copy it again")
     n_header = int.from_bytes(data[12:16], "little")
