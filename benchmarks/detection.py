@@ -77,7 +77,7 @@ def cleanlab(labels: np.ndarray, probabilities: np.ndarray, prefix: str) -> dict
 
 
 def in_sample(recording: Recording) -> dict[str, np.ndarray]:
-    """Average probability and margin over epochs, and what cleanlab makes of the last epoch's probabilities.
+    """What cleanlab makes of the last epoch's probabilities.
 
     The recording holds the given label's probability and the largest other one: cleanlab's two qualities
     need no more; the mass between them is spread evenly over the other classes for its `find_label_issues`.
@@ -92,8 +92,7 @@ def in_sample(recording: Recording) -> dict[str, np.ndarray]:
     probabilities[np.arange(n), second] = other
     probabilities[np.arange(n), labels] = given
     probabilities /= probabilities.sum(axis=1, keepdims=True)
-    made = {"average margin": 0.5 - 0.5 * (raw[:, :, 0] - raw[:, :, 1]).mean(axis=1)}
-    return made | cleanlab(labels, probabilities, "cleanlab")
+    return cleanlab(labels, probabilities, "cleanlab")
 
 
 def further(recording: Recording, extra: Path, ours: NoiseDetector) -> dict[str, np.ndarray]:
@@ -277,7 +276,7 @@ def standing(title: str, ap: dict[str, np.ndarray]) -> None:
     print(f"at or above the best hand-made score in {(gain >= 0).mean():.1%}, ", end="")
     print(f"within 0.01 in {(gain >= -0.01).mean():.1%}")
     print(f"mean AP {gain.mean():+.3f} to it, {over}")
-    for name in ("cleanlab self_confidence", "cleanlab normalized_margin", "average margin"):
+    for name in ("cleanlab self_confidence", "cleanlab normalized_margin", "margin"):
         print(
             f"at or above {name} in {(ours >= ap[name]).mean():.1%}, mean AP {(ours - ap[name]).mean():+.3f}"
         )

@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from paddle_td_callback.store import StoreWriter, TrainingDynamicsStore, commits, writer
-from paddle_td_callback.store.chunks import EncodedChunk
-from paddle_td_callback.store.commits import FRAME_BYTES, METADATA, NODE, STATE, RawFile, blocks
+from paddle_td_callback.store import StoreWriter, TrainingDynamicsStore, commits, disk
+from paddle_td_callback.store.blocks import FRAME_BYTES, METADATA, NODE, STATE, scan
+from paddle_td_callback.store.disk import RawFile
 from paddle_td_callback.store.schema import Layout
+from paddle_td_callback.store.state import newest_state
 
 RUNS = {
     "100 GB: 1,281,167 x 1,000, 40 epochs": (Layout(1_281_167, 1000), 40),
@@ -45,8 +46,8 @@ class SparseFile(RawFile):
             super().write(offset, *parts)
 
 
-def zeros(block: Any, *, gzip_level: int | None) -> EncodedChunk:
-    return EncodedChunk(memoryview(bytes(block.size * block.dtype.itemsize)), 0)
+def zeros(block: Any, *, gzip_level: int | None) -> memoryview:
+    return memoryview(bytes(block.size * block.dtype.itemsize))
 
 
 def record(path: Path, layout: Layout, n_epochs: int) -> None:
@@ -72,9 +73,9 @@ def seconds(function: Callable[[], Any], n: int = 5) -> float:
 def overhead(path: Path) -> float:
     """Share of the file that no reader needs any more: states and metadata of commits before the last, and nodes."""
     file = RawFile(str(path), os.O_RDONLY)
-    newest = commits.commits(file)[0]
+    newest, *_ = newest_state(file)
     n_bytes = dict.fromkeys((STATE, METADATA, NODE), 0)
-    for _, frame in blocks(file, newest.end):
+    for _, frame in scan(file, newest.end):
         if frame is not None and frame.kind in n_bytes:
             n_bytes[frame.kind] += FRAME_BYTES + frame.n_bytes
     file.close()
@@ -82,8 +83,8 @@ def overhead(path: Path) -> float:
 
 
 def main() -> None:
-    commits.open_file = writer.open_file = SparseFile  # type: ignore[assignment]
-    writer.encode_chunk = zeros  # type: ignore[assignment]
+    disk.open_file = SparseFile  # type: ignore[assignment]
+    commits.encode_chunk = zeros  # type: ignore[assignment]
     command = [sys.executable, "-m", "paddle_td_callback", "info"]
     print(
         "| recording | bytes | open | `paddle-td info` | one sample: given | all classes | metadata |\n"

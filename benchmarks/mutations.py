@@ -4,7 +4,7 @@
 
 Each file is read in a child process of its own, with limits on time and memory. Base recordings of every layout are
 mutated: bits flipped, sectors zeroed, blocks spliced within a file and from another recording, bytes inserted and
-removed, files cut, lengthened; and forged: any block, frame, record, fact, node or chunk changed, with all checksums
+removed, files cut, lengthened; and forged: any block, frame, fact, node or chunk changed, with all checksums
 put right. What is read of a mutated file must be what one of its commits held. What is read of a forged file is the
 forger's, but it takes no longer and no more memory. Files that h5py opens are read by plain h5py only where nothing was
 mutated.
@@ -40,26 +40,24 @@ import h5py
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from support.forging import forge, newest, put_block, put_record, run_of
+from support.forging import forge, frame_of, newest, put_block, put_roots
 from support.recordings import make_epoch, make_labels
 
 from paddle_td_callback import StoreError, TrainingDynamicsError, TrainingDynamicsStore, find_label_issues
 from paddle_td_callback.cli import main as command
 from paddle_td_callback.store import StoreWriter
-from paddle_td_callback.store.chunks import fletcher32
-from paddle_td_callback.store.commits import (
+from paddle_td_callback.store.blocks import (
     CHUNK,
     FRAME_BYTES,
-    RECORDS_AT,
-    SIGN_AT,
+    METADATA,
     START,
     STATE,
     TEXT,
-    Commit,
     Frame,
-    RawFile,
-    blocks,
+    scan,
 )
+from paddle_td_callback.store.chunks import checksums
+from paddle_td_callback.store.disk import SIGN_AT, RawFile
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
 
@@ -109,7 +107,9 @@ class Base:
         path.write_bytes(self.content)
         self.newest = newest(path)
         file = RawFile(str(path), os.O_RDONLY)
-        self.blocks = [(at, frame) for at, frame in blocks(file, self.newest.end) if frame is not None]
+        self.blocks = [
+            (at - FRAME_BYTES, frame) for at, frame in scan(file, self.newest.end) if frame is not None
+        ]
         file.close()
 
 
@@ -127,7 +127,7 @@ def somewhere(content: bytes, rng: np.random.Generator) -> int:
     """A place to hit: often in the first sectors, on which all depends, or in the last commit."""
     chance = rng.random()
     if chance < 0.2:
-        return int(rng.choice([0, *RECORDS_AT, SIGN_AT]) + rng.integers(0, 100))
+        return int(rng.choice([0, 40, 64, SIGN_AT]) + rng.integers(0, 100))
     if chance < 0.4:
         return int(rng.integers(max(START, len(content) - 12_000), len(content)))
     return int(rng.integers(START, len(content)))
@@ -176,19 +176,13 @@ def splice_other(content: bytes, other: bytes, rng: np.random.Generator) -> byte
     return bytes(mutated)
 
 
-def swap_records(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
-    """Whole commit records moved: older ones instead of newer, or those of another file."""
-    first, second, none = content[512:1024], content[1024:1536], bytes(512)
-    records = [
-        second + first,
-        first + first,
-        second + second,
-        first + none,
-        none + second,
-        other[512:1536],
-        none + none,
-    ][rng.integers(7)]
-    return content[:512] + records + content[1536:]
+def swap_roots(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
+    """Addresses of commits moved: the older one instead of the newest, or those of another file."""
+    newest, before, none = content[64:72], content[96:104], bytes(8)
+    pairs = [(before, newest), (before, before), (newest, none), (none, newest), (none, before), (none, none)]
+    pairs.append((other[64:72], other[96:104]))
+    first, second = pairs[rng.integers(7)]
+    return content[:64] + first + content[72:96] + second + content[104:]
 
 
 def cut(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
@@ -207,7 +201,7 @@ def shift(content: bytes, other: bytes, rng: np.random.Generator) -> bytes:
 
 
 BYTE_MUTATIONS: list[Callable[[bytes, bytes, np.random.Generator], bytes]] = (
-    [flip_bits] * 6 + [set_bytes] * 3 + [zero_sectors, splice, splice, splice_other, swap_records]
+    [flip_bits] * 6 + [set_bytes] * 3 + [zero_sectors, splice, splice, splice_other, swap_roots]
 )
 BYTE_MUTATIONS += [cut, cut, lengthen, shift]
 
@@ -296,10 +290,6 @@ def forge_state(path: Path, base: Base, rng: np.random.Generator) -> None:
     forge(path, change_state=lambda facts: change_fact(facts, rng))
 
 
-def forge_head(path: Path, base: Base, rng: np.random.Generator) -> None:
-    forge(path, change_head=lambda facts: change_fact(facts, rng))
-
-
 def forge_size(path: Path, base: Base, rng: np.random.Generator) -> None:
     """Sizes that agree with each other, with no data behind them."""
     epochs, samples = (
@@ -309,15 +299,11 @@ def forge_size(path: Path, base: Base, rng: np.random.Generator) -> None:
     classes = int(rng.choice([2, 1000, 2**20, 2**30]))
     dropped = [0, 0] if rng.random() < 0.5 else [START + FRAME_BYTES, epochs]
 
-    def change_head(facts: dict[str, Any]) -> None:
-        facts["layout"].update(n_samples=samples, n_classes=classes)
-        facts["layout"]["gzip_level"] = pick([None, 9], rng)
+    def change_state(facts: dict[str, Any]) -> None:
+        facts.update(n_epochs=epochs, dropped=dropped)
+        facts["layout"].update(n_samples=samples, n_classes=classes, gzip_level=pick([None, 9], rng))
 
-    forge(
-        path,
-        change_state=lambda facts: facts.update(n_epochs=epochs, dropped=dropped),
-        change_head=change_head,
-    )
+    forge(path, change_state=change_state)
 
 
 def forge_nodes(path: Path, base: Base, rng: np.random.Generator) -> None:
@@ -338,14 +324,15 @@ def forge_block(path: Path, base: Base, rng: np.random.Generator) -> None:
     if kind == CHUNK:
         payload = body[:-4]
         damage(payload, rng)
-        checksum = fletcher32(bytes(payload))
-        body = payload + checksum.to_bytes(4, "little")
+        fletcher, checksum = checksums(bytes(payload))
+        body = payload + fletcher
     else:
         if kind == TEXT and rng.random() < 0.5:  # sizes of texts
             body[24:32] = struct.pack("<Q", pick(HOSTILE_NUMBERS, rng))
         damage(body, rng)
         checksum = zlib.crc32(body)
-    content[at : at + FRAME_BYTES + frame.n_bytes] = frame._replace(checksum=checksum).pack(at) + body
+    frame = frame._replace(checksum=checksum)
+    content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + body
     path.write_bytes(content)
 
 
@@ -378,14 +365,11 @@ def move_block(path: Path, base: Base, rng: np.random.Generator) -> None:
     path.write_bytes(content)
 
 
-def forge_record(path: Path, base: Base, rng: np.random.Generator) -> None:
-    content, fields = bytearray(path.read_bytes()), list(base.newest)
-    states = [at + FRAME_BYTES for at, frame in base.blocks if frame.kind == STATE]
-    number = int(rng.integers(3))
-    values = [*HOSTILE_NUMBERS, *states, fields[number] - 8, fields[number] + 8, len(content)]
-    fields[number] = pick(values, rng) % 2**64
-    for slot in pick([(0,), (1,), (0, 1)], rng):
-        put_record(content, slot, Commit(*fields))
+def forge_roots(path: Path, base: Base, rng: np.random.Generator) -> None:
+    content = bytearray(path.read_bytes())
+    places = [at + FRAME_BYTES for at, frame in base.blocks if frame.kind in (STATE, METADATA)]
+    values = [*HOSTILE_NUMBERS, *places, base.newest.at - 8, base.newest.at + 8, len(content)]
+    put_roots(content, newest=pick(values, rng) if rng.random() < 0.7 else None, before=pick(values, rng))
     path.write_bytes(content)
 
 
@@ -394,23 +378,21 @@ def forge_superblock(path: Path, base: Base, rng: np.random.Generator) -> None:
     places = [at + FRAME_BYTES for at, _ in base.blocks]
     at = pick([40, 64, 64, 64], rng)
     content[at : at + 8] = struct.pack("<Q", pick([*HOSTILE_NUMBERS, *places], rng))
-    if rng.random() < 0.5:
-        content[512:1536] = bytes(1024)
     path.write_bytes(content)
 
 
 def gzip_bomb(path: Path, base: Base, rng: np.random.Generator) -> None:
     """A chunk that unpacks to as much as fits in its place; and one at the end to which every chunk leads."""
-    chunks = [(at, frame) for at, frame in base.blocks if frame.kind == CHUNK and frame.field != 255]
+    chunks = [(at, frame) for at, frame in base.blocks if frame.kind == CHUNK]
     if not chunks:
         return
     at, frame = max(chunks, key=lambda one: one[1].n_bytes) if rng.random() < 0.5 else pick(chunks, rng)
     content = bytearray(path.read_bytes())
     squeezed = zlib.compress(bytes(min(1000 * frame.n_bytes, 1 << 26)), 9)
     payload = squeezed[: frame.n_bytes - 4].ljust(frame.n_bytes - 4, b"\0")
-    checksum = fletcher32(payload)
-    frame = frame._replace(checksum=checksum)
-    content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + payload + checksum.to_bytes(4, "little")
+    fletcher, checksum = checksums(payload)
+    body, frame = payload + fletcher, frame._replace(checksum=checksum)
+    content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + body
     path.write_bytes(content)
     if rng.random() < 0.5:
 
@@ -428,31 +410,30 @@ def gzip_bomb(path: Path, base: Base, rng: np.random.Generator) -> None:
 
 def many_frames(path: Path, base: Base, rng: np.random.Generator) -> None:
     """A million bytes of frames of chunks, or of states, that claim far epochs."""
-    content, commit = bytearray(path.read_bytes()), base.newest
-    run, start = run_of(content, commit), commit.end
-    del content[start:]
+    content = bytearray(path.read_bytes())
+    first = frame_of(content, base.newest.state)
+    body = bytes(content[base.newest.state :][: first.n_bytes])
+    del content[base.newest.end :]
     step = int(rng.choice([1, 7, 10**5]))
     empty = bool(rng.random() < 0.5)
-    facts = b'{"n_epochs":%d,"label_checksum":""}'
+    facts = json.loads(body[-4 - int.from_bytes(body[-4:], "little") : -4])
     for number in range(6000):
         at = len(content)
         epoch = number * step % 2**32
         if number % 2 and not empty:
-            body = facts % epoch
-            put_block(content, at, STATE, body + struct.pack("<I", len(body)), commit.sequence + number, run)
+            text = json.dumps({**facts, "n_epochs": epoch}).encode()
+            put_block(content, at, STATE, text + struct.pack("<I", len(text)), 0, first.run)
         else:
-            content += Frame(CHUNK, 0, epoch, 0, 104, 0, run).pack(at) + bytes(104)
+            content += Frame(CHUNK, 0, epoch, 0, 104, 0, first.run).pack(at) + bytes(104)
         content.extend(bytes(-len(content) % 8))
-    put_record(content, 0, Commit(commit.sequence + 9, len(content) + FRAME_BYTES, len(content) + 4096))
-    put_record(content, 1, Commit(commit.sequence + 8, len(content) + FRAME_BYTES, len(content) + 4096))
+    put_roots(content, newest=len(content) + FRAME_BYTES, before=len(content) + 4096)
     path.write_bytes(content + bytes(8192))
 
 
 FORGERIES = [
     forge_state,
     forge_state,
-    forge_head,
-    forge_head,
+    forge_state,
     forge_size,
     forge_nodes,
     forge_nodes,
@@ -463,7 +444,7 @@ FORGERIES += [
     forge_block,
     forge_frame,
     move_block,
-    forge_record,
+    forge_roots,
     forge_superblock,
     gzip_bomb,
     many_frames,

@@ -26,7 +26,7 @@ from paddle import nn
 
 from paddle_td_callback import TrainingDynamicsCallback, TrainingDynamicsRecorder
 from paddle_td_callback.paddle_fit.outputs import OutputReader
-from paddle_td_callback.recording.blocks import Block
+from paddle_td_callback.recording.batches import Block
 
 PEAKED = 30.0  # logits so far apart that most probabilities are subnormal in float16, as after some epochs of training
 

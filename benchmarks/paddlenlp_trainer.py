@@ -3,7 +3,7 @@
     pip install paddlenlp==2.8.1        # on Paddle 2.6.2; the README says what else its import wants
     python -m benchmarks.paddlenlp_trainer
 
-Two places are all there is to add to a `Trainer` of one's own: `compute_loss` sees logits, labels and indices of each
+Two places are to be added to your `Trainer`: `compute_loss` sees logits, labels and indices of each
 step, `on_epoch_end` commits. On several ranks the same lines record into one file.
 """
 

@@ -31,8 +31,8 @@ from paddle_td_callback import (
     TrainingDynamicsStore,
     find_label_issues,
 )
-from paddle_td_callback.detection.lstm.architecture import Architecture
 from paddle_td_callback.detection.lstm.channels import as_tensor
+from paddle_td_callback.detection.lstm.config import Architecture
 from paddle_td_callback.detection.lstm.device import paddle_on
 from paddle_td_callback.detection.lstm.network import Network
 

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
         TrainingDynamicsError,
     )
     from .paddle_fit.issues_callback import LabelIssuesCallback
+    from .paddle_fit.planted_label_errors import PlantedLabelErrors
     from .paddle_fit.recording_callback import TrainingDynamicsCallback
+    from .paddle_fit.train_several_runs import train_several_runs
     from .recording.gathering import Ranks as _Ranks
     from .recording.recorder import TrainingDynamicsRecorder
     from .store import TrainingDynamicsStore
@@ -38,6 +40,7 @@ _HOMES = {
     "LabelIssues": "detection.label_issues",
     "LabelIssuesCallback": "paddle_fit.issues_callback",
     "NoiseDetector": "detection.lstm.detector",
+    "PlantedLabelErrors": "paddle_fit.planted_label_errors",
     "StoreError": "errors",
     "StoreExistsError": "errors",
     "StoreNotFoundError": "errors",
@@ -49,6 +52,7 @@ _HOMES = {
     "detector_input": "detection.find_issues",
     "find_label_issues": "detection.find_issues",
     "scores": "detection",
+    "train_several_runs": "paddle_fit.train_several_runs",
 }
 
 __all__ = [
@@ -57,6 +61,7 @@ __all__ = [
     "LabelIssues",
     "LabelIssuesCallback",
     "NoiseDetector",
+    "PlantedLabelErrors",
     "StoreError",
     "StoreExistsError",
     "StoreNotFoundError",
@@ -69,6 +74,7 @@ __all__ = [
     "detector_input",
     "find_label_issues",
     "scores",
+    "train_several_runs",
 ]
 
 

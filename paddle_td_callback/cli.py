@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
-import json
 import os
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 from .errors import StoreError, StoreExistsError, TrainingDynamicsError
-from .export.commands import add_commands
-from .messages import escape
+from .export.commands import add_commands, add_ranking_options, need_paddle, ranked, say, say_json, whole
+from .messages import escape, standard_output
 
 if TYPE_CHECKING:
     from .store import TrainingDynamicsStore
 
 HEAD = 10  # samples that `detect` prints
-STDOUT = "-"
 
 # What library messages call by its Python name, by the option of this command.
 OPTIONS = {
@@ -55,69 +53,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )  # a class name must not end the command under LC_ALL=C
     try:
         options.run(options)
-        with _stdout() as stream:
-            stream.flush()
-    except BrokenPipeError:  # `paddle-td info run.h5 | head`: no error, but the reader has gone
-        _leave_stdout()
+        with standard_output():
+            pass  # what is left of it is written
         return 0
-    except _StdoutError as error:
-        _leave_stdout()
-        _complain(f"standard output cannot be written: {error}; give it room, or write into another file")
-        return 1
+    except BrokenPipeError:  # `paddle-td info run.h5 | head`: no error, but nobody is left to write to
+        status = 0
     except KeyboardInterrupt:
         _complain("interrupted")
-        return 130
+        status = 130
     except (TrainingDynamicsError, OSError, ValueError, TypeError, ImportError) as error:
         message = str(error)
         for name, option in OPTIONS.items():
             message = message.replace(name, option)
         _complain(message)
-        return 1
-    return 0
-
-
-class _StdoutError(Exception):
-    """Standard output cannot be written: full, or failing."""
-
-
-@contextlib.contextmanager
-def _stdout() -> Iterator[TextIO]:
+        status = 1
     try:
-        yield sys.stdout or io.StringIO()  # None where the process was started without one
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _StdoutError(error) from error
-
-
-def _leave_stdout() -> None:
-    """Python itself writes what is left when it ends, and would fail at it again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with standard_output():
+            pass
+    except OSError:  # Python itself writes what is left when it ends, and would fail at it again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def _complain(message: str) -> None:
     print(f"paddle-td: {escape(message)}", file=sys.stderr)
-
-
-def _say(text: str) -> None:
-    with _stdout() as stream:
-        print(escape(text, lines=True), file=stream)
-
-
-def _say_json(value: Any) -> None:
-    _say(json.dumps(value, indent=2))  # in ASCII, so that it is safe on every terminal
-
-
-class _Methods:
-    """The names of the methods, which are known only once NumPy is there."""
-
-    def __iter__(self) -> Iterator[str]:
-        from .detection.find_issues import METHODS
-
-        return iter(METHODS)
-
-    def __contains__(self, name: object) -> bool:
-        return name in tuple(self)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,10 +88,17 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train on bundled digits with wrong labels and find them")
     demo.add_argument(
-        "--dir", type=Path, default=Path(), help="where run.h5 and issues.csv go (default: here)"
+        "--dir", type=Path, default=Path(), help="where run.h5, issues.csv and report.html go (default: here)"
     )
-    demo.add_argument("--overwrite", action="store_true", help="replace these files if they exist")
+    demo.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace these files instead of keeping them under another name",
+    )
     demo.add_argument("--quiet", action="store_true", help="no progress bars")
+    demo.add_argument(
+        "--json", action="store_true", help="print the figures as JSON, all else to standard error"
+    )
     demo.set_defaults(run=_demo)
 
     detect = commands.add_parser(
@@ -149,28 +115,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     detect.add_argument(
         "--top",
-        type=_whole_number,
+        type=whole,
         metavar="N",
         help=f"print the N most suspicious samples (default: {HEAD})",
     )
     detect.add_argument(
         "--json", action="store_true", help="print JSON: all samples, or the first --top of them"
     )
-    detect.add_argument(
-        "--method", choices=_Methods(), metavar="METHOD", default="lstm", help="%(choices)s (default: lstm)"
-    )
-    detect.add_argument(
-        "--detector", metavar="FILE", help="weights saved by NoiseDetector.save (default: shipped)"
-    )
-    detect.add_argument("--device", help="Paddle device string, such as cpu or gpu:0 (default: Paddle's own)")
-    detect.add_argument("--batch-size", type=_whole_number, metavar="N", help="samples on the device at once")
-    detect.add_argument(
-        "--class-names", metavar="FILE", help="names of the classes, one a line in their order"
-    )
-    detect.add_argument(
-        "--sample-ids", metavar="FILE", help="names of the samples, one a line in their order"
-    )
-    detect.add_argument("--quiet", action="store_true", help="no progress bar, no printed ranking")
+    add_ranking_options(detect)
     detect.set_defaults(run=_detect)
 
     info = commands.add_parser("info", help="say what recordings hold")
@@ -185,95 +137,46 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("recording", metavar="FILE")
     verify.add_argument("--salvage", metavar="OUT", help="write the good epochs to this new file")
+    verify.add_argument("--json", action="store_true", help="for machines")
     verify.set_defaults(run=_verify)
 
     keep = commands.add_parser(
         "keep", help="keep the first epochs of a recording and drop the rest, for an older checkpoint"
     )
     keep.add_argument("recording", metavar="FILE")
-    keep.add_argument("n_epochs", type=_whole_number, metavar="N", help="how many epochs to keep")
+    keep.add_argument("n_epochs", type=whole, metavar="N", help="how many epochs to keep")
     keep.set_defaults(run=_keep)
     add_commands(commands)
     return parser
 
 
-def _whole_number(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {escape(repr(text))}")
-    return int(text)
-
-
 def _demo(options: argparse.Namespace) -> None:
-    _need_paddle("the demo trains a network")
+    need_paddle("the demo trains a network")
     from .demo import run
 
-    run(options.dir, overwrite=options.overwrite, quiet=options.quiet)
+    with contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext():
+        results = run(options.dir, overwrite=options.overwrite, quiet=options.quiet or options.json)
+    if options.json:
+        say_json(results)
 
 
 def _detect(options: argparse.Namespace) -> None:
-    from .detection.find_issues import find_label_issues
-    from .detection.label_issues import STANDARD_STREAMS, check_csv_path
-    from .store import TrainingDynamicsStore
+    from .detection.output_files import check_out, is_stdout
 
-    # Everything that can be refused is refused before Paddle is imported, which takes seconds.
-    prints_csv = options.csv in (STDOUT, *STANDARD_STREAMS)
+    prints_csv = is_stdout(options.csv)
     if options.json and prints_csv:
         raise ValueError("--json and --csv both go to standard output; give --csv a file")
-    if options.detector is not None and options.method != "lstm":
-        raise ValueError(f"--detector goes with --method lstm, got {options.method}; give one of them")
-    if options.csv is not None and options.csv != STDOUT:
-        check_csv_path(options.csv)
-    names = {name: _lines_of(getattr(options, name)) for name in ("class_names", "sample_ids")}
-    for recording in options.recordings:
-        TrainingDynamicsStore(recording).close()
-    detector: Any = None
-    if options.method == "lstm":
-        _need_paddle("method lstm needs it, the other methods do not")
-        from .detection.lstm.detector import NoiseDetector
-        from .detection.lstm.device import check_device
-
-        check_device(options.device)
-        if options.detector is not None:
-            detector = NoiseDetector.load(options.detector)
-    issues = find_label_issues(
-        options.recordings,
-        method=options.method,
-        detector=detector,
-        device=options.device,
-        batch_size=options.batch_size,
-        progress=not options.quiet,
-        **names,
-    )
-    if options.csv == STDOUT:
-        with _stdout() as stream:
-            issues.write_csv(stream, raw=options.raw_csv)
-    elif options.csv is not None:
+    if options.csv is not None:
+        check_out(options.csv)
+    issues, _ = ranked(options, options.recordings)
+    if options.csv is not None:
         issues.to_csv(options.csv, raw=options.raw_csv)
     if options.json:
-        _say_json(issues.to_json(options.top))
+        say_json(issues.to_json(options.top))
     elif not options.quiet and not prints_csv:  # what reads the CSV wants nothing else
-        _say(issues.to_text(options.top or HEAD))
+        say(issues.to_text(options.top or HEAD))
         if options.csv is not None:
-            _say(f"ranking of all samples: {options.csv}")
-
-
-def _lines_of(path: str | None) -> list[str] | None:
-    # Only line feeds end a name, and the one at the end of the file starts none.
-    return None if path is None else Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
-
-
-def _need_paddle(why: str) -> None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of compilers that Paddle would use for things not done here
-            import paddle  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name != "paddle":  # Paddle is there and lacks something: its own words say what
-            raise
-        raise ImportError(
-            f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "
-            "Paddle for your device as its install page says"
-        ) from error
+            say(f"ranking of all samples: {options.csv}")
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -282,12 +185,17 @@ def _verify(options: argparse.Namespace) -> None:
     if options.salvage is not None:
         if os.path.lexists(options.salvage):
             raise StoreExistsError(f"'{options.salvage}' exists already; give --salvage another path")
-        _say(str(salvage(options.recording, options.salvage)))
-        _say(f"good epochs: {options.salvage}")
-        return
-    report = verify(options.recording)
-    _say(str(report))
-    if not report.ok:
+        report = salvage(options.recording, options.salvage)
+    else:
+        report = verify(options.recording)
+    if options.json:
+        say_json({**dataclasses.asdict(report), "ok": report.ok})
+    else:
+        say(report)
+    if options.salvage is not None:
+        if not options.json:
+            say(f"good epochs: {options.salvage}")
+    elif not report.ok:
         raise StoreError(f"'{options.recording}' is damaged, see above; --salvage OUT saves its good epochs")
 
 
@@ -298,7 +206,7 @@ def _keep(options: argparse.Namespace) -> None:
     with TrainingDynamicsStore(path) as store:
         n_epochs = store.n_epochs
     StoreWriter.resume(path, n_epochs=n_kept).close()
-    _say(
+    say(
         f"'{path}': {n_kept} epochs kept, {n_epochs - n_kept} dropped; resume=True continues after epoch {n_kept}"
     )
 
@@ -311,14 +219,14 @@ def _info(options: argparse.Namespace) -> None:
         with TrainingDynamicsStore(path) as store:
             all_facts.append(_facts(store))
     if options.json:
-        _say_json(all_facts if len(all_facts) > 1 else all_facts[0])
+        say_json(all_facts if len(all_facts) > 1 else all_facts[0])
         return
     for number, facts in enumerate(all_facts):
         if number:
-            _say("")
+            say("")
         width = max(map(len, facts))
         for name, value in facts.items():
-            _say(f"{name.replace('_', ' '):<{width}}  {escape(_shown(value), limit=1000)}")
+            say(f"{name.replace('_', ' '):<{width}}  {escape(_shown(value), limit=1000)}")
 
 
 def _facts(store: TrainingDynamicsStore) -> dict[str, Any]:

@@ -39,6 +39,9 @@ def names_of(dataset: Any) -> DatasetNames:
     chosen: Sequence[int] | None = None
     for _ in range(_MAX_NESTING):
         inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
+        if inner is not None and hasattr(dataset, "label_shifts"):  # `PlantedLabelErrors`
+            dataset = inner
+            continue
         if inner is None or indices is None:
             break
         outer = [int(index) for index in indices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,9 @@ import paddle
 
 from .detection.find_issues import find_label_issues
 from .detection.label_issues import LabelIssues
-from .errors import StoreExistsError
 from .paddle_fit.issues_callback import LabelIssuesCallback
 from .paddle_fit.recording_callback import TrainingDynamicsCallback
-from .store.paths import check_path
+from .store.paths import check_path, set_aside
 
 NOISE_RATE = 0.2
 N_EPOCHS = 20
@@ -60,33 +60,35 @@ def train(dataset: Digits, callbacks: list[Any], *, verbose: int = 1) -> None:
         paddle.nn.CrossEntropyLoss(),
         paddle.metric.Accuracy(),
     )
-    model.fit(dataset, epochs=N_EPOCHS, batch_size=64, verbose=verbose, callbacks=callbacks)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "To copy construct from a tensor")  # of Paddle's own `train_batch`
+        model.fit(dataset, epochs=N_EPOCHS, batch_size=64, verbose=verbose, callbacks=callbacks)
 
 
 def run(folder: Path, *, overwrite: bool = False, quiet: bool = False) -> dict[str, dict[str, float]]:
     """Train, record, rank, and print how well the ranking finds the changed labels.
 
     Args:
-        folder: where `run.h5` and `issues.csv` are written.
-        overwrite: replace them if they exist.
+        folder: where `run.h5`, `issues.csv` and `report.html` are written.
+        overwrite: replace them if they exist; else those of an earlier demo get another name.
         quiet: no progress bars.
 
     Returns:
         For "lstm" and "aum" the ROC AUC, average precision and precision at the noise rate.
 
     Raises:
-        StoreError: a file exists already, or the folder cannot be written.
+        StoreError: the folder cannot be written.
     """
     recording, table, page = folder / "run.h5", folder / "issues.csv", folder / "report.html"
-    for path in (recording, table, page):
-        if path.exists() and not overwrite:
-            raise StoreExistsError(f"'{path}' exists already; pass --overwrite to replace it, or --dir DIR")
-        check_path(path, overwrite=overwrite)
     dataset = Digits()
     print(
         f"{len(dataset)} handwritten digits, {dataset.is_changed.sum()} labels changed; "
         f"training a small network for {N_EPOCHS} epochs"
     )
+    for path in (recording, table, page):
+        check_path(path, overwrite=True)
+        if not overwrite and path.exists():
+            print(f"'{path}' exists already and is kept as '{set_aside(path)}'; --overwrite replaces it")
     finder = LabelIssuesCallback(recording, csv=table, progress=not quiet)
     callbacks = [TrainingDynamicsCallback(recording, overwrite=overwrite), finder]
     train(dataset, callbacks, verbose=0 if quiet else 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from typing import Any, TextIO
 
 # What moves the cursor, ends a line, turns the direction of writing, or cannot be encoded at all.
@@ -78,6 +80,26 @@ def warn(message: object, category: type[Warning] = RuntimeWarning, *, stackleve
     except Exception:
         if sys.stderr is not None:
             show(f"{category.__name__}: {text}", sys.stderr)
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Standard output, for a command whose result goes there.
+
+    Raises:
+        BrokenPipeError: its reader has gone.
+        OSError: it is full or failing, which the message says.
+    """
+    try:
+        yield sys.stdout or io.StringIO()  # None where the process was started without one
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"standard output cannot be written: {error}; give it room, or write into another file"
+        ) from error
 
 
 class Forgiving:

@@ -146,7 +146,7 @@ def test_verify_says_what_is_good_and_salvages(recording, tmp_path, capsys):
         (["verify", "{tmp}/run.h5", "--salvage", "{tmp}/run.h5"], "give --salvage another path"),
         (["detect", "{tmp}/run.h5", "--method", "aum", "--sample-ids", "{tmp}/none.txt"], "none.txt"),
         (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", "{tmp}/none/i.csv"], "none"),
-        (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", ""], "the path of the CSV is empty"),
+        (["detect", "{tmp}/run.h5", "--method", "aum", "--csv", ""], "the path is empty"),
     ],
 )
 def test_refusals_are_one_line_and_status_1(recording, tmp_path, capsys, arguments, wanted):

@@ -45,9 +45,9 @@ def test_the_shipped_detector_has_not_seen_the_demos_data():
 
 def test_the_demo_overwrites_only_when_told(tmp_path, capsys):
     (tmp_path / "run.h5").write_text("precious")
-    assert main(["demo", "--dir", str(tmp_path)]) == 1
-    assert "--overwrite" in capsys.readouterr().err
-    assert (tmp_path / "run.h5").read_text() == "precious"
+    assert main(["demo", "--dir", str(tmp_path), "--quiet"]) == 0
+    assert f"kept as '{tmp_path / 'run-1.h5'}'; --overwrite replaces it" in capsys.readouterr().out
+    assert (tmp_path / "run-1.h5").read_text() == "precious"
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,7 @@ WRAPPED = {
     "detection/lstm/weights_pickle.py": "read_lstm names the file and what to give",
     "detection/lstm/detector_stages.py": "NoiseDetector.load says to train or copy it again",
     "store/chunks.py": "the reader says what is damaged and names verify",
-    "store/hdf5_format.py": "the same",
-    "store/metadata.py": "the same",
+    "store/state.py": "the same",
     "store/commits.py": "the committer names the recording and what becomes of its epochs",
 }
 # Holes that are whole messages.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,11 +21,11 @@ from .arguments import whole
 from .dataset_features import FeatureCollector
 from .feature_table import FeatureTable
 from .label_issues import LabelIssues
-from .learning_clock import epochs_to_read
-from .lstm.calibration import uncertainty
+from .learning_clock import LearningClock
+from .noise_rate import with_noise_rate
 from .progress import Progress
 from .scores import NOISE_SCORES
-from .several_runs import Source, average_runs, check_runs
+from .several_runs import Source, advice, average_runs, check_runs
 from .suggestions import suggest_labels
 from .tile_reader import TileReader
 from .trajectories import trajectories_of
@@ -109,14 +110,19 @@ def find_label_issues(
     options: dict[str, Any] = {"device": device}
     if batch_size is not None:
         options["batch_size"] = whole(batch_size, "batch_size")
-    runs = []
+    runs, clocks = [], []
     for one in sources:
-        if isinstance(one, TrainingDynamicsStore):
-            runs.append(_Run(one, method, given_names).find(detector, options, progress))
-        else:
-            with TrainingDynamicsStore(one) as store:
-                runs.append(_Run(store, method, given_names).find(detector, options, progress))
-    return runs[0] if len(runs) == 1 else average_runs(runs, sources)
+        with contextlib.ExitStack() as opened:
+            store = (
+                one
+                if isinstance(one, TrainingDynamicsStore)
+                else opened.enter_context(TrainingDynamicsStore(one))
+            )
+            run = _Run(store, method, given_names)
+            runs.append(run.find(detector, options, progress))
+            clocks.append(run.clock)
+    issues = runs[0] if len(runs) == 1 else average_runs(runs, sources)
+    return replace(issues, notes=(*issues.notes, *advice(clocks)))
 
 
 def detector_input(store: RecordingReader, samples: Any = None) -> npt.NDArray[np.float32]:
@@ -130,7 +136,7 @@ def detector_input(store: RecordingReader, samples: Any = None) -> npt.NDArray[n
         `[sample, epoch, 3]` float32, NaN = unseen: the given label's probability, the largest other one, and
         whether the prediction was right (1 or 0; 1/2 = the given label tied with another class).
     """
-    return _trajectories(store, samples, epochs_to_read(store))
+    return _trajectories(store, samples, LearningClock.of(store).epochs_to_read)
 
 
 def _trajectories(store: RecordingReader, samples: Any, n_epochs: int) -> npt.NDArray[np.float32]:
@@ -145,7 +151,7 @@ def detector_features(store: RecordingReader) -> FeatureTable:
     Args:
         store: a recording; it is read tile by tile.
     """
-    collector, n_epochs = FeatureCollector(store.n_classes), epochs_to_read(store)
+    collector, n_epochs = FeatureCollector(store.n_classes), LearningClock.of(store).epochs_to_read
     for samples in store.tiles():
         _add_features(collector, TileReader(store, samples), n_epochs)
     return collector.table()
@@ -176,7 +182,10 @@ class _Run:
         self._sample_ids = _names(names["sample_ids"], store.sample_ids, "sample_ids", store.n_samples)
         self._is_recording = is_being_written(store.path)
         self._n_epochs_read = store.n_epochs
+        self.clock: LearningClock | None = None  # only the detector needs it
         n_samples = store.n_samples
+        shifts = store.label_shifts
+        self.planted = np.zeros(n_samples, bool) if shifts is None else shifts > 0
         self.noise_score = np.full(n_samples, np.nan)
         self.suggested = np.full(n_samples, -1, np.int32)
         self.confidence = np.zeros(n_samples, np.float32)
@@ -197,7 +206,8 @@ class _Run:
 
         check_device(options["device"])
         self._score_by_detector(detector, options, progress)
-        return _with_noise_rate(self._issues(), detector)
+        planted = self.noise_score[self.planted & (self.n_seen > 0)]
+        return with_noise_rate(self._issues(), detector.provenance, planted)
 
     def _score_by_hand(self, progress: bool) -> None:
         score = NOISE_SCORES[self.method]
@@ -228,7 +238,8 @@ class _Run:
         stages = ["features", *names, *(["suggestions"] if self._suggests_apart else [])]
         with self._progress(stages, progress) as bar:
             bar.start("features")
-            n_epochs = self._n_epochs_read = epochs_to_read(self.store)
+            clock = self.clock = LearningClock.of(self.store)
+            n_epochs = self._n_epochs_read = clock.epochs_to_read
             collector = FeatureCollector(self.store.n_classes) if detector.needs_features else None
             for tile in self._tiles():
                 if collector is not None:
@@ -274,11 +285,17 @@ class _Run:
     def _issues(self) -> LabelIssues:
         never = self.n_seen == 0
         self.noise_score[never] = np.nan
-        self.suggested[never], self.confidence[never] = -1, 0
+        unscored = never | self.planted
+        self.suggested[unscored], self.confidence[unscored] = -1, 0
+        labels = self.store.labels
+        if self.store.label_shifts is not None:
+            shifts = np.where(never, 0, self.store.label_shifts)
+            labels = ((labels - shifts) % self.store.n_classes).astype(np.int32)
+            labels[never] = -1
         return LabelIssues(
             method=self.method,
-            noise_score=self.noise_score,
-            given_label=self.store.labels,
+            noise_score=np.where(self.planted, np.nan, self.noise_score),
+            given_label=labels,
             suggested_label=self.suggested,
             suggested_confidence=self.confidence,
             n_epochs_seen=self.n_seen,
@@ -298,18 +315,6 @@ def _names(
         things = "classes" if argument == "class_names" else "samples"
         raise ValueError(f"{argument} has {len(given)} names for {wanted} {things}; give one for each")
     return recorded if given is None else given
-
-
-def _with_noise_rate(issues: LabelIssues, detector: NoiseDetector) -> LabelIssues:
-    scored = issues.noise_score[~np.isnan(issues.noise_score)]
-    rate = float(scored.mean())
-    # Known only where the weights were measured on data they had not seen; see benchmarks/shipped_detector.
-    by_uncertainty = detector.provenance.get("noise_rate_error_by_uncertainty")
-    interval = None
-    if by_uncertainty is not None:
-        error = by_uncertainty * uncertainty(scored)
-        interval = max(0.0, rate - error), min(1.0, rate + error)
-    return replace(issues, noise_rate=rate, noise_rate_interval=interval)
 
 
 def _check_detectable(store: TrainingDynamicsStore) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..csv_cells import to_cell
-from ..errors import StoreError
 from ..messages import escape
-from ..store.paths import replace_file, resolve_output
-from .label_text import as_html, as_text
+from .label_text import as_html, as_line, as_text
+from .output_files import new_text_file
 from .scores import rule_of
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ Indices = npt.NDArray[np.int64]
 
 ISSUE_THRESHOLD = 0.5  # every noise score is scaled so that above one half speaks against the label
 
-STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr")
 _HEAD = 10
 
 
@@ -36,7 +33,7 @@ class LabelIssues:
 
     Attributes:
         method: what made the noise scores.
-        noise_score: float64 in [0, 1], higher = more suspicious, NaN = never seen. With `method="lstm"` the
+        noise_score: float64 in [0, 1], higher = more suspicious, NaN = never seen, or planted. With `method="lstm"` the
             probability that the label is wrong.
         given_label: int32, -1 = never seen.
         suggested_label: int32, the class the network preferred to the given one, -1 = none. Never applied by itself.
@@ -54,6 +51,7 @@ class LabelIssues:
         n_epochs: how many epochs (of all runs) were recorded; None = not known.
         n_epochs_read: on how many of them the result rests: by `method="lstm"`, those up to the one that predicted
             99.9 percent of the given labels, since later ones tell nothing more; None = not known.
+        notes: what the reader should know before trusting the numbers, a sentence each.
         is_recording: whether a training was still recording when the file was read, so that epochs may follow.
     """
 
@@ -71,6 +69,7 @@ class LabelIssues:
     n_runs: int = field(default=1)
     n_epochs: int | None = field(default=None)
     n_epochs_read: int | None = field(default=None)
+    notes: tuple[str, ...] = field(default=())
     is_recording: bool = field(default=False)
 
     def __len__(self) -> int:
@@ -97,6 +96,11 @@ class LabelIssues:
     def unscored(self) -> npt.NDArray[np.int64]:
         """Indices of the samples that were never seen, ascending."""
         return np.flatnonzero(np.isnan(self.noise_score)).astype(np.int64)
+
+    @property
+    def n_planted(self) -> int:
+        """How many labels were moved on purpose (`PlantedLabelErrors`): known, but not scored."""
+        return int((np.isnan(self.noise_score) & (self.given_label >= 0)).sum())
 
     def clean_indices(
         self, *, max_noise_score: float = ISSUE_THRESHOLD, keep_unscored: bool = True
@@ -145,6 +149,17 @@ class LabelIssues:
             return ""
         return str(label) if self.class_names is None else self.class_names[label]
 
+    def describe(self, sample: int) -> str:
+        """A sample in a few words: its id, or else its number, the given and the suggested label, and its score."""
+        name = f"sample {sample}" if self.sample_ids is None else self.sample_ids[sample]
+        rather = self.label_name(int(self.suggested_label[sample])) or "?"
+        given = self.label_name(int(self.given_label[sample]))
+        return f"{name}: {given}, rather {rather} ({self.noise_score[sample]:.2f})"
+
+    def to_line(self, n: int = 3) -> str:
+        """One line: how many epochs it rests on, how many labels look wrong, and the first of the ranking."""
+        return as_line(self, n)
+
     def __getitem__(self, ranks: slice) -> Any:
         """Rows of `to_dataframe` by their place in the ranking: `issues[:100]` are the 100 most suspicious samples.
 
@@ -174,9 +189,26 @@ class LabelIssues:
             ValueError: issues of another recording, or an option out of range.
             StoreError: the page cannot be written, or the recording cannot be read.
         """
-        from ..export.report import write_report  # the one arrow to a room above, for `issues.report(...)`
+        from ..export.report import write_report  # an arrow to the room above, so that it is found here
 
         return write_report(self, source, out, **options)
+
+    def log_to(self, writer: Any, source: Any, **options: Any) -> None:
+        """Log the noise rate, the data map and the pictures of the first suspects to VisualDL or Weights & Biases.
+
+        Args:
+            writer: a `visualdl.LogWriter`, or the run that `wandb.init` gives.
+            source: the recording that the issues were found in: a path or a store.
+            options: as for `paddle_td_callback.export.trackers.log_issues`: `dataset`, `thumbnail`, `step`,
+                `n_suspects`.
+
+        Raises:
+            ValueError: issues of another recording.
+            TypeError: a writer that is neither.
+        """
+        from ..export.trackers import log_issues
+
+        log_issues(self, source, writer, **options)
 
     def to_csv(self, path: str | os.PathLike[str], *, raw: bool = False) -> None:
         """Write all samples, the most suspicious first and never-seen ones last.
@@ -191,23 +223,16 @@ class LabelIssues:
 
         Args:
             path: the file to write; an existing one is replaced once the new one is whole. Pipes and devices are
-                written as they are.
+                written as they are, "-" is standard output.
             raw: write ids and names as they are, for programs.
 
         Raises:
+            ValueError: the path is empty.
             StoreNotFoundError: its folder is missing.
             StoreError: it may not be written, or is a recording.
         """
-        name = check_csv_path(path)
-        if _is_stream(name):
-            with open(name, "a", newline="", encoding="utf-8", errors="backslashreplace") as file:
-                self.write_csv(file, raw=raw)  # behind what is there: `>>` keeps it
-            return
-        with replace_file(name) as file:
-            text = io.TextIOWrapper(file, newline="", encoding="utf-8", errors="backslashreplace")
-            self.write_csv(text, raw=raw)
-            text.flush()
-            text.detach()  # the file is closed by who opened it
+        with new_text_file(path) as file:
+            self.write_csv(file, raw=raw)
 
     def write_csv(self, file: TextIO, *, raw: bool = False) -> None:
         """Write the CSV of `to_csv` into a text stream that was opened with `newline=""`.
@@ -236,6 +261,21 @@ class LabelIssues:
         columns = {name: values[order] for name, values in self._columns().items()}
         columns["rank"] = pd.array([*range(1, len(self.ranking) + 1), *[None] * len(self.unscored)], "Int64")
         return pd.DataFrame(columns).set_index("sample")
+
+    def to_cleanlab(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns that cleanlab's users know, each `[sample]`, for `pandas.DataFrame(issues.to_cleanlab())`.
+
+        Returns:
+            `is_label_issue`, `label_quality` (low = bad, NaN = never seen), `given_label`, and `predicted_label`,
+            which is the suggested one where the label looks wrong and the given one elsewhere.
+        """
+        wrong = self.is_label_issue & (self.suggested_label >= 0)
+        return {
+            "is_label_issue": self.is_label_issue,
+            "label_quality": self.label_quality,
+            "given_label": self.given_label,
+            "predicted_label": np.where(wrong, self.suggested_label, self.given_label),
+        }
 
     def top(self, n: int = 10) -> Any:
         """The `n` most suspicious samples as a `pandas.DataFrame`; see `to_dataframe`.
@@ -310,8 +350,10 @@ class LabelIssues:
             "n_samples": len(self),
             "n_issues": int(self.is_label_issue.sum()),
             "n_unscored": len(self.unscored),
+            "n_planted": self.n_planted,
             "noise_rate": self.noise_rate,
             "noise_rate_interval": interval,
+            "notes": list(self.notes),
             "stability": self.stability,
             "n_runs": self.n_runs,
             "n_epochs": self.n_epochs,
@@ -359,49 +401,6 @@ class LabelIssues:
 
     def _repr_html_(self) -> str:
         return as_html(self, _HEAD)
-
-
-def check_csv_path(path: str | os.PathLike[str]) -> str:
-    """Refuse at the start what would fail after the work, or destroy a recording.
-
-    Returns:
-        The path, links followed; that of a pipe or a device as it is.
-
-    Raises:
-        ValueError: the path is empty.
-        StoreNotFoundError: the folder is missing.
-        StoreError: the folder may not be written, the path is a folder, or an HDF5 file stands there.
-    """
-    if not os.fspath(path):
-        raise ValueError("the path of the CSV is empty; give a file name")
-    if _is_stream(path):  # links of /dev/stdout end in names like pipe:[123], which are no paths
-        return os.fspath(path)
-    name = resolve_output(path)
-    if os.path.isfile(name) and _is_hdf5(name):
-        raise StoreError(f"'{escape(path)}' is an HDF5 file, perhaps a recording; give the CSV another path")
-    return name
-
-
-def _is_hdf5(path: str) -> bool:
-    """Also of a torn file: the signature stands at byte 0, 512, 1024, 2048 and so on."""
-    with open(path, "rb") as file:
-        size, place = file.seek(0, os.SEEK_END), 0
-        while place < size:
-            file.seek(place)
-            if file.read(8) == b"\x89HDF\r\n\x1a\n":
-                return True
-            place = max(512, 2 * place)
-    return False
-
-
-def _is_stream(path: str | os.PathLike[str]) -> bool:
-    """Whether it is written to as it stands: a pipe, a device, or what is open already, be that a file."""
-    if (
-        os.path.dirname(os.fspath(path)) in ("/dev/fd", "/proc/self/fd")
-        or os.fspath(path) in STANDARD_STREAMS
-    ):
-        return os.path.exists(path)
-    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def _check_share(value: float, name: str) -> None:

@@ -18,28 +18,50 @@ ID_WIDTH = 60
 
 def summary(issues: LabelIssues) -> list[str]:
     """What holds for all samples, a line each."""
-    n_unscored = len(issues.unscored)
+    n_unscored = len(issues.unscored) - issues.n_planted
     lines = [
         f"LabelIssues by {issues.method}: {int(issues.is_label_issue.sum())} of {len(issues)} labels look wrong"
         + (f"; {n_unscored} samples were never seen and are not scored" if n_unscored else "")
     ]
     if issues.noise_rate is not None:
-        interval = ""
-        if issues.noise_rate_interval is not None:
-            low, high = issues.noise_rate_interval
-            interval = f" ({low:.1%} to {high:.1%})"
-        lines.append(f"estimated share of wrong labels: {issues.noise_rate:.1%}{interval}")
+        lines.append(f"estimated share of wrong labels: {_rate(issues)}")
+    lines += issues.notes
+    if issues.n_planted:
+        lines.append(f"{issues.n_planted} labels were moved on purpose; their samples are not scored")
     if issues.stability is not None:
         lines.append(f"rank correlation between runs: {issues.stability:.3f}")
     lines.append(f"a label looks wrong where {rule_of(issues.method)}")
     if issues.n_epochs is not None:
         runs = f" of {issues.n_runs} runs" if issues.n_runs > 1 else ""
         goes_on = "; the training is not over, so more may come" if issues.is_recording else ""
-        epochs = f"{issues.n_epochs} epoch{'s' if issues.n_epochs != 1 else ''}{runs}"
+        epochs = f"{_count(issues.n_epochs)}{runs}"
         if issues.n_epochs_read is not None and issues.n_epochs_read < issues.n_epochs:
             epochs = f"{issues.n_epochs_read} of {epochs}: by then nearly all given labels were predicted"
         lines.append(f"rests on {epochs}{goes_on}")
     return lines
+
+
+def as_line(issues: LabelIssues, n: int) -> str:
+    """What holds so far in one line, with the first `n` of the ranking, escaped."""
+    found = f"{int(issues.is_label_issue.sum()):,} of {len(issues):,} labels look wrong"
+    if issues.noise_rate is not None:
+        found = f"{_rate(issues)} of the labels estimated to be wrong, {found}"
+    head = "; ".join(
+        escape(issues.describe(sample), limit=ID_WIDTH) for sample in issues.ranking[:n].tolist()
+    )
+    return f"label issues after {_count(issues.n_epochs or 0)}: {found}; first {head}"
+
+
+def _rate(issues: LabelIssues) -> str:
+    interval = ""
+    if issues.noise_rate_interval is not None:
+        low, high = issues.noise_rate_interval
+        interval = f" ({low:.1%} to {high:.1%})"
+    return f"{issues.noise_rate:.1%}{interval}"
+
+
+def _count(n_epochs: int) -> str:
+    return f"{n_epochs} epoch{'s' if n_epochs != 1 else ''}"
 
 
 def rows(issues: LabelIssues, n: int) -> list[list[str]]:

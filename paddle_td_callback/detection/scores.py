@@ -18,6 +18,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .trajectories import largest_other_probabilities
+
 FloatArray = NDArray[np.float64]
 
 EL2N_EPOCHS = 20
@@ -188,12 +190,7 @@ def mean_loss(given_probabilities: ArrayLike, margins: ArrayLike | None = None) 
     losses = (-np.log(np.clip(column, floor, 1.0)) for column in _given_columns(probabilities))
     if margins is None:
         return _mean(len(probabilities), losses)
-    logit_margins = _floats(margins, "margins")
-    if logit_margins.shape != probabilities.shape:
-        raise ValueError(
-            f"margins must have the shape of given_probabilities {probabilities.shape}, "
-            f"got {logit_margins.shape}"
-        )
+    logit_margins = _same_shape(margins, probabilities)
     bounds = (_softplus(-column) for column in _columns(logit_margins, "margins"))
     # Neither passes the true loss, so the larger is the nearer one. fmax keeps the loss where only the
     # margin is missing; unseen is where the probability is.
@@ -202,6 +199,28 @@ def mean_loss(given_probabilities: ArrayLike, margins: ArrayLike | None = None) 
         for loss, bound in zip(losses, bounds, strict=True)
     )
     return _mean(len(probabilities), larger)
+
+
+def margin(given_probabilities: ArrayLike, margins: ArrayLike) -> FloatArray:
+    """Mean over seen epochs of (probability of the given label - largest other probability). Low = suspicious.
+
+    The normalized margin of Northcutt et al. 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+    as a mean over epochs. A difference of logits is one of log-probabilities, so the largest other probability
+    follows from what every recording holds: this score needs no `keep="all"`.
+
+    Args:
+        given_probabilities: [sample, epoch], NaN = unseen.
+        margins: [sample, epoch], logit of the given label - largest other logit.
+
+    Returns:
+        float64 [sample] in [-1, 1], NaN = never seen.
+    """
+    probabilities = _floats(given_probabilities, "given_probabilities")
+    logit_margins = _same_shape(margins, probabilities)
+    columns = zip(_given_columns(probabilities), _columns(logit_margins, "margins"), strict=True)
+    return _mean(
+        len(probabilities), (given - largest_other_probabilities(given, one) for given, one in columns)
+    )
 
 
 @dataclass(frozen=True)
@@ -266,6 +285,10 @@ def _mean_loss_noise(given_probabilities: ArrayLike, margins: ArrayLike) -> Floa
     return loss / (math.log(2) + loss)
 
 
+def _margin_noise(given_probabilities: ArrayLike, margins: ArrayLike) -> FloatArray:
+    return _unit(0.5 - 0.5 * margin(given_probabilities, margins))
+
+
 NOISE_SCORES: dict[str, NoiseScore] = {
     "aum": NoiseScore(
         ("margins",),
@@ -322,6 +345,14 @@ NOISE_SCORES: dict[str, NoiseScore] = {
         "its mean loss is above 0.69: the given label had a probability below 1/2, as a geometric mean",
         "a wrong label is learned late and so costs most; loss / (log 2 + loss), 1/2 where the geometric "
         "mean of the given label's probability is 1/2",
+    ),
+    "margin": NoiseScore(
+        ("given_probabilities", "margins"),
+        _margin_noise,
+        "low",
+        "another class had the larger probability on average",
+        "the best single number on most recordings: unlike AUM it does not grow with the scale of the logits; "
+        "1/2 is a mean margin of 0, 1 that of -1",
     ),
 }
 """Every score that can rank samples, by name. A new one is a function and an entry here; nothing else changes."""
@@ -425,6 +456,15 @@ def _predictions(values: ArrayLike) -> NDArray[Any]:
     if array.dtype.kind not in "iu":
         raise TypeError(f"predictions must be integers, -1 for unseen, got {array.dtype}")
     return _ranked(array, "predictions", "[sample, epoch]")
+
+
+def _same_shape(margins: ArrayLike, probabilities: NDArray[Any]) -> NDArray[Any]:
+    array = _floats(margins, "margins")
+    if array.shape != probabilities.shape:
+        raise ValueError(
+            f"margins must have the shape of given_probabilities {probabilities.shape}, got {array.shape}"
+        )
+    return array
 
 
 def _ranked(array: NDArray[Any], name: str, axes: str) -> NDArray[Any]:

@@ -12,8 +12,34 @@ from ..messages import escape
 from ..store import TrainingDynamicsStore
 from .dataset_features import rank
 from .label_issues import LabelIssues
+from .learning_clock import FITTED, LearningClock
+from .noise_rate import trust
 
 Source = str | os.PathLike[str] | TrainingDynamicsStore
+
+
+def advice(clocks: Sequence[LearningClock | None]) -> tuple[str, ...]:
+    """Whether several short runs are worth their time, by what these runs learned; see docs/detection-quality.md.
+
+    Args:
+        clocks: of each run, None where the method did without.
+    """
+    known = [(clock.epochs_until(FITTED), len(clock.fitted)) for clock in clocks if clock is not None]
+    if len(known) < len(clocks):
+        return ()
+    if len(known) > 1:
+        if any(epochs is not None for epochs, _ in known):
+            return ()
+        return (
+            "no run fitted 95 percent of the given labels; where that is so, several runs rank hardly better than one",
+        )
+    ((epochs, of),) = known
+    if epochs is None or 2 * epochs > of:
+        return ()
+    return (
+        f"95 percent of the given labels were fitted after {epochs} of {of} epochs; in such trainings several short "
+        "runs (train_several_runs) mostly rank better, at about the same cost",
+    )
 
 
 def check_runs(sources: Sequence[Source]) -> None:
@@ -73,6 +99,7 @@ def average_runs(runs: Sequence[LabelIssues], sources: Sequence[Source]) -> Labe
         sample_ids=first.sample_ids,
         noise_rate=noise_rate,
         noise_rate_interval=interval,
+        notes=trust(interval),
         stability=stability(scores),
         n_runs=len(runs),
         n_epochs=sum(run.n_epochs or 0 for run in runs),

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.interpolate import fill_missed_epochs
+from ..detection.output_files import new_text_file
 from ..errors import StoreError, StoreNotFoundError
 from ..messages import escape
 from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
-from .files import new_text_file
 from .import_arrays import import_arrays
 
 _NAME = re.compile(r"dynamics_epoch_(\d{1,9})\.jsonl")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..messages import escape
+from ..messages import escape, standard_output
+from .formats import FORMATS
 
 if TYPE_CHECKING:
     from ..detection.label_issues import LabelIssues
-    from ..store import TrainingDynamicsStore
     from .marks import Review
-
-FORMATS = ("csv", "parquet", "interpretdl", "cartography", "pred-probs", "fiftyone", "label-studio")
-_OF_RANKING = ("csv", "parquet", "fiftyone", "label-studio")  # the others are of the recording alone
-_BY_SUFFIX = {".csv": "csv", ".parquet": "parquet", ".npz": "interpretdl", ".npy": "pred-probs"}
 
 
 def add_commands(commands: Any) -> None:
@@ -29,30 +28,40 @@ def add_commands(commands: Any) -> None:
     report.add_argument(
         "recordings", nargs="+", metavar="FILE", help="several runs of the same data are averaged"
     )
-    report.add_argument("-o", "--out", metavar="FILE", default="report.html", help="default: report.html")
     report.add_argument(
+        "-o", "--out", metavar="FILE", default="report.html", help="- prints it (default: report.html)"
+    )
+    shown = report.add_mutually_exclusive_group()
+    shown.add_argument(
         "--images",
         metavar="FOLDER",
-        help="show the pictures in it: by the sample ids, or in DatasetFolder's order",
+        help="show the pictures in it: by the sample ids, or in DatasetFolder's order (default: this folder, where the "
+        "ids are paths of pictures in it)",
+    )
+    shown.add_argument(
+        "--texts", metavar="FILE", help="show these texts, one a line in the order of the samples"
+    )
+    shown.add_argument(
+        "--rows", metavar="CSV", help="show these rows, with a head, in the order of the samples"
     )
     report.add_argument("--title", help="of the page")
     report.add_argument(
-        "--top", type=_whole, default=2000, metavar="N", help="how many suspects (default: 2000)"
+        "--top", type=whole, default=2000, metavar="N", help="how many suspects (default: 2000)"
     )
-    _add_ranking_options(report)
+    add_ranking_options(report)
     report.set_defaults(run=_report)
 
     review = commands.add_parser("review", help="use the marks that were set in the page")
     review.add_argument("marks", metavar="MARKS", help="the CSV that the page exported")
     review.add_argument("recording", metavar="FILE", help="the recording that the page was made of")
     review.add_argument(
-        "--corrected", metavar="FILE", help="write the labels of all samples, corrected, as CSV"
+        "--corrected", metavar="FILE", help="write the labels of all samples, corrected, as CSV (-: print it)"
     )
-    review.add_argument("--csv", metavar="FILE", help="write the new ranking as CSV")
+    review.add_argument("--csv", metavar="FILE", help="write the new ranking as CSV (-: print it)")
     review.add_argument("--save-detector", metavar="FILE", help="save the detector fine-tuned on the marks")
     review.add_argument("--no-fine-tune", action="store_true", help="leave the detector as it is")
     review.add_argument("--json", action="store_true", help="for machines")
-    _add_ranking_options(review)
+    add_ranking_options(review)
     review.set_defaults(run=_review)
 
     export = commands.add_parser("export", help="write a recording or its ranking in another tool's format")
@@ -60,15 +69,19 @@ def add_commands(commands: Any) -> None:
         "recordings", nargs="+", metavar="FILE", help="several runs: only for rankings, averaged"
     )
     export.add_argument(
-        "-o", "--out", metavar="OUT", required=True, help="file to write; for cartography a folder"
+        "-o",
+        "--out",
+        metavar="OUT",
+        required=True,
+        help="file to write (-: print it); for cartography a folder",
     )
     export.add_argument(
-        "--to", choices=FORMATS, help="default: by the ending of OUT (.csv, .parquet, .npz, .npy)"
+        "--to", choices=list(FORMATS), help="default: by the ending of OUT (.csv, .parquet, .npz, .npy)"
     )
     export.add_argument(
         "--prefix", default="/data/local-files/?d=", help="label-studio: put before the path of each picture"
     )
-    _add_ranking_options(export)
+    add_ranking_options(export)
     export.set_defaults(run=_export)
 
     importing = commands.add_parser("import", help="make a recording of what another tool wrote down")
@@ -86,70 +99,204 @@ def add_commands(commands: Any) -> None:
     importing.set_defaults(run=_import)
 
 
-def _add_ranking_options(parser: argparse.ArgumentParser) -> None:
+class _Methods:
+    """The names of the methods, which are known only once NumPy is there."""
+
+    def __iter__(self) -> Iterator[str]:
+        from ..detection.find_issues import METHODS
+
+        return iter(METHODS)
+
+    def __contains__(self, name: object) -> bool:
+        return name in tuple(self)
+
+
+def add_ranking_options(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that ranks samples takes; `ranked` reads it.
+
+    Args:
+        parser: of the command.
+    """
     parser.add_argument(
-        "--method", type=_method, default="lstm", help="default: lstm; the others need no Paddle"
+        "--method",
+        choices=_Methods(),
+        metavar="METHOD",
+        default="lstm",
+        help="%(choices)s (default: lstm; the others need no Paddle)",
     )
     parser.add_argument(
         "--detector", metavar="FILE", help="weights saved by NoiseDetector.save (default: shipped)"
     )
     parser.add_argument("--device", help="Paddle device string, such as cpu or gpu:0 (default: Paddle's own)")
+    parser.add_argument("--batch-size", type=whole, metavar="N", help="samples on the device at once")
+    parser.add_argument(
+        "--class-names", metavar="FILE", help="names of the classes, one a line in their order"
+    )
+    parser.add_argument(
+        "--sample-ids", metavar="FILE", help="names of the samples, one a line in their order"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar, nothing printed")
 
 
-def _say(text: object) -> None:
-    print(escape(text, lines=True))
+def ranked(options: argparse.Namespace, recordings: list[str]) -> tuple[LabelIssues, Any]:
+    """Find label issues as the options say; what can be refused is refused before Paddle is imported.
+
+    Args:
+        options: with those of `add_ranking_options`.
+        recordings: paths.
+
+    Returns:
+        The issues, and the detector that was asked for (None = the shipped one).
+    """
+    from ..detection.find_issues import find_label_issues
+    from ..store import TrainingDynamicsStore
+
+    if options.detector is not None and options.method != "lstm":
+        raise ValueError(f"--detector goes with --method lstm, got {options.method}; give one of them")
+    names = {name: lines_of(getattr(options, name)) for name in ("class_names", "sample_ids")}
+    for recording in recordings:
+        TrainingDynamicsStore(recording).close()
+    detector: Any = None
+    if options.method == "lstm":
+        need_paddle("method lstm needs it, the other methods do not")
+        from ..detection.lstm.detector import NoiseDetector
+        from ..detection.lstm.device import check_device
+
+        check_device(options.device)
+        if options.detector is not None:
+            detector = NoiseDetector.load(options.detector)
+    issues = find_label_issues(
+        recordings,
+        method=options.method,
+        detector=detector,
+        device=options.device,
+        batch_size=options.batch_size,
+        progress=not options.quiet,
+        **names,
+    )
+    return issues, detector
 
 
-def _whole(text: str) -> int:
+def lines_of(path: str | None) -> list[str] | None:
+    """The lines of a text file. Only line feeds end one, and the one at the end of the file starts none."""
+    if path is None:
+        return None
+    with open(path, encoding="utf-8", newline="") as file:
+        return file.read().removesuffix("\n").split("\n")
+
+
+def need_paddle(why: str) -> None:
+    """Import Paddle.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of compilers that Paddle would use for things not done here
+            import paddle  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":  # Paddle is there and lacks something: its own words say what
+            raise
+        raise ImportError(
+            f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "
+            "Paddle for your device as its install page says"
+        ) from error
+
+
+def say(text: object) -> None:
+    """Print lines, escaped."""
+    with standard_output() as out:
+        print(escape(text, lines=True), file=out)
+
+
+def say_json(value: Any) -> None:
+    """Print JSON, in ASCII, so that it is safe on every terminal."""
+    say(json.dumps(value, indent=2))
+
+
+def whole(text: str) -> int:
+    """An argument that is a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {escape(repr(text))}")
     return int(text)
 
 
 def _keep(text: str) -> Any:
-    return text if text in ("all", "given") else _whole(text)
+    return text if text in ("all", "given") else whole(text)
 
 
-def _method(name: str) -> str:
-    from ..detection.find_issues import METHODS
+def _check_outs(*outs: str | None) -> bool:
+    """Refuse at the start what could not be written at the end; returns whether something is printed instead.
 
-    if name not in METHODS:
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(METHODS)}, got {escape(repr(name))}")
-    return name
+    Raises:
+        ValueError: two things would be printed into one another.
+    """
+    from ..detection.output_files import check_out, is_stdout
+
+    for out in outs:
+        if out is not None:
+            check_out(out)
+    n_printed = sum(map(is_stdout, outs))
+    if n_printed > 1:
+        raise ValueError("only one thing can go to standard output; give the others a file")
+    return n_printed > 0
 
 
 def _report(options: argparse.Namespace) -> None:
-    from .files import check_out
     from .report import write_report
 
-    check_out(options.out)
-    issues = _ranked(options, options.recordings)
+    is_printed = _check_outs(options.out)
+    shown = _lines_or_rows(options)
+    issues, _ = ranked(options, options.recordings)
+    if shown is not None and len(shown) != len(issues):
+        name, file = ("--rows", options.rows) if options.texts is None else ("--texts", options.texts)
+        raise ValueError(f"{name} '{file}' holds {len(shown)} for {len(issues)} samples; give one for each")
+    images = options.images
+    if images is None and shown is None and _are_pictures_here(issues):
+        images = "."
     write_report(
         issues,
         options.recordings,
         options.out,
-        images=options.images,
+        dataset=shown,
+        images=images,
         title=options.title,
         n_suspects=options.top,
     )
-    if not options.quiet:
-        _say(f"report: {options.out}")
+    if not (options.quiet or is_printed):
+        say(f"report: {options.out}")
+
+
+def _lines_or_rows(options: argparse.Namespace) -> list[Any] | None:
+    """What `--texts` or `--rows` shows of each sample."""
+    if options.rows is None:
+        return lines_of(options.texts)
+    with open(options.rows, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file, restkey="", restval=""))
+
+
+def _are_pictures_here(issues: LabelIssues) -> bool:
+    """Whether the first suspects' ids are paths of pictures below this folder."""
+    from .thumbnails import IMAGE_SUFFIXES
+
+    here = os.path.join(os.path.realpath("."), "")
+    ids = [issues.sample_ids[sample] for sample in issues.ranking[:10]] if issues.sample_ids else []
+    files = [os.path.realpath(one) for one in ids if one.lower().endswith(IMAGE_SUFFIXES)]
+    return any(one.startswith(here) and os.path.isfile(one) for one in files)
 
 
 def _review(options: argparse.Namespace) -> None:
-    from .files import check_out
     from .marks import read_marks, review_marks, write_labels
 
-    for path in (options.corrected, options.csv, options.save_detector):
-        if path is not None:
-            check_out(path)
-    issues = _ranked(options, [options.recording])
+    is_printed = _check_outs(options.corrected, options.csv, "-" if options.json else None)
+    _check_outs(options.save_detector)
+    issues, detector = ranked(options, [options.recording])
     review = review_marks(
         read_marks(options.marks, issues),
         issues,
         options.recording,
-        detector=_detector(options),
+        detector=detector,
         fine_tune=not options.no_fine_tune,
         device=options.device,
         progress=not options.quiet,
@@ -164,16 +311,16 @@ def _review(options: argparse.Namespace) -> None:
             raise ValueError(f"no detector was saved: {reason}; leave --save-detector out")
         review.detector.save(options.save_detector)
     if options.json:
-        _say(json.dumps(_facts(review), indent=2))
-    elif not options.quiet:
-        _say(review)
+        say_json(_facts(review))
+    elif not (options.quiet or is_printed):
+        say(review)
         for name, path in (
             ("corrected labels", options.corrected),
             ("new ranking", options.csv),
             ("detector", options.save_detector),
         ):
             if path is not None:
-                _say(f"{name}: {path}")
+                say(f"{name}: {path}")
 
 
 def _facts(review: Review) -> dict[str, Any]:
@@ -192,63 +339,28 @@ def _facts(review: Review) -> dict[str, Any]:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from .files import check_out
+    from ..store import TrainingDynamicsStore
 
-    kind = options.to or _BY_SUFFIX.get(os.path.splitext(options.out)[1].lower())
+    suffix = os.path.splitext(options.out)[1].lower()
+    kind = options.to or next((name for name, one in FORMATS.items() if one.suffix == suffix != ""), None)
     if kind is None:
         raise ValueError(f"the ending of '{options.out}' names no format; pass --to {', '.join(FORMATS)}")
-    if kind != "cartography":
-        check_out(options.out)
-    if kind in _OF_RANKING:
-        _export_ranking(_ranked(options, options.recordings), kind, options)
+    written = FORMATS[kind]
+    is_printed = not written.is_folder and _check_outs(options.out)
+    if is_printed and not written.is_text:
+        printed = ", ".join(name for name, one in FORMATS.items() if one.is_text)
+        raise ValueError(f"--to {kind} is not printed, give -o a file; printed are {printed}")
+    quiet = options.quiet or is_printed
+    if written.of_ranking:
+        issues, _ = ranked(options, options.recordings)
+        written.write(issues, options.out, prefix=options.prefix, quiet=quiet)
     else:
-        from ..store import TrainingDynamicsStore
-
         if len(options.recordings) > 1:
             raise ValueError(f"--to {kind} takes one recording, got {len(options.recordings)}")
         with TrainingDynamicsStore(options.recordings[0]) as store:
-            _export_recording(store, kind, options.out)
-    if not options.quiet:
-        _say(f"{kind}: {options.out}")
-
-
-def _export_ranking(issues: LabelIssues, kind: str, options: argparse.Namespace) -> None:
-    from .fiftyone import write_fiftyone
-    from .files import new_text_file
-    from .label_studio import labeling_config, write_label_studio
-    from .tables import write_parquet
-
-    if kind == "csv":
-        issues.to_csv(options.out)
-    elif kind == "parquet":
-        write_parquet(issues, options.out)
-    elif kind == "fiftyone":
-        write_fiftyone(issues, options.out)
-    else:
-        write_label_studio(issues, options.out, prefix=options.prefix)
-        interface = os.path.splitext(options.out)[0] + ".xml"
-        with new_text_file(interface) as file:
-            file.write(labeling_config(issues))
-        if not options.quiet:
-            _say(f"labeling interface: {interface}")
-
-
-def _export_recording(store: TrainingDynamicsStore, kind: str, out: str) -> None:
-    import numpy as np
-
-    from .cartography import write_cartography
-    from .cleanlab import pred_probs
-    from .files import new_file
-    from .interpretdl_npz import write_interpretdl
-
-    if kind == "interpretdl":
-        write_interpretdl(store, out)
-    elif kind == "cartography":
-        write_cartography(store, out)
-    else:
-        probabilities = pred_probs(store)
-        with new_file(out) as file:
-            np.save(file, probabilities)
+            written.write(store, options.out, prefix=options.prefix, quiet=quiet)
+    if not quiet:
+        say(f"{kind}: {options.out}")
 
 
 def _import(options: argparse.Namespace) -> None:
@@ -261,29 +373,4 @@ def _import(options: argparse.Namespace) -> None:
         import_npz(
             options.source, options.out, logits=options.logits, keep=options.keep, overwrite=options.overwrite
         )
-    _say(f"recording: {options.out}")
-
-
-def _ranked(options: argparse.Namespace, recordings: list[str]) -> LabelIssues:
-    from ..detection.find_issues import find_label_issues
-    from ..store import TrainingDynamicsStore
-
-    for recording in recordings:  # before Paddle is imported, which takes seconds
-        TrainingDynamicsStore(recording).close()
-    return find_label_issues(
-        recordings,
-        method=options.method,
-        detector=_detector(options),
-        device=options.device,
-        progress=not options.quiet,
-    )
-
-
-def _detector(options: argparse.Namespace) -> Any:
-    if options.detector is None:
-        return None
-    if options.method != "lstm":
-        raise ValueError(f"--detector goes with --method lstm, got {options.method}; give one of them")
-    from .. import NoiseDetector
-
-    return NoiseDetector.load(options.detector)
+    say(f"recording: {options.out}")

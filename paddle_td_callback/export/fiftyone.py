@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from ..detection.label_issues import LabelIssues
-from .files import new_text_file
+from ..detection.output_files import new_text_file
 
 
 def write_fiftyone(

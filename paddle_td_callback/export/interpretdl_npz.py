@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..detection.interpolate import fill_missed_epochs
+from ..detection.output_files import new_file
 from ..messages import escape
 from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
-from .files import new_file
 from .import_arrays import EPOCH_BYTES, check_worth, import_arrays, open_npz
 
 _BLOCK = 1 << 20  # values that are turned at once

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from html import escape
 
 from ..detection.label_issues import LabelIssues
+from ..detection.output_files import new_text_file
 from .fiftyone import check_paths
-from .files import new_text_file
 from .text import visible
 
 

@@ -15,12 +15,12 @@ import numpy.typing as npt
 from ..csv_cells import from_cell, to_cell
 from ..detection.find_issues import detector_features, find_label_issues
 from ..detection.label_issues import LabelIssues
-from ..detection.learning_clock import epochs_to_read
+from ..detection.learning_clock import LearningClock
+from ..detection.output_files import new_text_file
 from ..detection.trajectories import trajectories_of
 from ..errors import DetectorError
 from ..store import TrainingDynamicsStore
-from .files import new_text_file
-from .report import Source, check_same_recording
+from .report import Source, check_same_recording, opened
 
 WRONG, RIGHT, UNSURE = 1, 0, -1
 _MARKS = {"wrong": WRONG, "right": RIGHT, "unsure": UNSURE}
@@ -217,33 +217,25 @@ def review_marks(
         marks = read_marks(marks, issues)
     if not len(marks):
         raise ValueError("nothing is marked in it; mark suspects in the report and export the marks")
-    if not isinstance(source, TrainingDynamicsStore):
-        with TrainingDynamicsStore(source) as store:
-            return _review(marks, issues, store, detector, fine_tune, device, progress)
-    return _review(marks, issues, source, detector, fine_tune, device, progress)
-
-
-def _review(
-    marks: Marks,
-    issues: LabelIssues,
-    store: TrainingDynamicsStore,
-    detector: Any,
-    fine_tune: bool,
-    device: str | None,
-    progress: bool,
-) -> Review:
-    check_same_recording(issues, store)
     n_wrong, n_right = int((marks.verdicts == WRONG).sum()), int((marks.verdicts == RIGHT).sum())
     n_judged = n_wrong + n_right
     rank = np.zeros(len(issues), np.int64)
     rank[issues.ranking] = np.arange(1, len(issues.ranking) + 1)
-    gain, tuned, ranked, why_not = None, None, issues, "it was not asked for"
-    if fine_tune:
-        why_not = _why_not(marks, issues, n_wrong, n_right)
+    gain, tuned, ranked = None, None, issues
+    why_not = _why_not(marks, issues, n_wrong, n_right) if fine_tune else "it was not asked for"
+    with opened(source) as store:
+        check_same_recording(issues, store)
         if not why_not:
             gain, tuned = _fine_tuned(marks, store, detector, device)
-            if tuned is not None:
-                ranked = find_label_issues(store, detector=tuned, device=device, progress=progress)
+        if tuned is not None:
+            ranked = find_label_issues(
+                store,
+                detector=tuned,
+                device=device,
+                class_names=issues.class_names,
+                sample_ids=issues.sample_ids,
+                progress=progress,
+            )
     scores = ranked.noise_score.copy()
     judged = marks.verdicts != UNSURE
     scores[marks.samples[judged]] = marks.verdicts[judged]
@@ -284,7 +276,7 @@ def _fine_tuned(
     base = NoiseDetector.pretrained() if detector is None else detector
     judged = marks.verdicts != UNSURE
     samples, wrong = marks.samples[judged], marks.verdicts[judged] == WRONG
-    n_epochs = epochs_to_read(store)  # once: it is a pass over the recording
+    n_epochs = LearningClock.of(store).epochs_to_read  # once: it is a pass over the recording
 
     def read(rows: Any) -> Any:
         given, margins = store.given_probabilities(rows), store.margins(rows)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
 
 import numpy as np
 
 from ..detection.label_issues import LabelIssues
+from ..detection.output_files import check_out, new_file
 from ..store import TrainingDynamicsStore
-from .files import check_out, new_file
 from .report_data import report_data
 from .text import embedded_json, visible
 from .thumbnails import Pictures, Thumbnail
@@ -63,45 +64,38 @@ def write_report(
     check_out(out)
     if n_suspects < 1:
         raise ValueError(f"n_suspects must be at least 1, got {n_suspects}")
-    first = source if isinstance(source, (str, os.PathLike, TrainingDynamicsStore)) else source[0]
-    if not isinstance(first, TrainingDynamicsStore):
-        with TrainingDynamicsStore(first) as store:
-            return _write(
-                issues, store, out, dataset, thumbnail, images, title, n_suspects, max_content_bytes
-            )
-    return _write(issues, first, out, dataset, thumbnail, images, title, n_suspects, max_content_bytes)
-
-
-def _write(
-    issues: LabelIssues,
-    store: TrainingDynamicsStore,
-    out: str | os.PathLike[str],
-    dataset: Any,
-    thumbnail: Thumbnail | None,
-    images: str | os.PathLike[str] | None,
-    title: str | None,
-    n_suspects: int,
-    max_content_bytes: int,
-) -> str:
-    check_same_recording(issues, store)
-    pictures = Pictures(
-        dataset=dataset,
-        thumbnail=thumbnail,
-        images=images,
-        sample_ids=issues.sample_ids,
-        n_samples=store.n_samples,
-    )
-    data, points = report_data(
-        issues,
-        store,
-        pictures,
-        title=title or f"Label issues of {os.path.basename(store.path)}",
-        n_suspects=n_suspects,
-        max_content_bytes=max_content_bytes,
-    )
+    with opened(
+        source if isinstance(source, (str, os.PathLike, TrainingDynamicsStore)) else source[0]
+    ) as store:
+        check_same_recording(issues, store)
+        pictures = Pictures(
+            dataset=dataset,
+            thumbnail=thumbnail,
+            images=images,
+            sample_ids=issues.sample_ids,
+            n_samples=store.n_samples,
+        )
+        data, points = report_data(
+            issues,
+            store,
+            pictures,
+            title=title or f"Label issues of {os.path.basename(store.path)}",
+            n_suspects=n_suspects,
+            max_content_bytes=max_content_bytes,
+        )
     with new_file(out) as file:
         file.write(page(data, points))
     return os.fspath(out)
+
+
+@contextlib.contextmanager
+def opened(source: Source) -> Iterator[TrainingDynamicsStore]:
+    """A recording, which is closed afterwards if it was not open."""
+    if isinstance(source, TrainingDynamicsStore):
+        yield source
+    else:
+        with TrainingDynamicsStore(source) as store:
+            yield store
 
 
 def check_same_recording(issues: LabelIssues, store: TrainingDynamicsStore) -> None:
@@ -116,6 +110,8 @@ def check_same_recording(issues: LabelIssues, store: TrainingDynamicsStore) -> N
             "they were found in"
         )
     both = (store.labels >= 0) & (issues.given_label >= 0)
+    if store.label_shifts is not None:  # the training saw another label than the data set has
+        both &= store.label_shifts == 0
     differing = np.flatnonzero(both & (store.labels != issues.given_label))
     if len(differing):
         sample = int(differing[0])

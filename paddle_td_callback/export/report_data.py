@@ -159,7 +159,7 @@ def _summary(issues: LabelIssues, store: TrainingDynamicsStore, recorded: _Recor
         "version": __version__,
         "method": issues.method,
         "samples": store.n_samples,
-        "never_seen": len(issues.unscored),
+        "never_seen": len(issues.unscored) - issues.n_planted,
         "classes": store.n_classes,
         "epochs": store.n_epochs,
         "epochs_read": issues.n_epochs_read,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..detection.label_issues import LabelIssues
-from .files import new_file
+from ..detection.output_files import new_file
 
 
 def write_parquet(issues: LabelIssues, out: str | os.PathLike[str]) -> None:

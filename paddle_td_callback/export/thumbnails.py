@@ -8,6 +8,7 @@ import io
 import os
 import random
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -114,12 +115,16 @@ class Pictures:
 @contextlib.contextmanager
 def same_random_streams() -> Iterator[None]:
     """Reading a data set may augment; the random streams of the caller go on as if it had not."""
+    paddle = sys.modules.get("paddle")
     state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002  those a data set draws from
+    paddle_state = None if paddle is None else paddle.get_rng_state()
     try:
         yield
     finally:
         random.setstate(state)
         np.random.set_state(numpy_state)  # noqa: NPY002
+        if paddle is not None:
+            paddle.set_rng_state(paddle_state)
 
 
 def list_images(folder: str) -> list[str]:

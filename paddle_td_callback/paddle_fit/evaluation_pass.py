@@ -167,7 +167,7 @@ class EvaluationPass:
         listed = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         with paddle.no_grad():
             seen = self._reader.read(getattr(model, LOSS), listed, labels, len(indices))
-        batch = seen.to_host()
+        batch = self._reader.to_host([seen])
         if len(batch.outputs) != len(indices):
             raise CaptureError(
                 f"the evaluation pass asked for {len(indices)} samples and the network returned "

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..dataset_names import names_of
-from ..errors import CaptureError
-from ..messages import show
+from ..detection.writing_lock import is_being_written
+from ..errors import CaptureError, StoreError
+from ..messages import show, warn
 from ..recording.gathering import Ranks
 from ..recording.open_recorders import is_open
 from ..recording.recorder import TrainingDynamicsRecorder
-from ..store.paths import check_path
+from ..store import TrainingDynamicsStore
+from ..store.paths import check_path, set_aside
 from .options import RecordingOptions
 from .outputs import sigmoids, softmax
+from .planted_label_errors import label_shifts_of
 
 
 @dataclass
@@ -72,6 +75,12 @@ class FitFile:
             return not self._is_new
         return bool(self._resume) and os.path.exists(self._options.path)
 
+    @property
+    def _keeps_earlier(self) -> bool:
+        """Whether this process makes the file, and an earlier recording there gets another name."""
+        is_writer = self._ranks is None or self._ranks.rank == 0
+        return is_writer and not (self._resume or self._overwrite) and is_finished(self._options.path)
+
     def check_network(self) -> None:
         """Raise CaptureError if the file holds the training of another network."""
         options, history = self._options, self._history
@@ -84,7 +93,9 @@ class FitFile:
 
     def check_path(self) -> None:
         """Raise StoreError if the path cannot be written, or exists and is neither continued nor replaced."""
-        check_path(self._options.path, resume=bool(self._resume), overwrite=self._overwrite)
+        check_path(
+            self._options.path, resume=bool(self._resume), overwrite=self._overwrite or self._keeps_earlier
+        )
 
     def open(
         self, dataset: Any, n_samples: int, n_classes: int, *, has_one_column: bool = False
@@ -107,7 +118,14 @@ class FitFile:
                 f"'{path}' is being recorded by another callback of this fit; give each a path of its own"
             )
         self._is_new = not self.resumes
+        if self._keeps_earlier:
+            kept = os.path.basename(set_aside(path) or path)
+            warn(f"'{path}': the earlier recording there is kept as '{kept}'; training and recording go on")
         given = self._options.of_recorder | self._names(dataset, n_samples, n_classes)
+        has_labels = self._options.labels is not None
+        shifts = label_shifts_of(dataset, n_samples, n_classes, has_labels=has_labels)
+        if shifts is not None:
+            given["label_shifts"] = shifts
         self.recorder = TrainingDynamicsRecorder(
             path,
             n_samples=n_samples,
@@ -151,3 +169,12 @@ class FitFile:
         finally:
             if is_empty and self._is_new:  # the store has removed it
                 self._history.has_begun = False
+
+
+def is_finished(path: str) -> bool:
+    """Whether there is a recording that can be read, and that no process is writing."""
+    try:
+        TrainingDynamicsStore(path).close()
+    except StoreError:
+        return False
+    return not is_being_written(path)

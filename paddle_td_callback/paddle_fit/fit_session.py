@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import paddle
 
 from ..errors import CaptureError
 from ..messages import warn
+from ..recording.batches import BLOCK_BYTES
 from ..recording.gathering import RanksEndedError, RanksLostError
 from ..recording.recorder import TrainingDynamicsRecorder
 from .evaluation_pass import EvaluationPass
@@ -18,11 +21,13 @@ from .fit_ranks import FitRanks
 from .index_field import FIELD_WAY
 from .internals import LOSS, RUN_ONE_EPOCH, check_model
 from .options import RecordingOptions
-from .outputs import Batch, RowFilter, RowsError
+from .outputs import Batch, BatchError, DeviceBatch, RowFilter, RowsError
 from .plausibility import Plausibility
 from .rendezvous import first_line
 from .replacement import LastCallback, Replacement, intercept_next_epoch
-from .taps import BatchError, StepTap, TappedLoader, real_loader
+from .taps import StepTap, TappedLoader, real_loader
+
+_MOST_STEPS = 64  # that wait; more of them make a step no cheaper
 
 
 class FitSession:
@@ -53,7 +58,7 @@ class FitSession:
             model,
             history,
             ranks=self._ranks.ranks,
-            epochs=params.get("epochs"),
+            epochs=None if params.get("epochs") is None else -(-params["epochs"] // options.every),
             verbose=self._is_verbose,
         )
         self._rows = RowFilter(options.labels, options.ignore_label, model, self.judge)
@@ -68,13 +73,23 @@ class FitSession:
         self._n_lost_batches = 0
         self._size: int | None = None  # of the data set when the last epoch began
         # The epoch under way.
-        self._epoch: int | None = None
+        self._epoch: int | None = None  # None = none that is recorded
         self._loader: Any = None
         self._is_padded = False
         self._tap: StepTap | None = None
         self._intercept: Replacement | None = None
         self._has_last_callback = False
         self._n_steps = self._n_rows = 0
+        self._callbacks: Callable[[], Any] = lambda: ()  # weak: see `FitRanks.begin_epoch`
+        self._waiting: list[
+            DeviceBatch
+        ] = []  # steps that are still to be recorded, with copies of their outputs
+        self._n_waiting = 0  # numbers in these outputs
+
+    @property
+    def callbacks(self) -> list[Any]:
+        """All callbacks of this fit, once its first epoch has begun."""
+        return list(self._callbacks() or ())
 
     @property
     def n_skipped(self) -> int:
@@ -193,6 +208,7 @@ class FitSession:
     def abandon(self, reason: str) -> None:
         """The fit fails: drop the epoch under way, keep the others, remove all hooks."""
         self._ranks.leave(reason)
+        self._waiting.clear()
         self._clean_up()
         self._close_or_warn()
 
@@ -210,8 +226,9 @@ class FitSession:
 
     def begin_epoch(self, epoch: int) -> None:
         """Make the coming epoch run under the taps."""
-        self._epoch, self._loader = epoch, None
+        self._epoch, self._loader = None if epoch % self.options.every else epoch, None
         self._n_steps = self._n_rows = 0
+        self._waiting.clear()
         if self._intercept is not None:
             self._intercept.remove()
         # Where recording has ended, the model still cannot take the index field.
@@ -220,6 +237,7 @@ class FitSession:
 
     @contextlib.contextmanager
     def _tapped(self, loader: Any, callbacks: Any) -> Iterator[Any]:
+        self._callbacks = weakref.ref(callbacks)
         self._loader = real_loader(loader)
         self.dataset = getattr(self._loader, "dataset", None)
         try:
@@ -272,7 +290,8 @@ class FitSession:
         sampler, padding = getattr(self._loader, "batch_sampler", None), paddle.io.DistributedBatchSampler
         self._is_padded = isinstance(sampler, padding) and type(sampler).__iter__ is padding.__iter__
         tap = None
-        if not self._is_stopped and (is_trained or self._file.recorder is None):
+        is_needed = is_trained or self._file.recorder is None
+        if is_needed and self._epoch is not None and not self._is_stopped:
             tap = StepTap(self._model, self._reader, needs_indices=is_trained)
         if tap is None and field is None:
             return loader
@@ -289,21 +308,36 @@ class FitSession:
                 self._tap.arm()
 
     def end_step(self, step: int) -> None:
-        """Take the step's outputs to the host, after Paddle took the loss there, and record them."""
+        """Keep the step's outputs, and record them with those of other steps once there are enough."""
         if self._tap is None or self._is_stopped:
             return
         try:
-            batch = self._tap.take()
-        except BatchError as error:
+            taken = self._tap.take()
+        except CaptureError as error:
             raise BatchError(f"step {step}: {error}") from error
-        if batch is None:  # called a second time for this step, by another callback
+        if taken is None:  # called a second time for this step, by another callback
             return
         self._n_steps += 1
-        self._record(batch)
-        if (
-            self.options.mode == "eval"
-        ):  # one step shows, before the first epoch, whether its pass can be recorded
-            self._tap = None
+        self._waiting.append(replace(taken, number=step))
+        n_rows, n_columns = taken.values.shape
+        self._n_waiting += n_rows * n_columns
+        n_next = self._n_waiting + n_rows * n_columns
+        # What is wrong from the start is found in the first step.
+        if not self._is_settled or len(self._waiting) >= _MOST_STEPS or 4 * n_next > BLOCK_BYTES:
+            self._record_steps()
+
+    def _record_steps(self) -> None:
+        """Take the outputs of the steps that wait to the host, after Paddle took their loss there, and record them."""
+        steps, self._waiting, self._n_waiting = self._waiting, [], 0
+        for batch in self._reader.batches_of(steps):
+            with self._judged():
+                if isinstance(batch, BatchError):
+                    raise batch
+                self._record(batch)
+                if (
+                    self.options.mode == "eval"
+                ):  # one step shows whether the pass after the epoch can be recorded
+                    self._tap = None
 
     def _record(self, batch: Batch) -> None:
         """Record the rows that have a sample and a class; a batch without indices is only checked."""
@@ -315,7 +349,7 @@ class FitSession:
             if odd is not None:
                 self._warn(odd)
             kind = "probabilities" if batch.are_probabilities else "logits"
-            recorder.update(batch.indices, labels=batch.labels, **{kind: batch.outputs})
+            recorder.update(batch.indices, labels=batch.labels, steps=batch.steps, **{kind: batch.outputs})
             self._n_rows += len(batch.labels)
         self._is_settled = True
 
@@ -328,6 +362,8 @@ class FitSession:
         if self._epoch is None:
             return
         epoch, self._epoch = self._epoch, None
+        if not self._is_stopped:
+            self._record_steps()
         if self.options.mode == "eval":
             if not self._is_stopped and self._loader is not None:
                 with (

@@ -20,8 +20,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import paddle
 from paddle.io.dataloader.collate import default_collate_fn
+from paddle.utils.dlpack import to_dlpack
 
 from ..errors import CaptureError
 
@@ -98,3 +101,23 @@ def statistics_of(layer: Any) -> list[Any]:
     """Running statistics that a normalisation keeps among its parameters instead of its buffers."""
     found = [getattr(layer, name, None) for name in ("_mean", "_variance")]
     return [one for one in found if isinstance(one, paddle.Tensor)]
+
+
+class _Capsule:
+    """Lets NumPy make an array of a DLPack capsule, without a copy."""
+
+    def __init__(self, capsule: Any) -> None:
+        self._capsule = capsule
+
+    def __dlpack__(self, **_options: Any) -> Any:
+        return self._capsule
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 1, 0  # the CPU
+
+
+def memory_of(tensor: Any) -> npt.NDArray[Any]:
+    """A detached tensor's own memory on the CPU."""
+    if not tensor.is_contiguous():
+        tensor = tensor.contiguous()  # Paddle 2.6.2 tells DLPack wrong strides
+    return np.from_dlpack(_Capsule(to_dlpack(tensor)))

@@ -28,6 +28,7 @@ class RecordingOptions:
     path: str  # absolute
     keep: Keep
     mode: str
+    every: int
     labels: npt.NDArray[np.int64] | None
     n_samples: int | None
     class_names: list[str] | None
@@ -48,7 +49,7 @@ class RecordingOptions:
     def __post_init__(self) -> None:
         check_on_error(self.on_error)
         check_resume(self.resume)
-        for name, least in (("n_samples", 1), ("ignore_label", None)):
+        for name, least in (("n_samples", 1), ("every", 1), ("ignore_label", None)):
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or (least is not None and value < least)):
                 wanted = "a whole number" + ("" if least is None else f" of at least {least}")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,44 @@ import paddle
 import paddle.nn.functional as F
 
 from ..errors import CaptureError
-from ..recording.batches import as_array, check_rows
-from .internals import LOSS
+from ..recording.batches import BLOCK_BYTES, as_array, check_rows
+from .index_field import FIELD_WAY
+from .internals import EXPLICIT_WAY, LOSS, memory_of
 from .losses import ignored_labels, takes_probabilities
 
 OUTPUTS = ("auto", "logits", "probabilities")
 
 
-@dataclass(frozen=True)
+class _Staging:
+    """Memory for the outputs of a few steps, so that a step allocates none: fresh pages cost more than the copy."""
+
+    def __init__(self) -> None:
+        self._rows = np.empty((0, 0), np.float32)
+        self._n_rows = 0
+
+    def add(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """A copy of `[row, class]`, behind those that are here."""
+        n_rows, n_columns = values.shape
+        if self._n_rows + n_rows > len(self._rows) or n_columns != self._rows.shape[1]:
+            n_least = BLOCK_BYTES // (4 * max(1, n_columns))
+            self._rows, self._n_rows = np.empty((max(n_rows, n_least), n_columns), np.float32), 0
+        copy = self._rows[self._n_rows : self._n_rows + n_rows]
+        copy[...] = values
+        self._n_rows += n_rows
+        return copy
+
+    def take(self, parts: list[npt.NDArray[np.float32]]) -> npt.NDArray[np.float32]:
+        """Some copies as one `[row, class]`, which holds until the next `add`."""
+        n_rows, all_here = self._n_rows, all(part.base is self._rows for part in parts)
+        self._n_rows = 0
+        if len(parts) == 1:
+            return parts[0]
+        if all_here and n_rows == sum(map(len, parts)):
+            return self._rows[:n_rows]
+        return np.concatenate(parts)
+
+
+@dataclass
 class OutputReader:
     """Finds logits, probabilities and labels among a network's outputs and its loss's labels.
 
@@ -35,14 +66,15 @@ class OutputReader:
     label: int = 0
     outputs: str = "auto"
     reads_labels: bool = True
+    _staging: _Staging = field(default_factory=_Staging, repr=False, compare=False)
 
     def read(
         self, loss: Any, outputs: Sequence[Any], labels: Sequence[Any], n_rows: int | None = None
     ) -> DeviceBatch:
-        """Copies of what is to be recorded, still on the device.
+        """Copies of what is to be recorded: of CPU tensors in memory of the reader, of others on their device.
 
         Args:
-            loss: the model's loss; it shows whether the outputs are logits or probabilities.
+            loss: the model's loss; `to_host` finds out whether it takes logits or probabilities.
             outputs: all outputs of the network.
             labels: all labels of the loss.
             n_rows: of the batch, where it is known.
@@ -60,12 +92,59 @@ class OutputReader:
                 )
             label = labels[self.label]
             if isinstance(label, paddle.Tensor):
-                label = label.clone()
-        is_given = self.outputs != "auto"
+                label = label.numpy() if label.place.is_cpu_place() else label.detach().clone()
+        # Copies, taken before the loss runs: it may work in place. No transfer yet, so that a GPU need not wait.
+        chosen = chosen.detach()
+        if chosen.dtype != paddle.float32:
+            chosen = chosen.astype("float32")
+        if chosen.place.is_cpu_place():
+            return DeviceBatch(self._staging.add(memory_of(chosen)), label, loss)
+        return DeviceBatch(chosen.clone(), label, loss)
+
+    def batches_of(self, steps: Sequence[DeviceBatch]) -> list[Batch | BatchError]:
+        """One batch for all steps; or, if one of them is odd, a batch or an error for each."""
+        if len(steps) > 1 and _are_alike(steps):
+            with contextlib.suppress(Exception):  # the loop below finds the step
+                return [self.to_host(steps)]
+        return [self._batch_or_error(step) for step in steps]
+
+    def _batch_or_error(self, step: DeviceBatch) -> Batch | BatchError:
+        try:
+            return self.to_host([step])
+        except CaptureError as error:
+            odd = BatchError(f"step {step.number}: {error}")
+            odd.__cause__ = error
+            return odd
+
+    def to_host(self, steps: Sequence[DeviceBatch]) -> Batch:
+        """What is to be recorded of some steps; all of them travel at once. The outputs hold until the next `read`.
+
+        Args:
+            steps: with the same loss, and outputs and labels of the same kind.
+
+        Raises:
+            CaptureError: the labels are not one class for each row, or the indices not one for each.
+        """
+        is_given, loss = self.outputs != "auto", steps[0].loss
         are_probabilities = self.outputs == "probabilities" if is_given else takes_probabilities(loss)
-        # A copy, taken before the loss runs: it may work in place. No transfer yet, so a GPU need not wait.
-        values = chosen.detach().astype("float32") if chosen.dtype != paddle.float32 else chosen.clone()
-        return DeviceBatch(values.detach(), label, are_probabilities)
+        parts = [step.values for step in steps]
+        is_here = isinstance(parts[0], np.ndarray)
+        values = self._staging.take(parts) if is_here else paddle.concat(parts).numpy()
+        has_one_column = values.shape[1] == 1
+        if has_one_column:
+            other = 1 - values if are_probabilities else np.zeros_like(values)
+            values = np.concatenate([other, values], axis=1)
+        labels = indices = numbers = None
+        if self.reads_labels:
+            given = [step.labels for step in steps]
+            join = paddle.concat if isinstance(given[0], paddle.Tensor) else np.concatenate
+            labels = _classes(given[0] if len(given) == 1 else join(given), has_one_column)
+        if steps[0].indices is not None:
+            indices = np.concatenate([step.indices for step in steps])
+            numbers = np.repeat([step.number for step in steps], [len(step.indices) for step in steps])
+        batch = Batch(values, labels, are_probabilities, has_one_column, indices, numbers)
+        _check_lengths(batch)
+        return batch
 
     def _chosen(self, outputs: tuple[Any, ...]) -> Any:
         choose = self.logits
@@ -88,7 +167,9 @@ class OutputReader:
     @staticmethod
     def _matrix(chosen: Any, n_rows: int | None) -> Any:
         """The chosen output as `[row, class]`, also where a network has squeezed it."""
-        if not isinstance(chosen, paddle.Tensor) or not chosen.is_floating_point():
+        if not isinstance(chosen, paddle.Tensor) or not (
+            chosen.dtype == paddle.float32 or chosen.is_floating_point()
+        ):
             raise CaptureError(
                 f"the logits must be a floating-point tensor, got {_describe(chosen)}; pass "
                 "logits= (a place, a key or a function of the outputs) to say where they are"
@@ -106,7 +187,7 @@ class OutputReader:
 
 @dataclass(frozen=True)
 class Batch:
-    """One training step on the host.
+    """One training step on the host, or several.
 
     Attributes:
         outputs: `[row, class]` float32: logits or probabilities. One logit z stands as (0, z), one probability p as
@@ -115,6 +196,7 @@ class Batch:
         are_probabilities: which of the two `outputs` are.
         has_one_column: whether the network gave one column.
         indices: `[row]`, the samples; None in a step that is only checked.
+        steps: `[row]`, the step of the epoch that each row comes from; None = all from one.
     """
 
     outputs: npt.NDArray[np.float32]
@@ -122,36 +204,64 @@ class Batch:
     are_probabilities: bool
     has_one_column: bool
     indices: Any = None
+    steps: Any = None
 
     def only(self, kept: npt.NDArray[np.bool_]) -> Batch:
         """The rows that are kept `[row]`."""
         if kept.all():
             return self
-        indices, labels = (None if part is None else part[kept] for part in (self.indices, self.labels))
-        return replace(self, outputs=self.outputs[kept], labels=labels, indices=indices)
+        indices, labels, steps = (
+            None if part is None else part[kept] for part in (self.indices, self.labels, self.steps)
+        )
+        return replace(self, outputs=self.outputs[kept], labels=labels, indices=indices, steps=steps)
 
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """Outputs and labels of one batch on the device."""
+    """Copies of the outputs `[row, class]` and labels of one step, and the loss that was given them.
+
+    Attributes:
+        values: the outputs, float32.
+        labels: of the loss, as it got them; None where they are not read.
+        loss: the model's.
+        indices: `[row]`, the samples; None in a step that is only checked.
+        number: of the step in its epoch.
+    """
 
     values: Any
     labels: Any
-    are_probabilities: bool
+    loss: Any
+    indices: Any = None
+    number: int = 0
 
-    def to_host(self) -> Batch:
-        """What is to be recorded, without indices.
 
-        Raises:
-            CaptureError: the labels are not one class for each row.
-        """
-        values = self.values.numpy()
-        has_one_column = values.shape[1] == 1
-        if has_one_column:
-            other = 1 - values if self.are_probabilities else np.zeros_like(values)
-            values = np.concatenate([other, values], axis=1)
-        labels = None if self.labels is None else _classes(self.labels, has_one_column)
-        return Batch(values, labels, self.are_probabilities, has_one_column)
+def _are_alike(steps: Sequence[DeviceBatch]) -> bool:
+    """Whether steps can be read as one: the same loss and columns, and as many labels and indices as rows."""
+    first = steps[0]
+    for step in steps:
+        n_rows, n_columns = step.values.shape
+        is_same = step.loss is first.loss and n_columns == first.values.shape[1]
+        if not is_same or step.indices is None or len(step.indices) != n_rows:
+            return False
+        if step.labels is not None and list(step.labels.shape) not in ([n_rows], [n_rows, 1]):
+            return False
+    return True
+
+
+def _check_lengths(batch: Batch) -> None:
+    n_rows, indices, labels = len(batch.outputs), batch.indices, batch.labels
+    if indices is not None and len(indices) != n_rows:
+        found = f"{n_rows} rows" + ("" if labels is None else f" and {len(labels)} labels")
+        raise CaptureError(
+            f"the loss saw {found}, but the batch sampler gave {len(indices)} indices; a "
+            "collate function that adds, drops or repeats samples hides which row is which: keep one "
+            f"row a sample, or {FIELD_WAY}, or {EXPLICIT_WAY}"
+        )
+    if labels is not None and len(labels) != n_rows:
+        raise CaptureError(
+            f"the loss saw {n_rows} rows and {len(labels)} labels; pass logits= and label= (the places of those "
+            "that belong together), or labels="
+        )
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -213,6 +323,10 @@ def _describe(value: Any) -> str:
     return type(value).__name__
 
 
+class BatchError(CaptureError):
+    """One batch cannot be recorded."""
+
+
 class RowsError(CaptureError):
     """Some rows of a batch cannot be recorded."""
 
@@ -259,7 +373,7 @@ class RowFilter:
             if not is_sample.all():
                 row = int(np.flatnonzero(~is_sample)[0])
                 why = (
-                    f"indices must be in [0, {n_samples}), got index {indices[row]} in row {row}; pass n_samples= (the "
+                    f"indices must be in [0, {n_samples}), got index {indices[row]}; pass n_samples= (the "
                     "largest size of the data set)"
                 )
                 self._lose(~is_sample, why, is_fatal=is_first)

@@ -34,18 +34,21 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
     A second `fit` of the same network with the same callback continues its file. For another network, make another
     callback.
 
-    What is wrong from the start (the path exists, labels that are no classes, data without indices) raises
+    What is wrong from the start (another file at the path, labels that are no classes, data without indices) raises
     before the end of the first step. Labels that differ from those of the file to resume raise in the first epoch,
     with several ranks at its end and on all of them. What goes wrong later never ends the training: a row with a
     label out of range is left out, a batch with another number of rows than its sampler gave is left out, both with
     a warning and a count. What cannot be repaired ends the recording with a warning.
 
     Args:
-        path: the HDF5 file to make.
+        path: the HDF5 file to make. An earlier recording there is kept under the next free name, such as `run-1.h5`,
+            and a warning says so; see `resume` and `overwrite`.
         keep: "all" classes' probabilities, the `k` largest of them, or only that of the "given" label. Every
             score but EL2N is the same with "given"; suggested labels are coarser.
         mode: "train": the outputs of the training step itself, before its update. "eval": those of one more pass
             over the training data after each epoch, in evaluation mode and in the order of the samples.
+        every: record every n-th epoch of a `fit`, beginning with its first. The others run without a tap and are not
+            in the file, whose epoch `e` is then epoch `e * every` of the training.
         labels: `[sample]` integers, the given labels, where the loss does not get them as classes (mixup, soft
             labels) or shifts them; None takes the loss's.
         n_samples: size of the data set, or the largest that it will have; None asks the loader's data set.
@@ -86,6 +89,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         *,
         keep: Keep = "all",
         mode: str = "train",
+        every: int = 1,
         labels: npt.ArrayLike | None = None,
         n_samples: int | None = None,
         class_names: Sequence[str] | Mapping[int, str] | None = None,
@@ -108,6 +112,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             path=self.path,
             keep=keep,
             mode=mode,
+            every=every,
             labels=None
             if labels is None
             else as_integers(labels, "labels").copy(),  # the caller may change them
@@ -151,6 +156,11 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
             raise error
         self.session.judge(error)
 
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Show the finders of the fit, before it begins, that this callback is in it."""
+        super().set_params(params)
+        recordings.add(self)
+
     @guarded
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Refuse what cannot be recorded before a step is run."""
@@ -158,7 +168,6 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         if self.session is not None:
             self.session.abandon("its fit ended early")
         close_abandoned(self.path)
-        recordings.add(self)
         self.session = FitSession(self._options, self.model, self.params, self._history)
         self.session.begin()
 

@@ -243,15 +243,7 @@ class Session:
         self._n_barriers = 0
 
     def barrier(self, error: Exception | None = None, *, hint: str = "") -> None:
-        """Wait until every rank is here, however late it is.
-
-        Args:
-            error: what is wrong on this rank; every rank raises then.
-            hint: what may be wrong if a rank does not arrive.
-
-        Raises:
-            CaptureError: something is wrong on another rank, or one will not arrive.
-        """
+        """As `recording.gathering.Session.barrier`."""
         self._n_barriers += 1
         monitor = self._monitor
         if monitor is None:
@@ -392,7 +384,21 @@ class SharedResult:
         self.rank, self._size = session.ranks
         self._session = session
         self._name = f"{session.name}/result{name}"
+        self._n_meetings = 0
         session.arrive(f"{self._name}/wanted")
+
+    def meet(self) -> None:
+        """Wait until rank 0 comes here too, which may work for longer than Paddle's ranks wait for each other.
+
+        Raises:
+            CaptureError: it does not come.
+        """
+        session, self._n_meetings = self._session, self._n_meetings + 1
+        name = f"{self._name}/meeting{self._n_meetings}"
+        if self.rank == 0:
+            session.arrive(name)
+        elif session.has_arrived(f"{self._name}/wanted", 0):
+            session.wait(name, [0], seconds=_ALIVE_SECONDS)
 
     def publish(self, payload: bytes) -> None:
         """Send it to the ranks that want it, and wait up to a minute until they have it."""

@@ -21,15 +21,11 @@ import paddle
 from ..errors import CaptureError
 from .index_field import FIELD_WAY, IndexField
 from .internals import EXPLICIT_WAY, LOSS, n_inputs, sampler_places
-from .outputs import Batch, DeviceBatch, OutputReader
+from .outputs import DeviceBatch, OutputReader
 from .replacement import Replacement, original_of
 
 _END = object()
 _swapping = threading.RLock()  # two fits may read one loader in two threads
-
-
-class BatchError(CaptureError):
-    """One batch cannot be recorded."""
 
 
 class TappedLoader:
@@ -256,47 +252,24 @@ class StepTap:
             replacement.remove()
         Replacement.clear(vars(self._model), LOSS)  # also what another callback has put back
 
-    def take(self) -> Batch | None:
+    def take(self) -> DeviceBatch | None:
         """The step that just ran; None once it has been taken.
 
         Raises:
-            BatchError: it cannot be recorded.
+            CaptureError: it cannot be recorded.
         """
         self.release()
         step, self._step = self._step, None
         if step is None:
             return None
-        try:
-            if step.failure is not None:
-                raise step.failure
-            if step.values is None:
-                raise CaptureError(
-                    "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
-                    f"computes its loss otherwise, {EXPLICIT_WAY}"
-                )
-            batch = step.values.to_host()
-            if self.needs_indices:
-                batch = replace(batch, indices=_integers(step.indices))
-            _check_lengths(batch)
-        except CaptureError as error:
-            raise BatchError(str(error)) from error
-        return batch
-
-
-def _check_lengths(batch: Batch) -> None:
-    n_rows, indices, labels = len(batch.outputs), batch.indices, batch.labels
-    if indices is not None and len(indices) != n_rows:
-        found = f"{n_rows} rows" + ("" if labels is None else f" and {len(labels)} labels")
-        raise CaptureError(
-            f"the loss saw {found}, but the batch sampler gave {len(indices)} indices; a "
-            "collate function that adds, drops or repeats samples hides which row is which: keep one "
-            f"row a sample, or {FIELD_WAY}, or {EXPLICIT_WAY}"
-        )
-    if labels is not None and len(labels) != n_rows:
-        raise CaptureError(
-            f"the loss saw {n_rows} rows and {len(labels)} labels; pass logits= and label= (the places of those that "
-            "belong together), or labels="
-        )
+        if step.failure is not None:
+            raise step.failure
+        if step.values is None:
+            raise CaptureError(
+                "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
+                f"computes its loss otherwise, {EXPLICIT_WAY}"
+            )
+        return replace(step.values, indices=_integers(step.indices)) if self.needs_indices else step.values
 
 
 def _unreadable(error: Exception) -> CaptureError:
@@ -321,7 +294,7 @@ def _integers(indices: Any) -> npt.NDArray[np.int64]:
             f"the loader gave more batches than its batch sampler; {FIELD_WAY}, or {EXPLICIT_WAY}"
         )
     try:
-        return np.array([operator.index(index) for index in indices], np.int64)
+        return np.fromiter(map(operator.index, indices), np.int64, len(indices))
     except TypeError as error:
         raise CaptureError(
             f"the batch sampler gave {str(list(indices))[:80]}, wanted a list of integers; yield the samples' places "

@@ -17,10 +17,10 @@ from ..errors import CaptureError, StoreError
 from ..messages import warn
 from ..store.border import RecordingWriter
 from ..store.schema import Layout
-from .batches import Indices, Rows
 from .memory_limit import default_memory_limit_bytes
 from .spill import Spill
 
+Indices = npt.NDArray[np.int64]
 EpochArrays = dict[str, npt.NDArray[Any]]
 _N_BUFFERS = 2
 _MAX_PRESENTATIONS = 255
@@ -28,6 +28,28 @@ _WAYS_OUT = (
     "a recording holds one given label for each sample: where labels were corrected, record to another path or with "
     "overwrite=True; where the loss gets other labels than the given ones, pass the given ones as labels="
 )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is stored of some rows, in the order in which they came.
+
+    Attributes:
+        indices: `[row]`, the samples' places in the data set.
+        labels: `[row]` int64, the given labels.
+        steps: `[row]` int64, the step of the epoch that each row came in.
+        values: of every field but `n_presentations`, `[row, ...]`.
+    """
+
+    indices: Indices
+    labels: npt.NDArray[np.int64]
+    steps: npt.NDArray[np.int64]
+    values: dict[str, npt.NDArray[Any]]
+
+    def only(self, kept: npt.NDArray[np.bool_]) -> Rows:
+        """The rows that are kept, `[row]`."""
+        values = {name: value[kept] for name, value in self.values.items()}
+        return Rows(self.indices[kept], self.labels[kept], self.steps[kept], values)
 
 
 class LocalSink:

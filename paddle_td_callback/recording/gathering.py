@@ -21,8 +21,7 @@ import numpy.typing as npt
 from ..errors import CaptureError
 from ..store.border import RecordingWriter
 from ..store.schema import Layout
-from .batches import Indices, Rows
-from .committer import LocalSink, add_presentations
+from .committer import Indices, LocalSink, Rows, add_presentations
 from .memory_limit import default_memory_limit_bytes
 from .spill import Spill
 

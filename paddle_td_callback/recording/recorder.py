@@ -17,8 +17,7 @@ from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import check_space
 from ..store.schema import Keep, Layout, is_whole
 from .arguments import check_on_error, check_resume, gzip_level_of
-from .batches import as_integers, as_matrix, check_indices
-from .blocks import Block, Softmax
+from .batches import Block, Softmax, as_integers, as_matrix, check_indices
 from .committer import LocalSink, spill_bytes
 from .gathering import Ranks, RankZeroSink, SendingSink, Session
 from .open_recorders import close_abandoned, register, unregister
@@ -56,6 +55,8 @@ class TrainingDynamicsRecorder:
         class_names: one for each class, in a list or a mapping from class to name, or None.
         sample_ids: `[sample]` strings or integers that name the samples in every output, in a list or a mapping from
             index to name, or None.
+        label_shifts: `[sample]` integers in `[0, n_classes)`, by how many classes each label was moved on purpose, 0 =
+            not, or None; `find_label_issues` takes the label before for the given one.
         dtype: of the stored probabilities of all or the largest classes, "float16" or "float32".
         compression: "gzip" or None.
         expected_epochs: how many epochs are to come, to refuse at once what the disk has no room for.
@@ -95,6 +96,7 @@ class TrainingDynamicsRecorder:
         mode: str = "train",
         class_names: Sequence[str] | Mapping[int, str] | None = None,
         sample_ids: Sequence[Any] | Mapping[int, Any] | None = None,
+        label_shifts: npt.ArrayLike | None = None,
         dtype: str = "float16",
         compression: str | None = None,
         expected_epochs: int | None = None,
@@ -125,6 +127,7 @@ class TrainingDynamicsRecorder:
         )
         names = ordered_names(class_names, "class_names", self.layout.n_classes)
         ids = ordered_names(sample_ids, "sample_ids", self.layout.n_samples)
+        shifts = None if label_shifts is None else _shifts(label_shifts, self.layout)
         self.path = os.path.abspath(path)  # the training may change the working folder
         close_abandoned()
         ranks = _chosen_ranks(distributed)
@@ -145,12 +148,17 @@ class TrainingDynamicsRecorder:
                 buffer_bytes = spill_bytes(self.layout, limit)
                 check_space(self.path, self.layout, -(-expected_epochs // every), buffer_bytes=buffer_bytes)
             if resume and _is_there(self.path, resume):
-                _check_names(self.path, ids, names)
+                _check_names(self.path, ids, names, shifts)
                 n_kept = None if resume is True else int(resume)
                 writer = StoreWriter.resume(self.path, self.layout, n_epochs=n_kept)
             else:
                 writer = StoreWriter.create(
-                    self.path, self.layout, class_names=names, sample_ids=ids, overwrite=overwrite
+                    self.path,
+                    self.layout,
+                    class_names=names,
+                    sample_ids=ids,
+                    label_shifts=shifts,
+                    overwrite=overwrite,
                 )
             try:
                 if ranks is None:
@@ -239,6 +247,7 @@ class TrainingDynamicsRecorder:
         labels: npt.ArrayLike | None = None,
         *,
         probabilities: npt.ArrayLike | None = None,
+        steps: npt.ArrayLike | None = None,
     ) -> None:
         """Record one batch of the current epoch. A sample that comes again replaces its earlier row.
 
@@ -252,6 +261,8 @@ class TrainingDynamicsRecorder:
             labels: `[row]` or `[row, 1]` integers, the given labels.
             probabilities: `[row, class]`, the softmax of the logits where it is known; alone, logits are taken
                 as its logarithm.
+            steps: `[row]` integers, the step of the epoch that each row comes from, where the rows of several steps
+                come at once; rising. None: each call is a step.
 
         Raises:
             TypeError: labels or indices that are no integers.
@@ -271,7 +282,8 @@ class TrainingDynamicsRecorder:
         softmax = None if probabilities is None else as_matrix(probabilities, "probabilities", shape, where)
         check_indices(samples, self.layout.n_samples, where)
         self._step += 1
-        self._block.add(samples, given, scores, softmax, self._step)
+        numbers = self._step if steps is None else as_integers(steps, "steps")
+        self._block.add(samples, given, scores, softmax, numbers)
         self._n_rows += len(samples)
 
     def end_epoch(self, *, count_once: bool = False) -> None:
@@ -363,14 +375,39 @@ def _is_there(path: str, resume: bool | int) -> bool:
     return is_there
 
 
-def _check_names(path: str, sample_ids: Sequence[Any] | None, class_names: Sequence[str] | None) -> None:
-    """Refuse to resume a recording whose samples or classes have other names.
+def _shifts(label_shifts: npt.ArrayLike, layout: Layout) -> list[str]:
+    """What the file holds of them.
+
+    Raises:
+        ValueError: they are not one class number for each sample.
+    """
+    shifts = as_integers(label_shifts, "label_shifts")
+    if shifts.shape != (layout.n_samples,) or shifts.min() < 0 or shifts.max() >= layout.n_classes:
+        raise ValueError(
+            f"label_shifts must be [sample] ({layout.n_samples},) integers in [0, {layout.n_classes}), got shape "
+            f"{shifts.shape}, {shifts.min(initial=0)} to {shifts.max(initial=0)}"
+        )
+    return [str(one) for one in shifts.tolist()]
+
+
+def _check_names(
+    path: str,
+    sample_ids: Sequence[Any] | None,
+    class_names: Sequence[str] | None,
+    label_shifts: list[str] | None,
+) -> None:
+    """Refuse to resume a recording whose samples or classes have other names, or other labels moved on purpose.
 
     Raises:
         StoreError: they have.
     """
     with TrainingDynamicsStore(path) as store:
-        there, classes = store.sample_ids, store.class_names
+        there, classes, moved = store.sample_ids, store.class_names, store.label_shifts
+    if label_shifts != (None if moved is None else [str(one) for one in moved.tolist()]):
+        raise StoreError(
+            f"'{path}' was recorded with other label_shifts (labels moved on purpose); resume needs the same fraction "
+            "and seed of PlantedLabelErrors, so record to another path"
+        )
     wanted = None if sample_ids is None else [str(one) for one in sample_ids]
     if there != wanted:
         raise StoreError(

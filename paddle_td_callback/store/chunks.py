@@ -4,42 +4,22 @@ from __future__ import annotations
 
 import math
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .commits import CHUNK, FRAME_BYTES, DamagedError, Frame, RawFile
-from .schema import LABELS, Field, Layout
+from .blocks import CHUNK, FRAME_BYTES, SHARED, DamagedError, Frame
+from .disk import RawFile
+from .schema import Field, Layout
 
-_CHECKSUM_BYTES = 4
+CHECKSUM_BYTES = 4
 _ROW_WORDS = 2048
+DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
-@dataclass(frozen=True)
-class EncodedChunk:
-    """Bytes of a chunk: the payload, which may lie where the numbers do, and behind it their fletcher32."""
-
-    payload: memoryview
-    checksum: int
-
-    @property
-    def n_bytes(self) -> int:
-        """Of the whole chunk in the file."""
-        return len(self.payload) + _CHECKSUM_BYTES
-
-    @property
-    def parts(self) -> list[memoryview]:
-        """What follows upon each other in the file."""
-        return [self.payload, memoryview(self.checksum.to_bytes(_CHECKSUM_BYTES, "little"))]
-
-    def __bytes__(self) -> bytes:
-        return b"".join(self.parts)
-
-
-def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> EncodedChunk:
-    """One whole chunk, as HDF5's shuffle, gzip and fletcher32 filters would leave it.
+def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> memoryview:
+    """One whole chunk, as HDF5's shuffle and gzip filters would leave it.
 
     Nothing is copied that need not be: touching fresh memory costs more than all else that is done here.
     """
@@ -48,25 +28,27 @@ def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> EncodedC
     if gzip_level is not None:
         shuffled = np.ascontiguousarray(payload.reshape(-1, plain.itemsize).T)
         payload = np.frombuffer(zlib.compress(shuffled.data, gzip_level), np.uint8)
-    return EncodedChunk(payload.data, fletcher32(payload))
+    return memoryview(payload)
 
 
-def stored_checksum(encoded: bytes | memoryview) -> int:
-    """The fletcher32 at the end of a chunk."""
-    return int.from_bytes(bytes(encoded[-_CHECKSUM_BYTES:]), "little")
+def checksums(payload: bytes | memoryview) -> tuple[bytes, int]:
+    """What HDF5's fletcher32 filter puts behind a chunk, and the number in its frame.
+
+    Fletcher's checksum takes words of 0xffff, of which a chunk of -1 is made, for zeros. The sum of the bytes as 8-byte
+    integers does not, and costs a tenth of a CRC-32.
+    """
+    octets = np.frombuffer(payload, np.uint8)
+    n_whole = len(octets) & ~7
+    total = int(octets[:n_whole].view("<u8").sum())
+    fletcher = fletcher32(octets).to_bytes(CHECKSUM_BYTES, "little")
+    return fletcher, zlib.crc32(total.to_bytes(8, "little") + octets[n_whole:].tobytes() + fletcher)
 
 
 def decode_chunk(
     encoded: bytes | memoryview, shape: tuple[int, ...], dtype: npt.DTypeLike, *, gzip_level: int | None
 ) -> npt.NDArray[Any]:
-    """The block that `encode_chunk` was given.
-
-    Raises:
-        ValueError: the checksum or the size is wrong, or the gzip stream is no such.
-    """
-    payload: Any = encoded[:-_CHECKSUM_BYTES]
-    if len(encoded) < _CHECKSUM_BYTES or fletcher32(payload) != stored_checksum(encoded):
-        raise ValueError("its checksum is wrong")
+    """The block that `encode_chunk` was given, from payload and checksum; ValueError if it is of another size."""
+    payload: Any = encoded[:-CHECKSUM_BYTES]
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
     if gzip_level is not None:
@@ -115,33 +97,27 @@ def fletcher32(data: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
     return (second % 65535 or 65535) << 16 | (first % 65535 or 65535)
 
 
-def read_chunk(file: RawFile, at: int, n_bytes: int, layout: Layout, one: Field) -> npt.NDArray[Any]:
-    """A chunk of a recording, compared with the checksum in its frame: HDF5's own says that a chunk of zeros is right.
+def read_chunk(
+    file: RawFile, layout: Layout, one: Field, epoch: int, number: int, at: int, n_bytes: int
+) -> npt.NDArray[Any]:
+    """The chunk of a field by its address and stored size: `[sample]`, `[sample, class]` or `[sample, k]`.
 
-    Args:
-        file: the recording.
-        at: address of the chunk.
-        n_bytes: its stored size.
-        layout: of the recording.
-        one: the field of which it is a chunk.
-
-    Returns:
-        `[sample]`, `[sample, class]` or `[sample, k]`, as many samples as a whole chunk has.
-
-    Raises:
-        DamagedError: it is not what was committed.
+    It is compared with its frame, or DamagedError.
     """
-    raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes)
-    frame = Frame.unpack(raw[:FRAME_BYTES], at - FRAME_BYTES)
-    wanted = CHUNK, n_bytes, file.run
-    if frame is None or (frame.kind, frame.n_bytes, frame.run) != wanted or len(raw) != FRAME_BYTES + n_bytes:
-        raise DamagedError(f"there is no chunk of {n_bytes} bytes at byte {at}")
-    stored = memoryview(raw)[FRAME_BYTES:]
-    if stored_checksum(stored) != frame.checksum:
-        raise DamagedError(f"the chunk at byte {at} is not what was committed")
-    shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
-    gzip_level = None if one is LABELS else layout.gzip_level
+    plain = layout.chunk_bytes(one) + CHECKSUM_BYTES
+    sizes = range(plain // DEFLATE_MAX_RATIO, plain + plain // 100 + 64) if layout.gzip_level else (plain,)
+    raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes) if n_bytes in sizes else b""
+    frame, stored = Frame.unpack(raw, at - FRAME_BYTES, file.run), memoryview(raw)[FRAME_BYTES:]
+    kind = CHUNK, layout.fields.index(one)
+    if frame is None or frame[:2] != kind or not frame.n_bytes == len(stored) == n_bytes:
+        raise DamagedError(file, f"there is no chunk of {n_bytes} bytes of '{one.name}' at byte {at}")
+    if frame.number != SHARED and (frame.epoch, frame.number) != (epoch, number):
+        raise DamagedError(file, f"the chunk at byte {at} is of epoch {frame.epoch}, not {epoch}")
     try:
-        return decode_chunk(stored, shape, np.dtype(one.dtype).newbyteorder("<"), gzip_level=gzip_level)
+        if checksums(stored[:-CHECKSUM_BYTES]) != (bytes(stored[-CHECKSUM_BYTES:]), frame.checksum):
+            raise ValueError("its checksum is wrong")
+        shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
+        dtype = np.dtype(one.dtype).newbyteorder("<")
+        return decode_chunk(stored, shape, dtype, gzip_level=layout.gzip_level)
     except ValueError as error:
-        raise DamagedError(f"the chunk at byte {at} is damaged: {error}") from error
+        raise DamagedError(file, f"the chunk at byte {at} is damaged: {error}") from error

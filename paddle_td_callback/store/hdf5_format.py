@@ -1,28 +1,27 @@
 """HDF5 metadata as bytes: superblock 0, object headers 1, old-style groups, version 1 B-trees, global heaps.
 
-Only what a recording needs of the HDF5 File Format Specification, version 3.0. Callers give the addresses, so the same
-arguments always give the same bytes.
-
+Only what a recording needs of the HDF5 File Format Specification, version 3.0. The same arguments give the same bytes.
 B-tree nodes and symbol table nodes are written without their unused tail: a reader takes as many bytes as a full node
 has, and uses as many entries as the node says. So a file must be `SLACK_BYTES` longer than the start of its last node.
 """
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 UNDEFINED = (1 << 64) - 1
 SLACK_BYTES = 4096  # more than the largest node: 24 + 65 keys of 40 bytes + 64 addresses
-END_AT, ROOT_AT = 40, 64  # places in the superblock of the end of the file and of the root group's address
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+END_AT, ROOT_AT = 40, 64  # places of the end of the file and of the root group's address
+BEFORE_AT = 96  # the first byte behind the superblock
 
 _HEAP_BYTES = 1 << 16
 _LEAF_K, _GROUP_K = 5, 16  # room for 10 names in a symbol table node
-_MOST_ENTRIES = 64  # of a chunk B-tree node, fixed by HDF5 for superblock 0
 _TEXT = struct.pack("<B3BI", 0x19, 1, 1, 0, 16) + struct.pack("<B3BIHH", 0x10, 0, 0, 0, 1, 0, 8)
 
 Message = tuple[int, bytes]  # type and body
@@ -38,10 +37,10 @@ def _pad(raw: bytes) -> bytes:
     return raw.ljust(padded(len(raw)), b"\0")
 
 
-def superblock(root: int, end: int) -> bytes:
-    """The first 96 bytes of the file."""
-    start = 0, 0, 0, 0, 0, 8, 8, 0, _LEAF_K, _GROUP_K, 0, 0, UNDEFINED, end, UNDEFINED, 0, root, 0, 0
-    return b"\x89HDF\r\n\x1a\n" + struct.pack("<8BHHIQQQQQQII16x", *start)
+def superblock(root: int, end: int, before: int) -> bytes:
+    """The first bytes of the file; the address of the root group before stands behind what HDF5 reads."""
+    start = 0, 0, 0, 0, 0, 8, 8, 0, _LEAF_K, _GROUP_K, 0, 0, UNDEFINED, end, UNDEFINED, 0, root, 0, 0, before
+    return SIGNATURE + struct.pack("<8BHHIQQQQQQII16xQ", *start)
 
 
 def datatype(dtype: np.dtype[Any] | None) -> bytes:
@@ -65,10 +64,11 @@ def dataspace(shape: Sequence[int], limits: Sequence[int | None] = ()) -> bytes:
     return head + struct.pack(f"<{len(shape) + len(most)}Q", *shape, *most)
 
 
-def attribute(name: str, value: bytes | int, dtype: np.dtype[Any] | None) -> Message:
-    """A scalar attribute; of variable-length text the value is what `text_heaps` gave."""
+def attribute(name: str, value: bytes | int, *, is_reference: bool = False) -> Message:
+    """A scalar attribute: a number, UTF-8, or what `text_heaps` gave."""
     raw = value.to_bytes(8, "little", signed=True) if isinstance(value, int) else value
-    label, kind, space = name.encode() + b"\0", datatype(dtype), dataspace(())
+    dtype = np.dtype("<i8" if isinstance(value, int) else f"S{len(raw)}")
+    label, kind, space = name.encode() + b"\0", datatype(None if is_reference else dtype), dataspace(())
     head = struct.pack("<BxHHH", 1, len(label), len(kind), len(space))
     return 0x0C, head + _pad(label) + _pad(kind) + _pad(space) + raw
 
@@ -113,12 +113,11 @@ def chunked_layout(chunk: Sequence[int], itemsize: int, index: int) -> Message:
     return 0x08, struct.pack(f"<BBBQ{len(chunk) + 1}I", 3, 2, len(chunk) + 1, index, *chunk, itemsize)
 
 
-def contiguous(dtype: np.dtype[Any] | None, n: int, at: int) -> bytes:
-    """Header of a one-dimensional dataset in one piece; without a dtype one of variable-length text."""
+def contiguous(dtype: np.dtype[Any] | None, n: int, at: int) -> tuple[Message, list[Message], Message]:
+    """Shape, kind and place of a one-dimensional dataset in one piece; without a dtype it is variable-length text."""
     n_bytes = n * (16 if dtype is None else dtype.itemsize)
-    layout = struct.pack("<BBQQ", 3, 1, at if n else UNDEFINED, n_bytes)
-    fill = struct.pack("<BBBB", 2, 2, 2, 0)
-    return header([(0x01, dataspace((n,))), (0x03, datatype(dtype)), (0x05, fill), (0x08, layout)])
+    place = 0x08, struct.pack("<BBQQ", 3, 1, at if n else UNDEFINED, n_bytes)
+    return (0x01, dataspace((n,))), [(0x03, datatype(dtype)), (0x05, b"\2\2\2\0")], place
 
 
 def local_heap(names: Iterable[str], put: Put) -> tuple[int, dict[str, int]]:
@@ -141,29 +140,19 @@ def symbol_table(heap: int, places: Mapping[str, int], members: Mapping[str, int
 
 def text_heaps(texts: Iterable[bytes], put: Put) -> bytes:
     """Write strings into global heaps; returns `[text]` references of 16 bytes each."""
-    references, waiting, n_bytes = bytearray(), list[bytes](), 0
-
-    def flush() -> None:
-        body = b"".join(
-            struct.pack("<HH4xQ", i, 1, len(text)) + _pad(text) for i, text in enumerate(waiting, 1)
-        )
+    heaps, n_bytes, references = list[list[bytes]](), _HEAP_BYTES, list[bytes]()
+    for text in texts:
+        if n_bytes >= _HEAP_BYTES:
+            heaps, n_bytes = [*heaps, []], 0
+        heaps[-1].append(text)
+        n_bytes += 16 + len(text)
+    for heap in heaps:
+        body = b"".join(struct.pack("<HH4xQ", i, 1, len(text)) + _pad(text) for i, text in enumerate(heap, 1))
         size = max(4096, len(body) + 32)
         free = struct.pack("<HH4xQ", 0, 0, size - 16 - len(body))
         at = put((struct.pack("<4sB3xQ", b"GCOL", 1, size) + body + free).ljust(size, b"\0"))
-        references.extend(
-            b"".join(struct.pack("<IQI", len(text), at, i) for i, text in enumerate(waiting, 1))
-        )
-        waiting.clear()
-
-    for text in texts:
-        waiting.append(text)
-        n_bytes += 16 + len(text)
-        if n_bytes >= _HEAP_BYTES:
-            flush()
-            n_bytes = 0
-    if waiting:
-        flush()
-    return bytes(references)
+        references += [struct.pack("<IQI", len(text), at, i) for i, text in enumerate(heap, 1)]
+    return b"".join(references)
 
 
 def heap_texts(heap: bytes) -> list[bytes]:
@@ -178,98 +167,110 @@ def heap_texts(heap: bytes) -> list[bytes]:
     return texts
 
 
-class ChunkIndex:
-    """The chunks of one dataset in order: a B-tree that grows at its right end alone.
+@functools.lru_cache(1024)
+def _tree_head(level: int, n_entries: int) -> bytes:
+    return struct.pack("<4sBBHQQ", b"TREE", 1, level, n_entries, UNDEFINED, UNDEFINED)
 
-    A full node is written once. Each commit writes the nodes on the way to the last chunk again.
 
-    Args:
-        rank: axes of the dataset.
-        fan_out: entries of a full node, at most 64. Few keep small commits small, many keep large trees flat.
+class ChunkTree:
+    """The chunks of one dataset in order, epoch by epoch: a B-tree that grows at its right end alone.
+
+    A full node is written once. The nodes on the way to the last chunk are written anew by each commit. All other nodes
+    are full, so the number of a chunk tells the way to it.
+
+    The dataset has `rank` axes, an epoch `n_a_epoch` chunks of `n_rows` samples.
     """
 
-    def __init__(self, rank: int, fan_out: int) -> None:
-        self.rank, self.fan_out = rank, fan_out
+    def __init__(
+        self,
+        rank: int,
+        n_a_epoch: int,
+        n_rows: int,
+        n_chunks: int = 0,  # of the tree in a file
+        root: int = UNDEFINED,  # its address
+        read: Callable[[int], bytes] = lambda at: (
+            b""
+        ),  # gives the bytes from an address on, of a node at least
+        wrong: Callable[[str], Exception] = ValueError,  # makes the error to raise where that tree is damaged
+    ) -> None:
+        self._facts, self.n_chunks = (rank, n_a_epoch, n_rows), n_chunks
+        self._root, self._read, self._wrong = root, read, wrong
+        self.fan_out = 8 if n_a_epoch < 8 else 64  # few keep small commits small, many keep large trees flat
         self._key = struct.Struct(f"<II{rank + 1}Q")  # stored bytes, filter mask, first element
-        place = "<u8", (rank + 1,)
-        self._entry = np.dtype([("n_bytes", "<u4"), ("mask", "<u4"), ("first", *place), ("child", "<u8")])
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
 
-    def copy(self) -> ChunkIndex:
-        """An index that can be changed by itself."""
-        other = ChunkIndex(self.rank, self.fan_out)
+    def copy(self) -> ChunkTree:
+        """A tree that can grow by itself."""
+        other = ChunkTree(*self._facts, self.n_chunks)
         other._levels = [list(level) for level in self._levels]
         return other
 
-    def append(self, n_bytes: int, first: Sequence[int], address: int, put: Put) -> None:
-        """Add the next chunk: its stored bytes, first element and address. `put` takes nodes that became full."""
-        key, level = self._key.pack(n_bytes, 0, *first, 0), 0
-        if len(self._levels[0]) == self.fan_out:
-            while len(self._levels[level]) == self.fan_out:
-                entries = self._levels[level]
-                node = put(self._node(level, entries, key))
-                level += 1
-                if level == len(self._levels):
-                    self._levels.append([])
-                self._levels[level].append(entries[0][:-8] + node.to_bytes(8, "little"))
-                entries.clear()
-        self._levels[0].append(key + address.to_bytes(8, "little"))
+    def _key_of(self, number: int, n_bytes: int) -> bytes:
+        rank, n_a_epoch, n_rows = self._facts
+        epoch, part = divmod(number, n_a_epoch)
+        return self._key.pack(n_bytes, 0, epoch, part * n_rows, *[0] * (rank - 1))
 
-    def write(self, end: Sequence[int], put: Put) -> int:
-        """Write the nodes on the way to the last chunk; `end` lies behind all chunks. Returns the root's address."""
-        last, root = self._key.pack(0, 0, *end, 0), b""
+    def append(self, address: int, n_bytes: int, put: Put) -> None:
+        """Add the next chunk. `put` takes the nodes that became full."""
+        key, level = self._key_of(self.n_chunks, n_bytes), 0
+        while len(self._levels[level]) == self.fan_out:
+            entries = self._levels[level]
+            node, level = put(self._node(level, entries, key)), level + 1
+            if level == len(self._levels):
+                self._levels.append([])
+            self._levels[level].append(entries[0][:-8] + node.to_bytes(8, "little"))
+            entries.clear()
+        self._levels[0].append(key + address.to_bytes(8, "little"))
+        self.n_chunks += 1
+
+    def write(self, put: Put) -> int:
+        """Write the nodes on the way to the last chunk. Returns the root's address."""
+        end, root = self._key_of(self.n_chunks, 0), list[bytes]()
         for level, entries in enumerate(self._levels):
-            here = [*entries, root] if root else entries
-            if not here or (root and not any(self._levels[level:])):
-                break
-            root = here[0][:-8] + put(self._node(level, here, last)).to_bytes(8, "little")
-        return int.from_bytes(root[-8:], "little") if root else UNDEFINED
+            if here := entries + root:
+                root = [here[0][:-8] + put(self._node(level, here, end)).to_bytes(8, "little")]
+        return int.from_bytes(root[0][-8:], "little") if root else UNDEFINED
 
     def _node(self, level: int, entries: Sequence[bytes], end: bytes) -> bytes:
-        head = struct.pack("<4sBBHQQ", b"TREE", 1, level, len(entries), UNDEFINED, UNDEFINED)
-        return head + b"".join(entries) + end
+        return _tree_head(level, len(entries)) + b"".join(entries) + end
 
-    def follow(self, root: int, n_chunks: int, read: Callable[[int], bytes]) -> npt.NDArray[Any]:
-        """Take over a tree from a file.
+    def _height(self, n_chunks: int) -> int:
+        level = 0
+        while self.fan_out ** (level + 1) < n_chunks:
+            level += 1
+        return level
 
-        Args:
-            root: its address.
-            n_chunks: how many chunks it holds.
-            read: gives the bytes from an address on, those of a node at least.
+    def _way(self, number: int) -> Iterator[tuple[int, bytes, int]]:
+        """The nodes on the way to a chunk of the file: level, bytes, and where in them the next one's entry ends."""
+        at, level = self._root, self._height(self.n_chunks)
+        while level >= 0:
+            span = self.fan_out**level
+            start, place = divmod(number // span, self.fan_out)
+            n_entries = min(self.fan_out, -(-self.n_chunks // span) - start * self.fan_out)
+            node, end = self._read(at), 24 + (place + 1) * (self._key.size + 8)
+            if node[:24] != _tree_head(level, n_entries):
+                raise self._wrong(f"at byte {at} is no node of its level")
+            yield level, node, end
+            at, level = int.from_bytes(node[end - 8 : end], "little"), level - 1
 
-        Returns:
-            `[chunk]` entries with the fields `n_bytes`, `mask`, `first` and `child`, the address.
+    def find(self, number: int) -> tuple[int, int]:
+        """Address and stored bytes of a chunk of the file."""
+        *_, (_, node, end) = self._way(number)
+        key = node[end - 8 - self._key.size : end - 8]
+        n_bytes = int.from_bytes(key[:4], "little")
+        if key != self._key_of(number, n_bytes):
+            raise self._wrong(f"another chunk stands in the place of number {number}")
+        return int.from_bytes(node[end - 8 : end], "little"), n_bytes
 
-        Raises:
-            ValueError: it is no such tree.
-        """
-        self._levels, here, level = [[]], [] if root == UNDEFINED else [root], -1
-        every = np.empty(0, self._entry)
-        while here:
-            parts = []
-            for place in here:
-                node = read(place)
-                found, count = struct.unpack_from("<BH", node, 5)
-                if (
-                    node[:5] != b"TREE\x01"
-                    or node[8:24] != b"\xff" * 16
-                    or not 1 <= count <= self.fan_out
-                    or found != (level if level >= 0 else found)
-                ):
-                    raise ValueError(f"at byte {place} is no node of its level")
-                entries = np.frombuffer(node, self._entry, count, 24)
-                parts.append(entries)
-                if (entries["child"] >= place).any():  # children are written first, so no path is a circle
-                    raise ValueError(f"the node at byte {place} is older than what it holds")
-                if entries["mask"].any() or entries["first"][:, -1].any():
-                    raise ValueError(f"the node at byte {place} holds what no writer wrote")
-            every = np.concatenate(parts)
-            if len(every) > n_chunks or found > 20:
-                raise ValueError(f"it holds more than {n_chunks} chunks")
-            if level < 0:
-                self._levels = [[] for _ in range(found + 1)]
-            last = parts[-1] if found == 0 else parts[-1][:-1]
-            self._levels[found] = [entry.tobytes() for entry in last]
-            here, level = (every["child"].tolist(), found - 1) if found else ([], -1)
-        return every
+    def cut(self, n_chunks: int) -> ChunkTree:
+        """The first chunks of the file as a tree that can grow."""
+        tree, size = ChunkTree(*self._facts, n_chunks), self._key.size + 8
+        tree._levels = [[] for _ in range(self._height(n_chunks) + 1)]
+        if self.n_chunks:
+            self.find(self.n_chunks - 1)  # which says whether it is the tree of another dataset
+        for level, node, end in self._way(n_chunks - 1) if n_chunks else ():
+            if level < len(tree._levels):
+                entries = [node[i : i + size] for i in range(24, end, size)]
+                tree._levels[level] = entries[:-1] if level else entries
+        return tree

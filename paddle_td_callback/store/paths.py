@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -12,28 +14,21 @@ from dataclasses import replace
 from typing import IO, Any
 
 from ..errors import StoreError, StoreExistsError, StoreNotFoundError
-from .schema import Layout
+from .schema import Keep, Layout
 
+_FIXED_BYTES = 1 << 20  # metadata, class names
 _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 
 
 def resolve_output(
     path: str | os.PathLike[str], *, replace_existing: bool = True, in_place: bool = False
 ) -> str:
-    """Refuse an output path early that could not be written later.
+    """Refuse early, by a StoreError, an output path that could not be written later; returns the real path.
 
     Args:
         path: as the user gave it; symbolic links are followed.
         replace_existing: whether a file may lie there.
         in_place: whether such a file is written to, not replaced.
-
-    Returns:
-        The real path of the file to write.
-
-    Raises:
-        StoreExistsError: there is a file, and it may not be replaced.
-        StoreNotFoundError: the folder is missing.
-        StoreError: the folder may not be written, or what lies there is no regular file.
     """
     name = os.fspath(path)
     if not name:
@@ -45,18 +40,18 @@ def resolve_output(
     try:
         mode = os.stat(real).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        mode = None
+        mode = 0
     except OSError as error:
         raise StoreError(f"'{name}' cannot be used: {error.strerror}; give another path") from error
-    if name.endswith(os.sep) or (mode is not None and stat.S_ISDIR(mode)):
+    if stat.S_ISDIR(mode):
         raise StoreError(f"'{name}' is a folder; give the path of a file in it, such as 'run.h5'")
-    if mode is not None and not stat.S_ISREG(mode):
+    if mode and not stat.S_ISREG(mode):
         raise StoreError(f"'{name}' is a device or a pipe; give the path of a regular file")
     if not os.path.isdir(folder):
         raise StoreNotFoundError(f"'{name}': there is no folder '{folder}'; create it first")
-    if mode is not None and not replace_existing:
+    if mode and not replace_existing:
         raise StoreExistsError(f"'{name}' exists already; give another path")
-    if in_place and mode is not None:
+    if in_place and mode:
         if not os.access(real, os.W_OK):
             raise StoreError(f"'{name}' may not be written; get write permission on it, or give another path")
     elif not os.access(folder, os.W_OK | os.X_OK):
@@ -68,12 +63,9 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
     """Refuse early a recording that could not be written at the end of the first epoch.
 
     Args:
-        path: of the recording.
+        path: of the recording; returned as it was given.
         resume: whether an existing recording is continued.
         overwrite: whether an existing file is replaced.
-
-    Returns:
-        The path as it was given.
 
     Raises:
         ValueError: both `resume` and `overwrite`.
@@ -92,68 +84,68 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
     return name
 
 
-def make_beside(real: str) -> str:
-    """Make a new file in the folder of another, under a name that cannot be guessed.
+def set_aside(path: str | os.PathLike[str]) -> str | None:
+    """Give a file the next free name of its kind, such as `run-1.h5`, so that its path is free.
 
     Args:
-        real: the path of the other file, symbolic links resolved; it need not exist.
+        path: of the file; a symbolic link stays, and the file behind it gets the name.
 
     Returns:
-        The new, empty file's path; it has the other file's mode where that exists.
+        Its new path; None where there was none.
 
     Raises:
         OSError: the folder cannot be written.
     """
+    real = os.path.realpath(path)
+    if not os.path.exists(real):
+        return None
+    stem, ending = os.path.splitext(real)
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            kept = f"{stem}-{number}{ending}"
+            move_into_place(real, kept, overwrite=False)
+            return kept
+    raise AssertionError
+
+
+def make_beside(real: str) -> str:
+    """Make an empty file beside another, under a name that nobody can guess, with its mode; returns the path."""
     folder, name = os.path.split(real)
     fresh = os.path.join(folder, f".{name[:20]}.{secrets.token_hex(8)}.part")
-    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
-    os.close(os.open(fresh, flags | getattr(os, "O_CLOEXEC", 0), 0o666))
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+    os.close(os.open(fresh, flags, 0o666))
     with contextlib.suppress(OSError):
         os.chmod(fresh, stat.S_IMODE(os.stat(real).st_mode))
     return fresh
 
 
 def move_into_place(fresh: str, real: str, *, overwrite: bool) -> None:
-    """Give a file its name, durably.
-
-    Raises:
-        FileExistsError: without `overwrite`, another process has made a file there.
-    """
+    """Give a file its name, durably; FileExistsError if one has come to lie there, without `overwrite`."""
     if overwrite:
         os.replace(fresh, real)
     else:
         try:
-            os.link(fresh, real)  # unlike a rename, fails if a file is there by now
+            os.link(fresh, real)  # unlike a rename, fails where a file has come to lie there
+            os.unlink(fresh)
         except FileExistsError:
             raise
         except OSError:  # a file system without links
             if os.path.exists(real):
                 raise FileExistsError(f"'{real}' exists already") from None
             os.rename(fresh, real)
-        else:
-            os.unlink(fresh)
     if os.name == "posix":
         folder = os.open(os.path.dirname(real), os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):  # a file system that cannot sync folders
-                os.fsync(folder)
-        finally:
-            os.close(folder)
+        with contextlib.suppress(OSError):  # a file system that cannot sync folders
+            os.fsync(folder)
+        os.close(folder)
 
 
 @contextlib.contextmanager
 def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file as a whole: it is there when the block ends, or the old one still is.
 
-    Args:
-        path: of the file; a symbolic link stays and the file behind it is replaced, with the mode that it has.
-
-    Yields:
-        A binary file to write to.
-
-    Raises:
-        StoreError: see `resolve_output`.
-        OSError: the disk refused.
+    A symbolic link stays, and the file behind it is replaced, with the mode that it has. StoreError: see
+    `resolve_output`.
     """
     real = resolve_output(path)
     fresh = make_beside(real)
@@ -172,46 +164,34 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def check_space(
     path: str | os.PathLike[str], layout: Layout, n_epochs: int, *, buffer_bytes: int = 0
 ) -> None:
-    """Refuse a recording that cannot fit on the disk.
+    """Refuse, by a StoreError that names the `keep=` that would fit, what cannot fit on the disk.
 
     Args:
-        path: where it goes; what lies there counts as room, since it is continued or replaced.
+        path: of the recording.
         layout: of the recording.
         n_epochs: epochs to come.
         buffer_bytes: what else is needed beside it.
-
-    Raises:
-        StoreError: it cannot fit; the message names the `keep=` that would.
     """
+
+    def needed(keep: Keep) -> int:
+        """About the size; with compression the least that is likely."""
+        ratio = _USUAL_GZIP_RATIO if layout.gzip_level else 1
+        data = int(n_epochs * replace(layout, keep=keep).epoch_bytes * 1.01 / ratio)
+        return _FIXED_BYTES + 4 * layout.n_samples + data + buffer_bytes
+
     name = os.fspath(path)
     try:
         free = shutil.disk_usage(os.path.dirname(os.path.realpath(name))).free
     except OSError:
         return  # the first commit will say it
-    needed = expected_bytes(layout, n_epochs) + buffer_bytes
-    if needed <= free:
+    if needed(layout.keep) <= free:
         return
-    one, two = (expected_bytes(replace(layout, keep=k), n_epochs) for k in (1, 2))
-    k = min(1 + (free - one) // (two - one), layout.n_classes)
-    while k >= 1 and expected_bytes(replace(layout, keep=k), n_epochs) > free:
-        k -= 1  # but for rounding, not even once
-    if k >= 1:
-        way_out = f"keep={k} fits"
-    elif expected_bytes(replace(layout, keep="given"), n_epochs) <= free:
-        way_out = "keep='given' fits"
-    else:
-        way_out = "no keep= fits"
+    k = bisect.bisect_right(range(1, layout.n_classes + 1), free, key=needed)
+    way_out = f"keep={k} fits" if k else "keep='given' fits" if needed("given") <= free else "no keep= fits"
     raise StoreError(
         f"'{name}': {n_epochs} epochs of {layout.n_samples} samples with keep={layout.keep!r} need about "
-        f"{_giga(needed)}, the disk has {_giga(free)} free; {way_out}, or give a path on a larger disk"
+        f"{_giga(needed(layout.keep))}, the disk has {_giga(free)} free; {way_out}, or give a path on a larger disk"
     )
-
-
-def expected_bytes(layout: Layout, n_epochs: int) -> int:
-    """About the size of the file; with compression the least that is likely."""
-    ratio = _USUAL_GZIP_RATIO if layout.gzip_level else 1
-    fixed = 1 << 20  # metadata, class names
-    return fixed + 4 * layout.n_samples + int(n_epochs * layout.epoch_bytes * 1.01 / ratio)
 
 
 def _giga(n_bytes: int) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import numbers
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -47,6 +47,8 @@ TOP_FIELDS = (
 )
 SAMPLE_IDS = "sample_ids"  # [sample] UTF-8, only where samples have names
 CLASS_NAMES = "class_names"  # [class] UTF-8, only where classes have names
+LABEL_SHIFTS = "label_shifts"  # [sample] UTF-8 digits, only where labels were moved on purpose
+TEXTS = (CLASS_NAMES, SAMPLE_IDS, LABEL_SHIFTS)
 DROPPED = "dropped_epochs"  # [dropped] int64
 LABELS = Field("labels", None, "int32", -1, "the given label of each sample; -1 = never seen")
 
@@ -72,39 +74,30 @@ class Layout:
     gzip_level: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("n_samples", "n_classes", "gzip_level"):
+        for name, least, most in (("n_samples", 1, 2**40), ("n_classes", 2, 2**31), ("gzip_level", 1, 10)):
             value = getattr(self, name)
-            if not is_whole(value) and (value is not None or name != "gzip_level"):
-                raise ValueError(f"{name} must be a whole number, got {value!r:.50}")
-        if self.n_samples < 1:
-            raise ValueError(f"n_samples must be at least 1, got {self.n_samples}")
-        if self.n_samples >= 2**40:
-            raise ValueError(f"n_samples must be below 2**40, got {self.n_samples}")
-        if not 2 <= self.n_classes < 2**31:
-            raise ValueError(f"n_classes must be at least 2 and fit int32, got {self.n_classes}")
+            if value is None and name == "gzip_level":
+                continue
+            if not is_whole(value) or not least <= value < most:
+                wanted = f"a whole number of at least {least} and below {most}"
+                raise ValueError(f"{name} must be {wanted}, got {value!r:.50}")
         check_keep(self.keep)
         if not isinstance(self.keep, str):
             object.__setattr__(self, "keep", int(self.keep))  # of NumPy's integers too
-        if isinstance(self.keep, int) and self.keep > self.n_classes:
-            raise ValueError(f"keep={self.keep} is more than the {self.n_classes} classes; say keep='all'")
+            if self.keep > self.n_classes:
+                n = self.n_classes
+                raise ValueError(f"keep={self.keep} is more than the {n} classes; say keep='all'")
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be 'float16' or 'float32', got {self.dtype!r}")
         if self.mode not in ("train", "eval"):
             raise ValueError(f"mode must be 'train' or 'eval', got {self.mode!r}")
-        if self.gzip_level is not None and not 1 <= self.gzip_level <= 9:
-            raise ValueError(f"gzip_level must be 1 to 9 or None, got {self.gzip_level}")
 
-    @property
+    @functools.cached_property
     def fields(self) -> tuple[Field, ...]:
         """The per-epoch datasets of this recording."""
-        if self.keep == "given":
-            return EPOCH_FIELDS
-        wide = ALL_FIELDS if self.keep == "all" else TOP_FIELDS
-        typed = tuple(
-            Field(f.name, f.last_axis, self.dtype, f.unseen, f.meaning) if f.dtype == "float16" else f
-            for f in wide
-        )
-        return EPOCH_FIELDS + typed
+        wide = ALL_FIELDS if self.keep == "all" else () if self.keep == "given" else TOP_FIELDS
+        typed = (replace(one, dtype=self.dtype) if one.dtype == "float16" else one for one in wide)
+        return EPOCH_FIELDS + tuple(typed)
 
     def epoch_shape(self, field: Field) -> tuple[int, ...]:
         """Shape of one epoch of a field: `[sample]`, `[sample, class]` or `[sample, k]`."""
@@ -112,34 +105,41 @@ class Layout:
             return (self.n_samples,)
         return (self.n_samples, self.n_classes if field.last_axis == "class" else int(self.keep))
 
+    @functools.cached_property
+    def _chunk_rows(self) -> dict[str, int]:
+        found = {}
+        for field in self.fields:
+            most = _CHUNK_ROWS
+            if field.last_axis is not None:
+                most = max(1, _CHUNK_BYTES * self.n_samples // self.field_bytes(field))
+            # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
+            found[field.name] = -(-self.n_samples // -(-self.n_samples // most))
+        return found
+
     def chunk_rows(self, field: Field) -> int:
         """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
-        if field.last_axis is None:  # the labels too
-            most = _CHUNK_ROWS
-        else:
-            row_bytes = self.epoch_shape(field)[1] * np.dtype(field.dtype).itemsize
-            most = max(1, _CHUNK_BYTES // row_bytes)
-        # HDF5 stores whole chunks, so all get about the same size, instead of a last one that is nearly empty.
-        n_chunks = -(-self.n_samples // most)
-        return -(-self.n_samples // n_chunks)
+        return self._chunk_rows[field.name]
 
     def n_chunks(self, field: Field) -> int:
         """Chunks of one epoch of a field."""
         return -(-self.n_samples // self.chunk_rows(field))
 
+    def field_bytes(self, field: Field) -> int:
+        """Bytes of one epoch of a field."""
+        return math.prod(self.epoch_shape(field)) * np.dtype(field.dtype).itemsize
+
     def chunk_bytes(self, field: Field) -> int:
         """Bytes of one chunk of a field, before compression."""
-        shape = () if field.last_axis is None else self.epoch_shape(field)[1:]
-        return self.chunk_rows(field) * math.prod(shape) * np.dtype(field.dtype).itemsize
+        return self.field_bytes(field) // self.n_samples * self.chunk_rows(field)
+
+    def n_names(self, kind: str) -> int:
+        """How many class names, sample ids or label shifts there are."""
+        return self.n_classes if kind == CLASS_NAMES else self.n_samples
 
     @property
     def epoch_bytes(self) -> int:
         """Bytes of one epoch before compression, in memory and on disk."""
         return sum(map(self.field_bytes, self.fields))
-
-    def field_bytes(self, field: Field) -> int:
-        """Bytes of one epoch of a field."""
-        return math.prod(self.epoch_shape(field)) * np.dtype(field.dtype).itemsize
 
     def unseen_epoch(self) -> dict[str, npt.NDArray[Any]]:
         """Arrays of one epoch in which nothing was seen yet."""
@@ -157,8 +157,3 @@ def check_keep(keep: Keep) -> None:
         return
     if not is_whole(keep) or int(keep) < 1:
         raise ValueError(f"keep must be 'all', 'given' or a number of classes of at least 1, got {keep!r}")
-
-
-def label_checksum(labels: npt.NDArray[np.int32]) -> str:
-    """CRC-32 of the labels as little-endian int32, eight hexadecimal digits."""
-    return f"{zlib.crc32(np.ascontiguousarray(labels, dtype='<i4').data):08x}"

@@ -14,34 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import StoreError
-from ..messages import escape
+from . import hdf5_format as h5
+from .blocks import CHUNK, LABELS, METADATA, SHARED, STATE, DamagedError, Frame, Root, read_block, scan
 from .chunks import read_chunk
-from .commits import (
-    CHUNK,
-    FRAME_BYTES,
-    HEAD,
-    METADATA,
-    RECORDS_AT,
-    SECTOR_BYTES,
-    SHARED,
-    START,
-    STATE,
-    Commit,
-    DamagedError,
-    Frame,
-    NotARecordingError,
-    blocks,
-    commits,
-    read_block,
-    record_at,
-)
-from .hdf5_format import END_AT, ROOT_AT, SLACK_BYTES, superblock
-from .metadata import Chunks, Head, NewerSchemaError, State, unpack_facts, whole
-from .reader import open_recording
-from .schema import CLASS_NAMES, LABELS, SAMPLE_IDS, Field, Layout, label_checksum
-from .writer import LABELS_FIELD, StoreWriter
+from .disk import open_recording
+from .hdf5_format import ChunkTree
+from .schema import TEXTS, Field, Layout
+from .state import State, newest_state
+from .writer import StoreWriter
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
+_TILE_BYTES = 32 << 20
 # How far probabilities may be from what they should be: the softmax was taken in single precision, and each
 # class was rounded to the stored dtype.
 _TOLERANCE = {"float16": 1e-3, "float32": 1e-4}
@@ -57,34 +40,24 @@ class Problem:
     sample: int | None = None
 
     def __str__(self) -> str:
-        places = [f"epoch {self.epoch}"] if self.epoch is not None else []
-        places += [f"sample {self.sample}"] if self.sample is not None else []
+        places = [
+            f"{name} {at}" for name, at in (("epoch", self.epoch), ("sample", self.sample)) if at is not None
+        ]
         return f"{', '.join(places)}: {self.message}" if places else self.message
 
 
 @dataclass
 class Report:
-    """What `verify` found.
-
-    Attributes:
-        path: of the file.
-        n_epochs: committed epochs, as far as they are known.
-        n_chunks: chunks read.
-        n_bytes: bytes of the file that were checked.
-        good_epochs: epochs of which everything is right.
-        dropped_epochs: epochs that were never written; they read as unseen.
-        problems: what is wrong, the first of each kind.
-        n_problems: how many there are in all.
-    """
+    """What `verify` found."""
 
     path: str
-    n_epochs: int = 0
-    n_chunks: int = 0
-    n_bytes: int = 0
-    good_epochs: list[int] = attribute(default_factory=list)
-    dropped_epochs: list[int] = attribute(default_factory=list)
-    problems: list[Problem] = attribute(default_factory=list)
-    n_problems: int = 0
+    n_epochs: int = 0  # committed epochs, as far as they are known
+    n_chunks: int = 0  # chunks read
+    n_bytes: int = 0  # bytes of the file that were checked
+    good_epochs: list[int] = attribute(default_factory=list)  # of which everything is right
+    dropped_epochs: list[int] = attribute(default_factory=list)  # never written; they read as unseen
+    problems: list[Problem] = attribute(default_factory=list)  # the first of them
+    n_problems: int = 0  # in all
 
     @property
     def ok(self) -> bool:
@@ -98,39 +71,27 @@ class Report:
             self.problems.append(Problem(message, epoch, sample))
 
     def __str__(self) -> str:
+        what = "good: " if self.ok else f"damaged: {self.n_problems} problems; "
         checked = f"{self.n_epochs} epochs, {self.n_chunks} chunks, {self.n_bytes / 1e6:.1f} MB checked"
-        dropped = (
-            [f"  epochs {self.dropped_epochs} were never written and read as unseen"]
-            if self.dropped_epochs
-            else []
-        )
-        if self.ok:
-            return "\n".join([f"'{self.path}' is good: {checked}", *dropped])
-        lines = [f"'{self.path}' is damaged: {self.n_problems} problems; {checked}", *dropped]
+        lines = [f"'{self.path}' is {what}{checked}"]
+        if self.dropped_epochs:
+            lines.append(f"  epochs {self.dropped_epochs} were never written and read as unseen")
         lines += [f"  {problem}" for problem in self.problems]
         if self.n_problems > len(self.problems):
             lines.append(f"  and {self.n_problems - len(self.problems)} more")
-        n_good = len(self.good_epochs)
-        what = (
-            f"{n_good} of {self.n_epochs} epochs are good and can be written to a new file: "
-            f"paddle-td verify --salvage OUT {self.path}"
-            if n_good
-            else "nothing can be salvaged"
-        )
-        return "\n".join([*lines, f"  {what}"])
+        if self.good_epochs and not self.ok:
+            good = f"{len(self.good_epochs)} of {self.n_epochs} epochs are good"
+            way = f"can be written to a new file: paddle-td verify --salvage OUT {self.path}"
+            lines.append(f"  {good} and {way}")
+        elif not self.ok:
+            lines.append("  nothing can be salvaged")
+        return "\n".join(lines)
 
 
 def verify(path: str | os.PathLike[str]) -> Report:
     """Check every byte of a recording and what the numbers say of each other.
 
-    The file is read block by block as its writer appended them, which needs no index. If all is right, it is read once
-    more by h5py, which must give the same.
-
-    Args:
-        path: a recording; it may be one that is being written.
-
-    Returns:
-        A report; `print` it.
+    If all is right, it is read once more by h5py, which must give the same. It may be one that is being written.
 
     Raises:
         StoreError: there is no such file, it may not be read, or it is no recording of training dynamics.
@@ -146,28 +107,22 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
     a good one follows.
 
     Args:
-        path: the damaged recording.
+        path: the damaged recording; the report is on this.
         out: the file to make.
-
-    Returns:
-        The report on the damaged one.
 
     Raises:
         StoreError: `out` exists or cannot be written, or there is nothing to salvage in `path`.
     """
     with contextlib.closing(_Examined(path)) as examined:
-        report = examined.check()
-        if examined.layout is None or not report.good_epochs:
+        report, layout = examined.check(), examined.layout
+        if not report.good_epochs:
             raise StoreError(
-                f"'{examined.path}' holds no good epoch, so there is nothing to salvage; record the training again"
+                f"'{report.path}' holds no good epoch, so there is nothing to salvage; record the training again"
             )
-        writer = StoreWriter.create(out, examined.layout, **examined.names)
+        writer = StoreWriter.create(out, layout, **examined.names)
         try:
             for epoch in report.good_epochs:
-                rows = {
-                    one.name: examined.rows(epoch, one, 0, examined.layout.n_samples)
-                    for one in examined.layout.fields
-                }
+                rows = {one.name: examined.rows(epoch, one, 0, layout.n_samples) for one in layout.fields}
                 writer.commit_epoch(epoch, rows, examined.labels)
         except OSError as error:
             raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}; give another path") from error
@@ -176,261 +131,157 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
         return report
 
 
-class _LostError(Exception):
-    """Rows from `sample` on cannot be read."""
-
-    def __init__(self, sample: int, message: str) -> None:
-        super().__init__(message)
-        self.sample = sample
-
-
 class _Examined:
-    """A recording read by the frames of its blocks, however damaged it is."""
+    """A recording whose blocks were read one after the other, however damaged it is."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        self.layout: Layout | None = None
-        self.labels: npt.NDArray[np.int32] = np.zeros(0, np.int32)
         self.names: dict[str, Any] = {}
-        self._report = Report(self.path)
-        self._chunks: dict[
-            int, dict[tuple[int, int], tuple[int, int]]
-        ] = {}  # epoch: field, number: address, bytes
-        self._label_chunks: dict[tuple[int, int], tuple[int, int]] = {}
-        self._label_checksum = ""
-        self._seen_by_others = (
-            False  # whether HDF5 will find the newest state, and nothing that is not checked
-        )
-        self._last: tuple[int, int, npt.NDArray[Any]] | None = None
+        self._report = Report(os.fspath(path))
+        self._chunks: dict[tuple[int, int, int], tuple[int, int]] = {}  # epoch, field, number: address, bytes
+        self._trees: list[ChunkTree] = []  # where no block is damaged
+        self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked
         self._file = open_recording(path)
-        try:
-            self._examine()
-        except BaseException:
-            self.close()
-            raise
+        self._examine()
 
     def close(self) -> None:
         """Release the file."""
         self._file.close()
 
     def _examine(self) -> None:
-        report, newest, why = self._report, None, ""
+        report, file, newest = self._report, self._file, None
+        why: StoreError | None
         try:
-            newest = commits(self._file)[0]
-        except (NotARecordingError, DamagedError) as error:
-            why = str(error)
-        first = START if newest is None else newest.at - FRAME_BYTES
-        frame = Frame.read(self._file, first) or next(
-            filter(None, (f for _, f in blocks(self._file, self._file.n_bytes))), None
-        )
-        self._file.run = None if frame is None else frame.run
-        report.n_bytes = self._file.n_bytes if newest is None else min(newest.end, self._file.n_bytes)
-        self._follow(report.n_bytes, newest)
-        if self.layout is None:
-            raise StoreError(
-                f"'{self.path}' {why or 'holds no block that says what was recorded; give the path of a recording'}"
-            )
-        if why:
-            report.add(f"it {why}")
-        for at in RECORDS_AT:
-            # A power cut may leave one that is cut off, which costs nothing.
-            if record_at(self._file, at) is None and any(self._file.read(at, SECTOR_BYTES)):
-                report.add(f"the commit record at byte {at} is damaged")
-        if newest is not None:
-            self._check_state(newest)
-        if self._chunks and 4 * self.layout.n_samples > report.n_bytes:
-            report.add(f"{self.layout.n_samples} samples, but too few bytes for their labels")
-            self.layout = None
-        elif self._chunks:
-            self._read_labels(self.layout)
+            root, newest, why = newest_state(file)
+        except StoreError as error:
+            why = error
+        newest = newest if why is None else None
+        report.n_bytes = file.n_bytes if newest is None else root.end
+        state = self._follow(report.n_bytes, newest)
+        if state is None:
+            raise why or StoreError(f"'{report.path}' holds no whole state; record the training again")
+        if why is not None:
+            report.add(why.what if isinstance(why, DamagedError) else "its first sector is damaged")
+        self.layout, self.labels = state.layout, np.full(state.layout.n_samples, -1, np.int32)
+        try:
+            self.labels = state.read_labels(file)
+            self.names = {kind: state.read_names(file, kind) for kind in TEXTS}
+            if newest is not None:
+                report.dropped_epochs = newest.read_dropped(file)
+            if report.ok and newest is not None:
+                newest.check_metadata(file, root)
+                self._trees = [newest.tree(one, file) for one in self.layout.fields]
+                found = file.read(0, h5.BEFORE_AT)
+                end = int.from_bytes(found[h5.END_AT : h5.END_AT + 8], "little")
+                is_inside = root.end + h5.SLACK_BYTES <= end <= file.n_bytes
+                self._is_for_others = is_inside and found == h5.superblock(root.at, end, 0)[: h5.BEFORE_AT]
+        except DamagedError as error:
+            report.add(error.what)
+        outside = np.flatnonzero((self.labels < -1) | (self.labels >= self.layout.n_classes))
+        for sample in outside[:1].tolist():
+            report.add(f"label {self.labels[sample]} is outside the classes", sample=sample)
 
-    def _follow(self, end: int, newest: Commit | None) -> None:
-        """Go through the log as its writer did: chunks count from the state that commits them."""
+    def _follow(self, end: int, newest: State | None) -> State | None:
+        """Go through the log as its writer did: chunks count from the state that commits them. Returns the last."""
+        report, file, state = self._report, self._file, newest
         waiting: list[tuple[int, Frame]] = []
-        for at, frame in blocks(self._file, end):
+        for at, frame in scan(file, end):
             if frame is None:
-                self._report.add(f"from byte {at} on something stands that is no block")
-            elif frame.kind == CHUNK:
-                waiting.append((at + FRAME_BYTES, frame))
-            else:
-                try:
-                    body = read_block(self._file, at + FRAME_BYTES, frame.kind)
-                    if frame.kind == HEAD:
-                        self.layout = Head.read(self._file, at + FRAME_BYTES).layout
-                    elif frame.kind == STATE:
-                        facts = unpack_facts(body)
-                        self._take(waiting, whole(facts["n_epochs"], 0, (1 << 32) - 1))
-                        self._label_checksum, waiting = escape(facts["label_checksum"], limit=20), []
-                except (DamagedError, NewerSchemaError, ValueError, KeyError) as error:
-                    what = (
-                        "another program has changed the metadata for HDF5: "
-                        if frame.kind == METADATA
-                        else ""
-                    )
-                    self._report.add(f"{what}{error}")
-        if newest is None or self._report.n_problems:  # the state that commits these may be what is damaged
-            self._take(waiting, 1 << 32)
+                report.add(f"from byte {at} on something stands that is no block")
+                continue
+            file.run = frame.run if file.run is None else file.run
+            try:
+                if frame.kind != CHUNK:
+                    read_block(file, at, frame.kind)
+                if frame.kind == STATE:
+                    state = State.read(file, Root(at, 0, at + frame.n_bytes))
+                    self._take(waiting, state.n_epochs)
+                    waiting = []
+                elif frame.kind in (CHUNK, LABELS):
+                    waiting.append((at, frame))
+            except DamagedError as error:
+                changed = "another program has changed the metadata for HDF5: " * (frame.kind == METADATA)
+                report.add(changed + error.what)
+        if newest is not None:
+            report.n_epochs = newest.n_epochs
+            return newest
+        self._take(waiting, 1 << 32)  # the state that commits these may be what is damaged
+        report.n_epochs = max(self._chunks, default=(-1,))[0] + 1
+        labels = [(at, frame.checksum) for at, frame in waiting if frame.kind == LABELS]
+        return replace(state, labels=labels[-1]) if labels and state is not None else state
 
     def _take(self, waiting: list[tuple[int, Frame]], n_epochs: int) -> None:
+        """Count chunks as those of the first epochs."""
         for at, frame in waiting:
-            if frame.number == SHARED:  # of epochs that were never written
-                continue
-            if (
-                8 * frame.epoch > self._file.n_bytes
-            ):  # an epoch takes more, and so does the note that it was dropped
+            if 8 * frame.epoch > self._file.n_bytes:  # less than an epoch takes, written or dropped
                 self._report.add(f"the chunk at byte {at} claims to be of epoch {frame.epoch}")
-                continue
-            labels = frame.field == LABELS_FIELD
-            chunks = self._label_chunks if labels else self._chunks.setdefault(frame.epoch, {})
-            chunks[frame.field, frame.number] = at, frame.n_bytes
-        self._chunks = {epoch: chunks for epoch, chunks in self._chunks.items() if epoch < n_epochs}
-        self._report.n_epochs = max(self._chunks, default=-1) + 1
-
-    def _check_state(self, newest: Commit) -> None:
-        """The newest state, and the metadata that it and the head hold for other HDF5 readers."""
-        report = self._report
-        if newest.end > self._file.n_bytes:
-            report.add(f"it is cut off: {self._file.n_bytes} bytes of {newest.end}")
-        try:
-            state = State.read(self._file, newest)
-            dropped = state.read_dropped(self._file)
-            report.n_epochs, report.dropped_epochs = state.n_epochs, dropped.tolist()
-            for kind in (CLASS_NAMES, SAMPLE_IDS):
-                self.names[kind] = state.read_names(self._file, kind)
-            if report.ok:
-                state.check_metadata(self._file, newest)
-                for number, one in enumerate((*state.head.layout.fields, LABELS)):
-                    self._check_index(Chunks(self._file, state, newest.at, one), number, one)
-                self._check_superblock(state, newest)
-        except DamagedError as error:
-            report.add(str(error))
-        except NewerSchemaError as error:
-            raise StoreError(f"'{self.path}' has {error}; upgrade paddle_td_callback") from error
-
-    def _check_index(self, chunks: Chunks, number: int, one: Field) -> None:
-        """Whether the index of a dataset leads to the chunks that the log holds."""
-        found = np.stack([chunks.at, chunks.n_bytes], axis=1)
-        if one is LABELS:
-            known = [self._label_chunks[key] for key in sorted(self._label_chunks)]
-        else:
-            dropped = self._report.dropped_epochs
-            is_written = ~np.isin(np.arange(self._report.n_epochs), dropped)
-            found = found[np.repeat(is_written, chunks.n_a_epoch)]
-            known = [
-                place
-                for epoch in sorted(set(self._chunks).difference(dropped))
-                for (field, _), place in sorted(self._chunks[epoch].items())
-                if field == number
-            ]
-        if known != list(map(tuple, found.tolist())):
-            self._report.add(
-                f"the chunk index of '{one.name}' leads to other chunks than those of its epochs"
-            )
-
-    def _check_superblock(self, state: State, newest: Commit) -> None:
-        """Whether other programs are led to the metadata just checked, and to nothing else."""
-        found, root = self._file.read(0, 96), state.metadata_at(newest)
-        end = int.from_bytes(found[END_AT : END_AT + 8], "little")
-        is_inside = newest.end + SLACK_BYTES <= end <= self._file.n_bytes
-        self._seen_by_others = is_inside and found == superblock(root, end)
-        there = int.from_bytes(found[ROOT_AT : ROOT_AT + 8], "little")
-        frame = Frame.read(self._file, there - FRAME_BYTES)
-        # A process that was killed in a commit leaves it one epoch behind, and a live one moves it on.
-        if frame is None or frame.kind != METADATA:
-            self._report.add("its superblock leads other programs to what is no metadata")
-
-    def _read_labels(self, layout: Layout) -> None:
-        self.labels = np.full(layout.n_samples, -1, np.int32)
-        n_rows = layout.chunk_rows(LABELS)
-        for number in range(layout.n_chunks(LABELS)):
-            start = number * n_rows
-            try:
-                block = self._chunk(self._label_chunks, LABELS, LABELS_FIELD, number)
-            except _LostError as error:
-                self._report.add(str(error), sample=start)
-                continue
-            self.labels[start : start + n_rows] = block[: layout.n_samples - start]
-        if self._label_checksum and label_checksum(self.labels) != self._label_checksum:
-            self._report.add(f"the labels do not match their checksum {self._label_checksum}")
-        outside = np.flatnonzero((self.labels < -1) | (self.labels >= layout.n_classes))
-        if len(outside):
-            sample = int(outside[0])
-            self._report.add(f"label {self.labels[sample]} is outside the classes", sample=sample)
-
-    def _chunk(
-        self, chunks: dict[tuple[int, int], tuple[int, int]], one: Field, of_field: int, number: int
-    ) -> npt.NDArray[Any]:
-        assert self.layout is not None
-        start = number * self.layout.chunk_rows(one)
-        if (of_field, number) not in chunks:
-            raise _LostError(start, f"'{one.name}' from here on is missing")
-        self._report.n_chunks += 1
-        try:
-            return read_chunk(self._file, *chunks[of_field, number], self.layout, one)
-        except DamagedError as error:
-            raise _LostError(start, f"'{one.name}' from here on is lost, {error}") from error
+            elif frame.kind == CHUNK and frame.number != SHARED:  # of epochs that were never written
+                self._chunks[frame.epoch, frame.field, frame.number] = at, frame.n_bytes
+        if n_epochs < self._report.n_epochs:  # a recording that was taken up from an earlier epoch
+            self._chunks = {key: place for key, place in self._chunks.items() if key[0] < n_epochs}
+        self._report.n_epochs = n_epochs
 
     def rows(self, epoch: int, one: Field, start: int, stop: int) -> npt.NDArray[Any]:
         """Some rows of one epoch, `[sample]`, `[sample, class]` or `[sample, k]`."""
-        assert self.layout is not None
-        n_rows, of_field = self.layout.chunk_rows(one), self.layout.fields.index(one)
-        parts = []
+        layout, parts = self.layout, []
+        n_rows, field = layout.chunk_rows(one), layout.fields.index(one)
         for number in range(start // n_rows, -(-stop // n_rows)):
-            block = self._chunk(self._chunks[epoch], one, of_field, number)
+            try:
+                place = self._chunks.get((epoch, field, number), (0, 0))
+                if self._trees:
+                    place = self._trees[field].find(epoch * layout.n_chunks(one) + number)
+                block = read_chunk(self._file, layout, one, epoch, number, *place)
+            except DamagedError as error:
+                self._report.add(f"'{one.name}' from here on is lost: {error.what}", epoch, number * n_rows)
+                raise
+            self._report.n_chunks += 1
             parts.append(block[max(0, start - number * n_rows) : stop - number * n_rows])
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def check(self) -> Report:
         """Check every epoch."""
-        report, layout = self._report, self.layout
-        if layout is None:
-            return report
-        for epoch in sorted({*range(report.n_epochs)}.difference(report.dropped_epochs)):
+        report, dropped = self._report, set(self._report.dropped_epochs)
+        for epoch in range(report.n_epochs):
             before = report.n_problems
-            if epoch not in self._chunks:
-                report.add("nothing is known of where it is", epoch)
-            else:
-                try:
-                    for start, rows in self._tiles(epoch, layout):
-                        self._check_rows(layout, epoch, start, rows)
-                except _LostError as error:
-                    report.add(str(error), epoch, error.sample)
-            if report.n_problems == before:
+            with contextlib.suppress(DamagedError):  # it is noted
+                if epoch in dropped and self._trees:  # all its chunks are one
+                    _ = [self.rows(epoch, one, 0, 1) for one in self.layout.fields]
+                for start, rows in self._tiles(epoch) if epoch not in dropped else ():
+                    labels = self.labels[start : start + len(rows["predicted"])]
+                    for message, wrong in _contradictions(self.layout, labels, rows):
+                        found = np.flatnonzero(wrong)
+                        if len(found):
+                            more = f" (and {len(found) - 1} more near it)" if len(found) > 1 else ""
+                            report.add(message + more, epoch, start + int(found[0]))
+            if report.n_problems == before and epoch not in dropped:
                 report.good_epochs.append(epoch)
         n_chunks = report.n_chunks
-        if report.ok and self._seen_by_others:
-            self._compare_with_h5py(layout)
+        if report.ok and self._is_for_others:
+            self._compare_with_h5py()
         return replace(report, n_chunks=n_chunks)
 
-    def _tiles(self, epoch: int, layout: Layout) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
+    def _tiles(self, epoch: int) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
         """Rows of all fields, by the chunks of the narrow ones, so that each chunk is read once or nearly so."""
+        layout = self.layout
         step = layout.chunk_rows(layout.fields[0])
-        if 32 * step * layout.epoch_bytes > layout.n_samples * (1 << 30):  # wide rows: by their own chunks
-            step = min(layout.chunk_rows(one) for one in layout.fields)
+        if step * layout.epoch_bytes > layout.n_samples * _TILE_BYTES:  # wide rows: by their own chunks
+            step = layout.chunk_rows(layout.fields[-1])
         for start in range(0, layout.n_samples, step):
             stop = min(start + step, layout.n_samples)
             yield start, {one.name: self.rows(epoch, one, start, stop) for one in layout.fields}
 
-    def _check_rows(self, layout: Layout, epoch: int, start: int, rows: dict[str, npt.NDArray[Any]]) -> None:
-        labels = self.labels[start : start + len(rows["predicted"])]
-        for message, wrong in _contradictions(layout, labels, rows):
-            found = np.flatnonzero(wrong)
-            if len(found):
-                more = f" (and {len(found) - 1} more near it)" if len(found) > 1 else ""
-                self._report.add(message + more, epoch, start + int(found[0]))
-
-    def _compare_with_h5py(self, layout: Layout) -> None:
+    def _compare_with_h5py(self) -> None:
         """Whether other programs read the same; called when the file holds what this package writes and no more."""
         try:
-            with h5py.File(self.path) as h5:
+            with h5py.File(self._report.path) as file:
+                if file["labels"][:].tobytes() != self.labels.tobytes():
+                    self._report.add("h5py reads other labels")
                 for epoch in self._report.good_epochs:
-                    for start, rows in self._tiles(epoch, layout):
+                    for start, rows in self._tiles(epoch):
                         for name, values in rows.items():
-                            there = h5[name][epoch, start : start + len(values)]
-                            if there.tobytes() != values.tobytes():
+                            if file[name][epoch, start : start + len(values)].tobytes() != values.tobytes():
                                 self._report.add(f"h5py reads another '{name}'", epoch, start)
         except (OSError, KeyError, IndexError, ValueError, RuntimeError) as error:
-            if len(commits(self._file)) > 0 and commits(self._file)[0].end == self._report.n_bytes:
+            if newest_state(self._file)[0].end == self._report.n_bytes:  # no writer has gone on meanwhile
                 self._report.add(f"h5py cannot read it: {error}")
 
 
@@ -438,22 +289,16 @@ def _contradictions(
     layout: Layout, labels: npt.NDArray[np.int32], rows: dict[str, npt.NDArray[Any]]
 ) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     """What cannot be, and `[sample]` where it is so."""
-    given, margin = rows["given_probability"], rows["margin"]
-    predicted, seen = rows["predicted"], rows["n_presentations"] > 0
+    given, margin, predicted = rows["given_probability"], rows["margin"], rows["predicted"]
+    seen, right = rows["n_presentations"] > 0, predicted == labels
+    outside = (predicted < 0) | (predicted >= layout.n_classes)
     yield "it was seen, but has no label", seen & (labels < 0)
     yield "it was not seen, but has a prediction", ~seen & (predicted != -1)
     yield "it was not seen, but has numbers", ~seen & ~(np.isnan(given) & np.isnan(margin))
-    yield (
-        "the predicted class is outside the classes",
-        seen & ((predicted < 0) | (predicted >= layout.n_classes)),
-    )
+    yield "the predicted class is outside the classes", seen & outside
     yield "the probability of the given label is not in [0, 1]", seen & ~((given >= 0) & (given <= 1))
     yield "the margin is no number", seen & np.isnan(margin)
-    right = predicted == labels
-    yield (
-        "the margin contradicts the predicted class",
-        seen & (((margin > 0) & ~right) | ((margin < 0) & right)),
-    )
+    yield "the margin contradicts the predicted class", seen & np.where(right, margin < 0, margin > 0)
     if layout.keep == "given":
         return
     wide = rows["probabilities" if layout.keep == "all" else "top_probabilities"]
@@ -464,18 +309,12 @@ def _contradictions(
     tolerance = _TOLERANCE[layout.dtype] + wide.shape[1] * _SMALLEST[layout.dtype]
     total = exact.sum(axis=1)
     if layout.keep == "all":
+        samples, last = np.arange(len(exact)), layout.n_classes - 1
+        off = np.abs(exact[samples, np.clip(labels, 0, last)] - given) > tolerance
+        is_less = exact[samples, np.clip(predicted, 0, last)] < exact.max(axis=1) - tolerance
         yield "the probabilities do not sum to 1", seen & ~(np.abs(total - 1) <= tolerance)
-        at = np.clip(labels, 0, layout.n_classes - 1)[:, np.newaxis]
-        stored = np.take_along_axis(exact, at, axis=1)[:, 0]
-        off = np.abs(stored - given) > tolerance
         yield "the probability of the given label is not what is stored for that class", seen & off
-        top = np.take_along_axis(exact, np.clip(predicted, 0, layout.n_classes - 1)[:, np.newaxis], axis=1)[
-            :, 0
-        ]
-        yield (
-            "another class has a larger probability than the predicted",
-            seen & (top < exact.max(axis=1) - tolerance),
-        )
+        yield "another class has a larger probability than the predicted", seen & is_less
     else:
         classes = rows["top_classes"]
         inside = ((classes >= 0) & (classes < layout.n_classes)).all(axis=1)

@@ -311,7 +311,7 @@ def test_what_a_method_needs_was_not_kept(trajectories: Any, path: str) -> None:
         (
             {"method": "aum", "detector": object()},
             ValueError,
-            "detector= goes with method='lstm', not with 'aum'",
+            "detector= goes with method='lstm', got 'aum'",
         ),
         (
             {"detector": "weights.h5"},

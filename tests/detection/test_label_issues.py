@@ -313,7 +313,7 @@ def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues
     assert (tmp_path / "real.csv").read_text() == got[0]
     with h5py.File(tmp_path / "run.h5", "w"):
         pass
-    with pytest.raises(StoreError, match="is an HDF5 file, perhaps a recording; give the CSV another path"):
+    with pytest.raises(StoreError, match="is an HDF5 file, perhaps a recording; give another path"):
         issues.to_csv(tmp_path / "run.h5")
     with pytest.raises(StoreNotFoundError, match="there is no folder"):
         issues.to_csv(tmp_path / "none" / "i.csv")

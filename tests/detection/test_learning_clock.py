@@ -13,7 +13,7 @@ from paddle_td_callback import (
     detector_input,
     find_label_issues,
 )
-from paddle_td_callback.detection.learning_clock import epochs_to_read
+from paddle_td_callback.detection.learning_clock import LearningClock
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
 
@@ -55,7 +55,7 @@ def test_reading_ends_where_the_labels_are_memorised(
     tmp_path: Path, n_right: list[int], n_seen: list[int] | None, wanted: int
 ) -> None:
     with TrainingDynamicsStore(record(tmp_path / "run.h5", n_right, n_seen)) as store:
-        assert epochs_to_read(store) == wanted
+        assert LearningClock.of(store).epochs_to_read == wanted
         assert detector_input(store).shape == (N_SAMPLES, wanted, 3)
         assert detector_input(store, slice(3, 5)).shape == (2, wanted, 3)
 

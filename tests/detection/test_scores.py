@@ -108,6 +108,21 @@ def test_mean_loss_is_seen_where_the_probability_is():
     close(scores.mean_loss([[0.5, NAN, 0.5]], [[NAN, -9.0, 0.0]]), [math.log(2)])
 
 
+def test_margin_is_the_mean_difference_of_probabilities():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [1 / 3, 1 / 3, 1 / 3]])
+    logits = np.log(probabilities)
+    margins = logits[:, 0] - logits[:, 1:].max(axis=1)
+    close(scores.margin(probabilities[:, :1], margins[:, None]), [0.5, -0.5, 0], atol=1e-7)
+    close(scores.margin([[0.7, NAN, 0.1]], [[margins[0], NAN, margins[1]]]), [0], atol=1e-7)
+    assert np.isnan(scores.margin([[NAN]], [[NAN]])).all()
+
+
+def test_margin_of_a_probability_that_underflowed_is_that_of_the_other_class():
+    logits = np.array([-200.0, np.log(0.25), np.log(0.75)])
+    close(scores.margin(np.zeros((1, 1), np.float32), [[logits[0] - logits[2]]]), [-1], atol=1e-7)
+    close(scores.margin([[1.0]], [[300.0]]), [1])
+
+
 @pytest.mark.parametrize(("dtype", "loss"), [("f2", 24), ("f4", 126), ("f8", 1022)])
 def test_a_probability_of_zero_costs_what_its_precision_can_tell(dtype, loss):
     close(scores.mean_loss(np.zeros((1, 2), dtype)), [loss * math.log(2)])
@@ -301,7 +316,16 @@ def test_noise_of_forgetting_ranks_never_learned_first_then_events_then_doubt():
 
 
 def test_every_public_score_ranks_and_says_why():
-    names = ["aum", "confidence", "variability", "correctness", "forgetting_events", "el2n", "mean_loss"]
+    names = [
+        "aum",
+        "confidence",
+        "variability",
+        "correctness",
+        "forgetting_events",
+        "el2n",
+        "mean_loss",
+        "margin",
+    ]
     assert list(NOISE_SCORES) == names
     assert all(callable(getattr(scores, name)) for name in names)
     assert all(score.why for score in NOISE_SCORES.values())
@@ -405,8 +429,16 @@ def test_the_rule_and_the_direction_of_a_score_are_those_of_its_noise(name):
         "el2n": lambda a: scores.el2n(a["probabilities"], a["labels"], epochs=20),
         "mean_loss": lambda a: scores.mean_loss(a["given_probabilities"], a["margins"]),
         "forgetting_events": lambda a: scores.never_learned(a["predictions"], a["labels"]).astype(float),
+        "margin": lambda a: scores.margin(a["given_probabilities"], a["margins"]),
     }
-    thresholds = {"aum": 0, "confidence": 0.5, "correctness": 0.5, "el2n": 2**0.5 / 2, "mean_loss": np.log(2)}
+    thresholds = {
+        "aum": 0,
+        "margin": 0,
+        "confidence": 0.5,
+        "correctness": 0.5,
+        "el2n": 2**0.5 / 2,
+        "mean_loss": np.log(2),
+    }
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, (300, 6, 3))
     labels = rng.integers(0, 3, 300)

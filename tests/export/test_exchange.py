@@ -20,7 +20,6 @@ from support.noisy_recording import record
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsStore, find_label_issues
 from paddle_td_callback.csv_cells import from_cell, to_cell
 from paddle_td_callback.export.cartography import import_cartography, write_cartography
-from paddle_td_callback.export.cleanlab import pred_probs, to_cleanlab
 from paddle_td_callback.export.fiftyone import write_fiftyone
 from paddle_td_callback.export.import_arrays import import_arrays, import_npz
 from paddle_td_callback.export.interpretdl_npz import import_interpretdl, write_interpretdl
@@ -322,7 +321,7 @@ def test_cartography_folder_without_files(tmp_path):
 
 
 def test_pred_probs_are_the_mean_over_seen_epochs(recording):
-    found = pred_probs(recording)
+    found = recording.pred_probs()
     assert found.dtype == np.float32
     seen = recording.labels >= 0
     np.testing.assert_allclose(found[seen].sum(axis=1), 1, atol=1e-5)
@@ -330,19 +329,19 @@ def test_pred_probs_are_the_mean_over_seen_epochs(recording):
     np.testing.assert_allclose(found[5], wanted / wanted.sum(), atol=1e-6)
     assert np.isnan(found[~seen]).all()
     last = recording.probabilities()[:, -1].astype(np.float32)
-    np.testing.assert_allclose(pred_probs(recording, -1), last / last.sum(axis=1, keepdims=True), atol=1e-6)
-    np.testing.assert_array_equal(pred_probs(recording, slice(0, 2)), pred_probs(recording, range(2)))
+    np.testing.assert_allclose(recording.pred_probs(-1), last / last.sum(axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(recording.pred_probs(slice(0, 2)), recording.pred_probs(range(2)))
 
 
 @pytest.mark.parametrize("epochs", [99, slice(0, 0), []])
 def test_pred_probs_of_no_epoch_are_refused(recording, epochs):
     with pytest.raises((ValueError, IndexError), match="names none"):
-        pred_probs(recording, epochs)
+        recording.pred_probs(epochs)
 
 
 def test_cleanlab_columns(recording):
     issues = aum(recording)
-    columns = to_cleanlab(issues)
+    columns = issues.to_cleanlab()
     assert list(columns) == ["is_label_issue", "label_quality", "given_label", "predicted_label"]
     differs = columns["predicted_label"] != columns["given_label"]
     np.testing.assert_array_equal(differs, issues.is_label_issue)
@@ -351,7 +350,7 @@ def test_cleanlab_columns(recording):
 def test_all_classes_are_needed(path, tmp_path):
     record(path, keep="given")
     with TrainingDynamicsStore(path) as store:
-        for write in (lambda: write_interpretdl(store, tmp_path / "x"), lambda: pred_probs(store)):
+        for write in (lambda: write_interpretdl(store, tmp_path / "x"), lambda: store.pred_probs()):
             with pytest.raises(StoreError, match="keep='all'"):
                 write()
     assert not (tmp_path / "x").exists()

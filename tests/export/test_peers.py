@@ -16,7 +16,6 @@ from support.noisy_recording import record
 
 from paddle_td_callback import TrainingDynamicsStore, find_label_issues, scores
 from paddle_td_callback.export.cartography import write_cartography
-from paddle_td_callback.export.cleanlab import pred_probs, to_cleanlab
 from paddle_td_callback.export.fiftyone import write_fiftyone
 from paddle_td_callback.export.interpretdl_npz import import_interpretdl, write_interpretdl
 from paddle_td_callback.export.label_studio import labeling_config, write_label_studio
@@ -42,7 +41,7 @@ def recording(path):
 def test_cleanlab_finds_issues_in_our_probabilities(recording):
     from cleanlab.rank import get_label_quality_scores
 
-    found = get_label_quality_scores(recording.labels, pred_probs(recording))
+    found = get_label_quality_scores(recording.labels, recording.pred_probs())
     ours = find_label_issues(recording, method="confidence", progress=False).label_quality
     assert np.corrcoef(found, ours)[0, 1] > 0.99
 
@@ -54,9 +53,9 @@ def test_datalab_reports_on_our_export(recording, capsys):
     from cleanlab import Datalab
 
     issues = find_label_issues(recording, method="aum", progress=False)
-    frame = pandas.DataFrame(to_cleanlab(issues))
+    frame = pandas.DataFrame(issues.to_cleanlab())
     lab = Datalab(data=frame, label_name="given_label", task="classification")
-    lab.find_issues(pred_probs=pred_probs(recording), issue_types={"label": {}})
+    lab.find_issues(pred_probs=recording.pred_probs(), issue_types={"label": {}})
     lab.report()
     assert "label issues" in capsys.readouterr().out
     theirs = lab.get_issues("label")

@@ -120,8 +120,8 @@ def test_methods_agree_with_scipy(page):
     _, _, data, _ = page
     names = data["methods"]["names"]
     assert names[0] == "aum"
-    assert len(names) == len(set(names)) == 6
-    assert np.diag(np.array(data["methods"]["correlations"])) == pytest.approx(np.ones(6))
+    assert len(names) == len(set(names)) == 7
+    assert np.diag(np.array(data["methods"]["correlations"])) == pytest.approx(np.ones(7))
     values = np.random.default_rng(0).integers(0, 9, 50)
     assert report_data._ranks(values).tolist() == (stats.rankdata(values) - 1).tolist()
 

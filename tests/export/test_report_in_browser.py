@@ -334,7 +334,7 @@ def test_numbers_of_matrix_and_pairs_show_their_samples(browser, made):
         assert (both & issues.is_label_issue).sum() == n
         assert n_found(browser) == (both & ~np.isnan(issues.noise_score)).sum()
     assert len(browser.find_elements(By.CSS_SELECTOR, "#classes tbody tr")) == 4
-    assert len(browser.find_elements(By.CSS_SELECTOR, "#methods tbody tr")) == 6
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#methods tbody tr")) == 7
     assert_quiet(browser)
 
 

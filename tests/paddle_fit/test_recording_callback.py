@@ -44,6 +44,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
+from paddle_td_callback.paddle_fit.taps import StepTap
 from paddle_td_callback.recording.open_recorders import wait_for_commits
 
 BATCH = 8
@@ -51,7 +52,7 @@ BATCH = 8
 
 @pytest.fixture(scope="module")
 def detector() -> NoiseDetector:
-    """A small detector of one's own, fitted on made-up trajectories."""
+    """A small detector, fitted on made-up trajectories."""
     rng = np.random.default_rng(0)
     wrong = rng.random(200) < 0.3
     given = np.clip(np.where(wrong, 0.1, 0.8)[:, np.newaxis] + rng.normal(0, 0.1, (200, 6)), 0, 1)
@@ -835,7 +836,7 @@ def test_a_refused_first_step_does_not_cost_the_file_to_replace(path: str) -> No
     [
         ({"labels": [0] * 49}, CaptureError, "labels= has 49 entries for a data set of 50 samples"),
         ({"labels": [0] * 49 + [4]}, ValueError, r"labels=: labels must be in \[0, 4\), got 4 for sample 49"),
-        ({"n_samples": 4}, ValueError, r"indices must be in \[0, 4\), got index 4 in row 4"),
+        ({"n_samples": 4}, ValueError, r"indices must be in \[0, 4\), got index 4; pass"),
         ({"class_names": ["a", "b"]}, ValueError, "class_names must have 4 names, got 2"),
         ({"keep": 5}, ValueError, "keep=5 is more than the 4 classes; say keep='all'"),
     ],
@@ -996,7 +997,7 @@ def test_an_unforeseen_failure_of_ours_never_kills_the_training(
 
     def fails_later(self: Any, *args: Any, **kwargs: Any) -> None:
         calls.append(1)
-        if len(calls) == 10:
+        if len(calls) == 3:  # all steps of an epoch but the first come in one call
             raise MemoryError("no room")
         update(self, *args, **kwargs)
 
@@ -1054,16 +1055,19 @@ def test_failing_to_find_issues_does_not_cost_the_training(path: str) -> None:
     assert len(network.epochs) == 3
 
 
-def test_issues_without_a_recording(path: str) -> None:
-    finder = LabelIssuesCallback(path, method="aum")
-    with pytest.warns(RuntimeWarning, match=r"run.h5' were not found: .*there is no such file"):
-        fit(model_of(Witness()), callbacks=[finder])
+def test_a_finder_alone_says_so_before_training(path: str) -> None:
+    network, finder = Witness(), LabelIssuesCallback(path, method="aum")
+    with pytest.warns(
+        RuntimeWarning, match=r"run.h5': nothing is recorded in this fit, so none .*LabelIssuesCallback\(rec"
+    ):
+        fit(model_of(network), callbacks=[finder])
+    assert finder.issues is None
 
 
 def test_bad_arguments_of_the_finder_are_refused_before_training(path: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"method must be one of lstm, .*got 'magic'"):
         LabelIssuesCallback(path, method="magic")
-    with pytest.raises(ValueError, match="detector= goes with method='lstm', not with 'aum'"):
+    with pytest.raises(ValueError, match="detector= goes with method='lstm', got 'aum'"):
         LabelIssuesCallback(path, method="aum", detector=object())
     network = Witness()
     finder = LabelIssuesCallback(path, method="aum", csv=tmp_path / "no" / "issues.csv")
@@ -1080,3 +1084,30 @@ def test_a_quiet_training_says_nothing(path: str, capfd: pytest.CaptureFixture[s
             callbacks=[TrainingDynamicsCallback(path), LabelIssuesCallback(path, method="aum")],
         )
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_every_third_epoch_is_recorded(mode: str, path: str) -> None:
+    everything, network = f"{path}.all", Witness()
+    callbacks = [
+        TrainingDynamicsCallback(everything, mode=mode),
+        TrainingDynamicsCallback(path, mode=mode, every=3),
+    ]
+    fit(model_of(network), epochs=5, callbacks=callbacks)
+    assert callbacks[1].n_recorded == 2
+    for whole, thinned in zip(read(everything)[:5], read(path)[:5], strict=True):
+        np.testing.assert_array_equal(thinned, whole[:, ::3])
+
+
+def test_an_epoch_that_is_not_recorded_is_not_tapped(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    take = StepTap.take
+    monkeypatch.setattr(StepTap, "take", lambda tap: taken.append(tap) or take(tap))
+    fit(model_of(Witness()), epochs=4, callbacks=[TrainingDynamicsCallback(path, every=4)])
+    n_taken, n_steps = len(taken), -(-N_SAMPLES // BATCH)
+    assert n_taken == n_steps
+
+
+def test_every_must_be_a_number_of_epochs(path: str) -> None:
+    with pytest.raises(ValueError, match="every must be a whole number of at least 1, got 0"):
+        TrainingDynamicsCallback(path, every=0)

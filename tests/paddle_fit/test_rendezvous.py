@@ -185,7 +185,10 @@ def test_all_hear_at_once_when_the_store_is_gone(monitors: list[RankMonitor], st
 
     for outcome in together(second.barrier, third.barrier, cut)[:2]:
         assert isinstance(outcome, CaptureError)
-        assert str(outcome) == "rank 0's process ended ((InvalidArgument) TCP connection reset by peer.)"
+        assert str(outcome) == (
+            "rank 0's process ended ((InvalidArgument) TCP connection reset by peer.); see its own log, and start "
+            "again with resume=True"
+        )
     assert "rank 0's process ended" in monitors[1].describe_lost()
 
 

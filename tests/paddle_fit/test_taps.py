@@ -530,7 +530,7 @@ class Exchanges(paddle.callbacks.Callback):
     def on_train_batch_end(self, step: int, logs: Any = None) -> None:
         assert (
             self.model._loss is self.losses[self.turn % len(self.losses)]
-        )  # what was put there, not a stand-in
+        )  # the original, not a replacement
         if step == 2:
             self._exchange()
 
@@ -672,7 +672,7 @@ def test_a_sampler_that_deals_no_indices(path: str) -> None:
 def test_an_index_outside_the_data_set(path: str) -> None:
     sampler = YieldedAs(lambda batch: [i - N_SAMPLES for i in batch])
     model = model_of(Witness())
-    with pytest.raises(ValueError, match=r"indices must be in \[0, 50\), got index -\d+ in row 0"):
+    with pytest.raises(ValueError, match=r"indices must be in \[0, 50\), got index -\d+; pass n_samples="):
         model.fit(loader(batch_sampler=sampler), verbose=0, callbacks=[TrainingDynamicsCallback(path)])
     with pytest.raises(FileNotFoundError):
         TrainingDynamicsStore(path)

@@ -532,7 +532,7 @@ def test_recompute(path: str) -> None:
     in_order(Recompute, path)
 
 
-# --- loops of one's own
+# --- loops of users
 
 
 def test_plain_loop(path: str) -> None:

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paddle_td_callback.recording import batches, blocks
-from paddle_td_callback.recording.batches import Rows, as_array, as_integers, check_indices, top_classes
-from paddle_td_callback.recording.blocks import Block
+from paddle_td_callback.recording import batches
+from paddle_td_callback.recording.batches import (
+    Block,
+    Rows,
+    as_array,
+    as_integers,
+    check_indices,
+    top_classes,
+)
 from paddle_td_callback.store.schema import Layout
 
 
@@ -92,7 +98,7 @@ def test_blocks_of_any_size_give_what_each_batch_gives(
     layout = Layout(100, n_classes, keep=keep, dtype=dtype)
     collected = Collected()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "BLOCK_BYTES", 4 * n_classes * capacity)
+        patch.setattr(batches, "BLOCK_BYTES", 4 * n_classes * capacity)
         block = Block(layout, collected)
     wanted = []
     for step, size in enumerate(sizes):
@@ -145,17 +151,8 @@ def test_a_block_holds_no_more_than_it_may() -> None:
     logits = np.zeros((1000, 1000), np.float32)
     block.add(np.zeros(1000, np.int64), np.zeros(1000, np.int64), logits, None, 0)
     held = [value for value in vars(block).values() if isinstance(value, np.ndarray)]
-    assert sum(array.nbytes for array in held) <= 2.1 * blocks.BLOCK_BYTES  # logits and probabilities
+    assert sum(array.nbytes for array in held) <= 2.1 * batches.BLOCK_BYTES  # logits and probabilities
     assert sum(len(part.indices) for part in collected.parts) > 700
-
-
-def test_what_is_cleared_is_not_handed_on() -> None:
-    collected = Collected()
-    block = Block(Layout(10, 2), collected)
-    block.add(np.array([1]), np.array([1]), np.zeros((1, 2), np.float32), None, 0)
-    block.clear()
-    block.flush()
-    assert not collected.parts
 
 
 def test_arrays_are_taken_as_they_are_where_they_can_be() -> None:

@@ -323,11 +323,11 @@ def test_an_epoch_of_other_labels_is_refused_whole(path: str) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"n_samples": 0}, "n_samples must be at least 1, got 0"),
+        ({"n_samples": 0}, "n_samples must be a whole number of at least 1 .* got 0"),
         ({"n_samples": 3.7}, "n_samples must be a whole number, got 3.7"),
         ({"n_samples": "3"}, "n_samples must be a whole number, got '3'"),
         ({"n_classes": 2.9}, "n_classes must be a whole number, got 2.9"),
-        ({"n_classes": 1}, "n_classes must be at least 2"),
+        ({"n_classes": 1}, "n_classes must be a whole number of at least 2"),
         ({"keep": "some"}, "keep must be 'all', 'given' or a number"),
         ({"keep": 4}, "keep=4 is more than the 3 classes; say keep='all'"),
         ({"dtype": "float64"}, "dtype must be 'float16' or 'float32', got 'float64'"),

@@ -6,16 +6,15 @@ import subprocess
 import sys
 import warnings
 
-import h5py
 import numpy as np
 import pytest
 from support.faulty_file import Disk
-from support.forging import forge, newest
+from support.forging import forge, frame_of, newest, put_roots
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
 from paddle_td_callback import StoreError, TrainingDynamicsStore
-from paddle_td_callback.store import StoreWriter, commits
-from paddle_td_callback.store.commits import FRAME_BYTES, RECORDS_AT, SIGN_AT, START, Frame
+from paddle_td_callback.store import StoreWriter, disk
+from paddle_td_callback.store.blocks import CHUNK, FRAME_BYTES, START, Frame
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
 
@@ -36,7 +35,7 @@ def no_locks(request, monkeypatch):
     def fcntl(*arguments):
         raise OSError(request.param, os.strerror(request.param))
 
-    monkeypatch.setattr(commits.fcntl, "fcntl", fcntl)
+    monkeypatch.setattr(disk.fcntl, "fcntl", fcntl)
 
 
 @pytest.mark.usefixtures("no_locks")
@@ -61,7 +60,7 @@ def test_without_locks_that_is_said_once_and_a_second_writer_is_known_by_the_sig
 def test_without_locks_a_writer_that_was_taken_over_damages_nothing(when, path, monkeypatch):
     first = StoreWriter.create(path, LAYOUT)
     first.commit_epoch(0, EPOCHS[0], LABELS)
-    monkeypatch.setattr(commits, "_is_alive", lambda process: False)  # the other is on another machine
+    monkeypatch.setattr(disk, "_is_alive", lambda process: False)  # the other is on another machine
 
     def take_over():
         second = StoreWriter.resume(path)
@@ -70,7 +69,7 @@ def test_without_locks_a_writer_that_was_taken_over_damages_nothing(when, path, 
         return second
 
     others = [take_over()] if when == "before" else []
-    commit, put = first._log.commit, first._put_chunk
+    commit, append = first._commit, first._append_chunk
 
     def taken_over_before(function):
         def wrapped(*arguments):
@@ -81,9 +80,9 @@ def test_without_locks_a_writer_that_was_taken_over_damages_nothing(when, path, 
         return wrapped
 
     if when == "amid":
-        first._put_chunk = taken_over_before(put)
+        first._append_chunk = taken_over_before(append)
     elif when == "at the end":
-        first._log.commit = taken_over_before(commit)
+        first._commit = taken_over_before(commit)
     with pytest.raises(BlockingIOError, match="another process has begun to record into it"):
         first.commit_epoch(1, EPOCHS[5], LABELS)
     first.close()
@@ -98,15 +97,15 @@ def test_a_stale_sign_does_not_keep_a_writer_out(path, no_locks, recwarn):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     content = bytearray(path.read_bytes())
-    sign = commits._SIGN.pack(commits._SIGN_MAGIC, b"x" * 16, ended.pid, commits._host())
-    content[SIGN_AT : SIGN_AT + len(sign)] = sign
+    sign = disk._SIGN.pack(disk._SIGN_MAGIC, b"x" * 16, ended.pid, disk._host())
+    content[disk.SIGN_AT : disk.SIGN_AT + len(sign)] = sign
     path.write_bytes(content)
     StoreWriter.resume(path).close()
 
 
 def test_a_forked_child_does_not_keep_the_file(path):
     writer = StoreWriter.create(path, LAYOUT)
-    fd = writer._log.file.fd
+    fd = writer._file.fd
     child = os.fork()
     if child == 0:
         try:
@@ -120,59 +119,39 @@ def test_a_forked_child_does_not_keep_the_file(path):
     assert_same_epochs(read_epochs(path)[0], EPOCHS[:1])
 
 
-@pytest.mark.parametrize("n_bytes", [1, 8, 20, 36])
-@pytest.mark.parametrize("slots", [(0,), (1,), (0, 1)])
-def test_torn_records_cost_nothing_while_the_superblock_is_whole(slots, n_bytes, path):
-    """It names the newest state, even where both records are gone."""
+@pytest.mark.parametrize("value", [0, 1, START + FRAME_BYTES, 2**62])
+def test_a_superblock_that_leads_nowhere_gives_the_commit_before(value, path, tmp_path):
     written = write_recording(path, LAYOUT, 4)
     content = bytearray(path.read_bytes())
-    for slot in slots:
-        content[RECORDS_AT[slot] + 36 - n_bytes : RECORDS_AT[slot] + 36] = bytes(n_bytes)
+    put_roots(content, newest=value)
+    path.write_bytes(content)
+    with pytest.warns(
+        RuntimeWarning, match=r"its newest commit is damaged .* these are the 3 epochs of the commit"
+    ):
+        assert_same_epochs(read_epochs(path)[0], written[:3])
+    with pytest.raises(StoreError, match="is damaged"):
+        StoreWriter.resume(path)
+    report = salvage(path, tmp_path / "out.h5")
+    assert report.good_epochs == [0, 1, 2, 3]
+    assert_same_epochs(read_epochs(tmp_path / "out.h5")[0], written)
+
+
+@pytest.mark.parametrize("value", [0, 2**62])
+def test_the_address_of_the_commit_before_is_used_by_nobody_while_the_newest_is_whole(value, path):
+    written = write_recording(path, LAYOUT, 4)
+    content = bytearray(path.read_bytes())
+    put_roots(content, before=value)
     path.write_bytes(content)
     assert_same_epochs(read_epochs(path)[0], written)
-    writer = StoreWriter.resume(path)
-    writer.commit_epoch(4, EPOCHS[4], LABELS)
-    writer.close()
-    assert_same_epochs(read_epochs(path)[0], [*written, EPOCHS[4]])
-    with h5py.File(path) as file:
-        assert file.attrs["committed_epochs"] == 5
-
-
-def test_a_superblock_that_names_a_newer_state_than_both_records(path):
-    written = write_recording(path, LAYOUT, 3)
-    old = path.read_bytes()[:2048]
-    writer = StoreWriter.resume(path)
-    for index in (3, 4):
-        writer.commit_epoch(index, EPOCHS[index], LABELS)
-    writer.close()
-    content = bytearray(path.read_bytes())
-    content[512:1536] = old[512:1536]
-    path.write_bytes(content)
-    assert_same_epochs(read_epochs(path)[0], [*written, *EPOCHS[3:5]])
-    StoreWriter.resume(path).close()
     assert verify(path).ok
-    assert_same_epochs(read_epochs(path)[0], [*written, *EPOCHS[3:5]])
-
-
-def test_a_superblock_behind_the_records_is_one_epoch_behind_for_others_alone(path):
-    written = write_recording(path, LAYOUT, 3)
-    root = path.read_bytes()[64:72]
-    writer = StoreWriter.resume(path)
-    writer.commit_epoch(3, EPOCHS[3], LABELS)
-    writer.close()
-    content = bytearray(path.read_bytes())
-    content[64:72] = root
-    path.write_bytes(content)
-    with h5py.File(path) as file:
-        assert file.attrs["committed_epochs"] == 3
-    assert verify(path).ok
-    assert_same_epochs(read_epochs(path)[0], [*written, EPOCHS[3]])
     StoreWriter.resume(path).close()
-    with h5py.File(path) as file:
-        assert file.attrs["committed_epochs"] == 4
+    put_roots(content, newest=0)
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="is damaged: the address at byte 64 leads to no commit"):
+        read_epochs(path)
 
 
-def test_a_record_that_may_be_on_the_disk_although_its_fsync_failed(path, monkeypatch):
+def test_a_superblock_that_may_be_on_the_disk_although_its_fsync_failed(path, monkeypatch):
     disk = Disk(monkeypatch)
     writer = StoreWriter.create(path, LAYOUT)
     writer.commit_epoch(0, EPOCHS[0], LABELS)
@@ -182,7 +161,7 @@ def test_a_record_that_may_be_on_the_disk_although_its_fsync_failed(path, monkey
     disk.fail_from, disk.n_failures = len(disk.operations) + fsyncs[1], 1
     with pytest.raises(OSError, match="No space left"):
         writer.commit_epoch(2, EPOCHS[2], LABELS)
-    assert len(read_epochs(path)[0]) == 3  # its record names bytes that stay
+    assert len(read_epochs(path)[0]) == 3  # it leads to bytes that stay
     disk.fail_from = None
     writer.commit_epoch(2, EPOCHS[3], LABELS)  # the retry may hold something else
     writer.commit_epoch(3, EPOCHS[4], LABELS)
@@ -216,18 +195,18 @@ def test_blocks_of_another_recording_are_no_blocks_of_this_one(path, tmp_path):
 def test_a_block_that_was_moved_is_none(path):
     write_recording(path, LAYOUT, 3)
     content = bytearray(path.read_bytes())
-    state = newest(path).at
-    assert Frame.unpack(bytes(content[state - FRAME_BYTES : state]), state - FRAME_BYTES) is not None
+    state = newest(path).state
+    frame_of(content, state)
     assert Frame.unpack(bytes(content[state - FRAME_BYTES : state]), START) is None
 
 
 def test_a_chunk_of_an_epoch_far_away(path, tmp_path):
     """No list of all epochs before it is made of it."""
     write_recording(path, LAYOUT, 2)
-    commit, content = newest(path), bytearray(path.read_bytes())
-    run = Frame.unpack(bytes(content[commit.at - FRAME_BYTES : commit.at]), commit.at - FRAME_BYTES).run
-    content[commit.at - FRAME_BYTES : commit.at] = bytes(FRAME_BYTES)  # so that chunks speak for themselves
-    frame = Frame(commits.CHUNK, 0, 2**32 - 1, 0, 124, 0, run)
+    root, content = newest(path), bytearray(path.read_bytes())
+    run = frame_of(content, root.state).run
+    content[root.state - FRAME_BYTES : root.state] = bytes(FRAME_BYTES)  # so that chunks speak for themselves
+    frame = Frame(CHUNK, 0, 2**32 - 1, 0, 124, 0, run)
     place = content.index(b"PTDb", START + 8)
     content[place : place + FRAME_BYTES] = frame.pack(place)
     path.write_bytes(content)
@@ -240,13 +219,12 @@ def test_a_chunk_of_an_epoch_far_away(path, tmp_path):
 
 
 def test_an_empty_recording_of_a_size_without_end(path):
-    """No bytes back it, so nothing goes through all samples."""
+    """The labels have to back it, so nothing goes through all samples."""
     writer = StoreWriter.create(path, Layout(30, 3, keep="given"))
     content = path.read_bytes()
     writer.close()
     path.write_bytes(content)
-    forge(path, change_head=lambda head: head["layout"].update(n_samples=2**39))
-    with TrainingDynamicsStore(path) as store:
-        assert store.margins().shape == (2**39, 0)
-    with pytest.raises(StoreError, match="give layout="):
-        StoreWriter.resume(path)
+    forge(path, change_state=lambda facts: facts["layout"].update(n_samples=2**39))
+    for reads in (TrainingDynamicsStore, StoreWriter.resume):
+        with pytest.raises(StoreError, match=r"is damaged: .* it claims at least"):
+            reads(path)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_td_callback.store import hdf5_format as h5
-from paddle_td_callback.store.hdf5_format import SLACK_BYTES, UNDEFINED, ChunkIndex
+from paddle_td_callback.store.hdf5_format import SLACK_BYTES, UNDEFINED, ChunkTree
 
 
 def write_file(path, build):
@@ -22,7 +22,7 @@ def write_file(path, build):
     members = build(put)
     heap, places = h5.local_heap(members, put)
     root = put(h5.header([h5.symbol_table(heap, places, members, put)]))
-    raw[:96] = h5.superblock(root, len(raw) + SLACK_BYTES)
+    raw[:104] = h5.superblock(root, len(raw) + SLACK_BYTES, 0)
     path.write_bytes(bytes(raw) + bytes(SLACK_BYTES))
     return bytes(raw)
 
@@ -30,17 +30,22 @@ def write_file(path, build):
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([2, 3, 8, 64]), st.integers(0, 300), st.integers(1, 40))
 def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_chunks, step):
-    """The naive oracle: chunk i holds the number i. A tree taken over from a file goes on like the first."""
+    """The naive oracle: chunk i holds the number i. A tree cut from a file goes on like the first."""
     path = tmp_path_factory.mktemp("tree") / "x.h5"
-    roots, index = [], ChunkIndex(1, fan_out)
+
+    def new_tree(*of_file):
+        tree = ChunkTree(1, 1, 1, *of_file)
+        tree.fan_out = fan_out
+        return tree
+
+    roots, tree = [], new_tree()
 
     def build(put):
         for number in range(n_chunks):
-            at = put(np.int64(number).tobytes())
-            index.append(8, (number,), at, put)
+            tree.append(put(np.int64(number).tobytes()), 8, put)
             if number % step == 0:
-                roots.append((number + 1, index.copy().write((number + 1,), put)))
-        roots.append((n_chunks, index.write((n_chunks,), put)))
+                roots.append((number + 1, write_copy(tree, put)))
+        roots.append((n_chunks, tree.write(put)))
         members = {}
         for i, (count, root) in enumerate(roots[-9:]):
             layout = h5.chunked_layout((1,), 8, root)
@@ -50,6 +55,11 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
             members[f"d{i}"] = put(h5.header([space, kind, fill, layout]))
         return members
 
+    def write_copy(tree, put):
+        copy = tree.copy()
+        copy.fan_out = fan_out
+        return copy.write(put)
+
     raw = write_file(path, build) + bytes(SLACK_BYTES)
 
     def read(at):
@@ -58,19 +68,21 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
     with h5py.File(path) as file:
         for i, (count, root) in enumerate(roots[-9:]):
             np.testing.assert_array_equal(file[f"d{i}"][:], np.arange(count))
-            again = ChunkIndex(1, fan_out)
-            found = again.follow(root, count, read)
-            assert found["first"][:, 0].tolist() == list(range(count))
+            found = new_tree(count, root, read)
+            places = [found.find(number) for number in range(count)]
+            assert [int.from_bytes(raw[at : at + 8], "little") for at, _ in places] == list(range(count))
+            assert {n_bytes for _, n_bytes in places} <= {8}
             assert (root == UNDEFINED) == (count == 0)
-            fresh = ChunkIndex(1, fan_out)  # as many chunks, put in one by one
-            for entry in found:
-                fresh.append(8, (int(entry["first"][0]),), int(entry["child"]), lambda node: 0)
-            assert [len(level) for level in again._levels if level] == [
-                len(level) for level in fresh._levels if level
-            ]
-            if count:
-                with pytest.raises(ValueError, match="holds more than"):
-                    again.follow(root, count - 1, read)
+            for n_kept in {0, 1, count // 2, count - 1, count} & set(range(count + 1)):
+                fresh = new_tree()
+                for at, n_bytes in places[:n_kept]:
+                    fresh.append(at, n_bytes, lambda node: 0)
+                again = found.cut(n_kept)
+                assert [len(level) for level in again._levels] == [len(level) for level in fresh._levels]
+                assert again._levels[0] == fresh._levels[0]
+            for wrong in {count - 1, count + 1} - {-1, 0, 1}:
+                with pytest.raises(ValueError, match="is no node of its level"):
+                    new_tree(wrong, root, read).find(wrong - 1)
 
 
 TEXTS = {
@@ -93,7 +105,8 @@ def test_h5py_reads_texts(kind, tmp_path):
             return put(heap)
 
         references = h5.text_heaps((one.encode() for one in texts), put_heap)
-        return {"texts": put(h5.contiguous(None, len(texts), put(references)))}
+        space, kind, place = h5.contiguous(None, len(texts), put(references))
+        return {"texts": put(h5.header([space, *kind, place]))}
 
     write_file(tmp_path / "x.h5", build)
     with h5py.File(tmp_path / "x.h5") as file:

@@ -1,7 +1,6 @@
 """verify finds every damage and names the first bad epoch and sample; salvage saves the rest."""
 
 import contextlib
-import os
 import zlib
 
 import h5py
@@ -12,7 +11,7 @@ from support.recordings import assert_same_epochs, make_epoch, make_labels, read
 
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.store import StoreWriter
-from paddle_td_callback.store.commits import ARRAY, FRAME_BYTES, START, RawFile, blocks
+from paddle_td_callback.store.blocks import ARRAY, FRAME_BYTES, START, Frame
 from paddle_td_callback.store.hdf5_format import SLACK_BYTES
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
@@ -78,12 +77,12 @@ def test_a_list_of_dropped_epochs_that_is_no_list_of_numbers_is_damage(path):
         for index in (0, 2):
             writer.commit_epoch(index, make_epoch(layout, labels, index), labels)
     content = bytearray(path.read_bytes())
-    file = RawFile(str(path), os.O_RDONLY)
-    at, frame = next((at, one) for at, one in blocks(file, newest(path).end) if one and one.kind == ARRAY)
-    file.close()
-    body = bytes(content[at + FRAME_BYTES : at + FRAME_BYTES + frame.n_bytes - 1])
+    places = range(START + FRAME_BYTES, newest(path).state, 8)
+    frames = ((at, Frame.unpack(bytes(content[at - FRAME_BYTES : at]), at - FRAME_BYTES)) for at in places)
+    at, frame = next((at, frame) for at, frame in frames if frame and frame.kind == ARRAY)
+    body = bytes(content[at : at + frame.n_bytes - 1])
     frame = frame._replace(n_bytes=len(body), checksum=zlib.crc32(body))
-    content[at : at + FRAME_BYTES] = frame.pack(at)
+    content[at - FRAME_BYTES : at] = frame.pack(at - FRAME_BYTES)
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"run\.h5' is damaged: the list of dropped epochs"):
         TrainingDynamicsStore(path)
@@ -94,7 +93,7 @@ def test_a_list_of_dropped_epochs_that_is_no_list_of_numbers_is_damage(path):
 
 def test_a_long_checksum_is_cut_in_the_report(path):
     write_recording(path, Layout(300, 5), 1)
-    forge(path, change_state=lambda facts: facts.update(label_checksum="9" * 5000))
+    forge(path, change_state=lambda facts: facts.update(labels="9" * 5000))
     assert len(str(verify(path))) < 1000
 
 
@@ -104,7 +103,7 @@ def test_a_dropped_epoch_is_no_good_one_where_the_newest_state_is_lost(layout, p
     with contextlib.closing(StoreWriter.create(path, layout, durable=False)) as writer:
         for index in (0, 2, 3):
             writer.commit_epoch(index, make_epoch(layout, labels, index), labels)
-    state = newest(path).at
+    state = newest(path).state
     path.write_bytes(path.read_bytes()[:state])
     report = salvage(path, tmp_path / "saved.h5")
     assert report.good_epochs == [0, 2, 3]
@@ -148,8 +147,8 @@ def test_hdf5s_own_structure_gone_every_epoch_is_saved(path, tmp_path):
     layout = Layout(300, 5, gzip_level=1)
     written = write_recording(path, layout, 4, class_names=list("abcde"))
     content = bytearray(path.read_bytes())
-    content[:START] = bytes(START)  # the superblock and both commit records
-    state = newest(path).at
+    content[:START] = bytes(START)  # the superblock
+    state = newest(path).state
     content[state : state + 300] = bytes(300)
     path.write_bytes(content)
     report = salvage(path, tmp_path / "out.h5")
@@ -246,19 +245,19 @@ def test_hdf5_is_not_asked_to_follow_what_is_forged(path, monkeypatch):
     with pytest.raises(AssertionError):
         verify(path)
     for place, value in (
-        (24, 9),
-        (28, 1),
-        (8, 0),
-        (24 + 4 * 8, 8),
-    ):  # stored bytes, filter mask, sibling, element size
+        (24, 9),  # stored bytes
+        (28, 1),  # filter mask
+        (8, 0),  # sibling
+        (24 + 3 * 8, 8),  # element size
+    ):
 
         def change(nodes, place=place, value=value):
             nodes[nodes.index(b"TREE") + place] = value
 
         path.write_bytes(content)
         forge(path, change_nodes=change)
-        assert "the chunk index of" in str(verify(path))
-    for at, message in ((64, "its superblock leads other programs to what is no metadata"), (40, None)):
+        assert not verify(path).ok
+    for at, message in ((64, "the address at byte 64 leads to no commit"), (40, None)):
         changed = bytearray(content)
         changed[at : at + 8] = (8192).to_bytes(8, "little")
         path.write_bytes(changed)
@@ -281,3 +280,18 @@ def test_labels_and_chunks_that_are_nowhere(path):
     forge(path, change_nodes=before_the_file)
     with TrainingDynamicsStore(path) as store, pytest.raises(StoreError, match="there is no chunk of"):
         store.given_probabilities()
+
+
+def test_a_tree_that_leads_to_the_chunk_of_another_epoch(path):
+    """Each chunk is sound, but its frame says which one it is."""
+    write_recording(path, Layout(30, 3), 3)
+
+    def swap(nodes):
+        first, second = (nodes.index(b"TREE\x01\x00") + 24 + 32 + at for at in (0, 40))  # of two chunks
+        nodes[first : first + 8] = nodes[second : second + 8]
+
+    forge(path, change_nodes=swap)
+    with TrainingDynamicsStore(path) as store, pytest.raises(StoreError, match="is of epoch 1, not 0"):
+        store.given_probabilities()
+    report = verify(path)
+    assert report.good_epochs == [1, 2]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paddle_td_callback.store import commits, reader, writer
+from paddle_td_callback.store import disk
 
 SECTOR_BYTES = 512
 # ("write", offset, data) | ("truncate", size, b"") | ("fsync", 0, b"") | ("early", 0, b""); the last three may be
@@ -32,11 +32,10 @@ class Disk:
         self.n_failures = 1 << 62
         self.error = errno.ENOSPC
         self.before: Callable[[int], None] = lambda number: None
-        for module in (commits, reader, writer):
-            monkeypatch.setattr(module, "open_file", self._open)
+        monkeypatch.setattr(disk, "open_file", self._open)
 
-    def _open(self, path: str, flags: int) -> commits.RawFile:
-        return _File(self, path, flags)
+    def _open(self, path: str, flags: int, name: str | None = None) -> disk.RawFile:
+        return _File(self, path, flags, name)
 
     def note(self, kind: str, offset: int, data: bytes) -> bool:
         """Note an operation; raise if it is to fail. A write that fails has written half."""
@@ -53,9 +52,9 @@ class Disk:
         return failing
 
 
-class _File(commits.RawFile):
-    def __init__(self, disk: Disk, path: str, flags: int) -> None:
-        super().__init__(path, flags)
+class _File(disk.RawFile):
+    def __init__(self, disk: Disk, path: str, flags: int, name: str | None) -> None:
+        super().__init__(path, flags, name)
         self._disk = disk
 
     def write(self, offset: int, *parts: Any) -> None:

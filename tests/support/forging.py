@@ -10,102 +10,74 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from paddle_td_callback.store import commits
-from paddle_td_callback.store.commits import (
-    FRAME_BYTES,
-    HEAD,
-    METADATA,
-    RECORDS_AT,
-    STATE,
-    Commit,
-    Frame,
-    RawFile,
-)
-from paddle_td_callback.store.hdf5_format import SLACK_BYTES, padded, superblock
-from paddle_td_callback.store.metadata import pack_facts, unpack_facts
+from paddle_td_callback.store.blocks import FRAME_BYTES, METADATA, STATE, Frame, Root
+from paddle_td_callback.store.disk import RawFile
+from paddle_td_callback.store.hdf5_format import BEFORE_AT, ROOT_AT, SLACK_BYTES, padded, superblock
+from paddle_td_callback.store.state import newest_state
 
 Facts = dict[str, Any]
 
 
-def newest(path: Path) -> Commit:
+def newest(path: Path) -> Root:
     file = RawFile(str(path), os.O_RDONLY)
     try:
-        return commits.commits(file)[0]
+        return newest_state(file)[0]
     finally:
         file.close()
 
 
-def run_of(content: bytearray, commit: Commit) -> int:
-    at = commit.at - FRAME_BYTES
-    frame = Frame.unpack(bytes(content[at : commit.at]), at)
+def frame_of(content: bytes, at: int) -> Frame:
+    """The frame of the block at an address."""
+    frame = Frame.unpack(bytes(content[at - FRAME_BYTES : at]), at - FRAME_BYTES)
     assert frame is not None
-    return frame.run
+    return frame
 
 
 def put_block(content: bytearray, frame_at: int, kind: int, body: bytes, long: int, run: int) -> None:
     """Write a block and its frame over whatever is there."""
-    frame = Frame(kind, 0, long >> 32, long & 0xFFFFFFFF, len(body), zlib.crc32(body), run).pack(frame_at)
+    frame = Frame(kind, 0, *divmod(long, 1 << 32), len(body), zlib.crc32(body), run).pack(frame_at)
     end = frame_at + FRAME_BYTES + len(body)
     content.extend(bytes(max(0, end - len(content))))
     content[frame_at:end] = frame + body
 
 
-def put_record(content: bytearray, slot: int, commit: Commit) -> None:
-    record = struct.pack("<8sQQQ", b"PTDcommt", *commit)
-    content[RECORDS_AT[slot] : RECORDS_AT[slot] + 36] = record + struct.pack("<I", zlib.crc32(record))
+def put_roots(content: bytearray, *, newest: int | None = None, before: int | None = None) -> None:
+    """Let the first sector say where the newest commit is, and the one before."""
+    for place, at in ((ROOT_AT, newest), (BEFORE_AT, before)):
+        if at is not None:
+            content[place : place + 8] = struct.pack("<Q", at % 2**64)
 
 
 def forge(
     path: Path,
     change_state: Callable[[Facts], Any] = lambda facts: None,
-    change_head: Callable[[Facts], Any] = lambda facts: None,
     change_nodes: Callable[[bytearray], Any] = lambda nodes: None,
     change_metadata: Callable[[bytearray], Any] = lambda metadata: None,
 ) -> None:
-    """Change what the newest commit says, with all checksums right.
+    """Change what the newest commit says, with all checksums right; nothing leads to the commit before.
 
     Args:
         path: a recording.
         change_state: changes the state's facts.
-        change_head: changes the head's facts; a head with other facts is appended before the state.
-        change_nodes: changes the chunk indexes' nodes in the state.
+        change_nodes: changes the chunk trees' nodes in the state.
         change_metadata: changes the HDF5 metadata for other readers.
     """
-    commit = newest(path)
-    content = bytearray(path.read_bytes())[: commit.end]
-
-    def block_at(at: int) -> bytes:
-        frame = Frame.unpack(bytes(content[at - FRAME_BYTES : at]), at - FRAME_BYTES)
-        assert frame is not None
-        return bytes(content[at : at + frame.n_bytes])
-
-    def append(kind: int, body: bytes, long: int = 0) -> int:
-        at = len(content)
-        put_block(content, at, kind, body, long, run)
-        content.extend(bytes(-len(content) % 8))
-        return at + FRAME_BYTES
-
-    state, run = block_at(commit.at), run_of(content, commit)
-    metadata = bytearray(block_at(commit.at + padded(len(state)) + FRAME_BYTES))
-    facts = unpack_facts(state)
-    head_facts = unpack_facts(block_at(facts["head_at"]))
-    nodes = bytearray(state[: -4 - int.from_bytes(state[-4:], "little")])
-    del content[commit.at - FRAME_BYTES :]
-    before = json.dumps(head_facts)
-    change_head(head_facts)
-    if json.dumps(head_facts) != before:
-        facts["head_at"] = append(HEAD, pack_facts(head_facts))
-    moved = len(content) + FRAME_BYTES - commit.at
-    for name, root in facts["roots"].items():
-        if commit.at <= root < commit.end:
-            facts["roots"][name] = root + moved
+    root = newest(path)
+    content = bytearray(path.read_bytes())[: root.end]
+    run = frame_of(content, root.state).run
+    state, metadata = (bytearray(content[at : at + frame_of(content, at).n_bytes]) for at in root[:2])
+    facts_at = len(state) - 4 - int.from_bytes(state[-4:], "little")
+    nodes, facts = state[:facts_at], json.loads(state[facts_at:-4])
     change_nodes(nodes)
     change_state(facts)
-    at = append(STATE, pack_facts(facts, bytes(nodes)), commit.sequence)
     change_metadata(metadata)
-    root = append(METADATA, bytes(metadata), at)
-    end = len(content)
-    for slot in (0, 1):
-        put_record(content, slot, Commit(commit.sequence, at, end))
-    content[:96] = superblock(root, end + SLACK_BYTES)
+    del content[root.state - FRAME_BYTES :]
+    text = json.dumps(facts, separators=(",", ":")).encode()
+    body = bytes(nodes) + text + struct.pack("<I", len(text))
+    put_block(content, len(content), STATE, body, 0, run)
+    content.extend(bytes(-len(content) % 8))
+    at = root.state + padded(len(body)) + FRAME_BYTES
+    put_block(content, len(content), METADATA, bytes(metadata), root.state, run)
+    content.extend(bytes(-len(content) % 8))
+    content[: BEFORE_AT + 8] = superblock(at, len(content) + SLACK_BYTES, at)
     path.write_bytes(bytes(content) + bytes(SLACK_BYTES))

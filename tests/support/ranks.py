@@ -158,7 +158,8 @@ def label_issues() -> None:
     for name, order in (("issues_behind", 1), ("issues_before", -1)):
         fresh()
         path = str(folder / f"{name}.h5")
-        first = LabelIssuesCallback(path, method="aum", csv=str(folder / f"{name}.csv"))
+        csv = str(folder / f"{name}.csv")
+        first = LabelIssuesCallback(path, method="aum", csv=csv, every=1, progress=True)
         second = LabelIssuesCallback(path, method="confidence")
         callbacks = [TrainingDynamicsCallback(path, class_names=list("abcd")), first, second][::order]
         network = Witness()
@@ -260,12 +261,11 @@ def corrected_on_resume() -> None:
 
 def error_on_one_rank() -> None:
     update, n_updates = TrainingDynamicsRecorder.update, 0
-    steps_an_epoch = -(-N_TRAIN // dist.get_world_size() // 8)
 
     def fails(*arguments: Any, **options: Any) -> None:
         nonlocal n_updates
         n_updates += 1
-        if dist.get_rank() == 1 and n_updates == 2 * steps_an_epoch + 2:
+        if dist.get_rank() == 1 and n_updates == 4:  # in the third epoch: each is one, but for its first step
             raise LookupError("no more of this")
         update(*arguments, **options)
 

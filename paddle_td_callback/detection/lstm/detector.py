@@ -19,10 +19,9 @@ from ..arguments import whole
 from ..feature_table import FeatureTable
 from ..trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
 from . import weights_file
-from .architecture import Weights
 from .calibration import platt
 from .complete_features import Tables, complete_table, each_table, warn_without_features
-from .config import MAX_STAGES, DetectorConfig
+from .config import MAX_STAGES, DetectorConfig, Weights
 from .detector_stages import detector_of, stages_of
 from .first_pass_features import with_first_pass
 from .inference import mean_log_odds, network_features

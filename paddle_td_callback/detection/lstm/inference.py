@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from ...errors import DetectorError
 from ..feature_table import FeatureTable
-from .architecture import Weights
 from .channels import as_tensor
-from .config import DetectorConfig
+from .config import DetectorConfig, Weights
 from .device import paddle_on
 from .network import Network
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import DetectorError
 from ...messages import escape
-from .architecture import Architecture, Weights
+from .config import Architecture, Weights
 from .weights_pickle import read_arrays
 
 MAX_BYTES = 64 << 20  # a detector has some hundred kilobytes

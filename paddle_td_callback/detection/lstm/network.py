@@ -8,8 +8,8 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
-from .architecture import Architecture, Weights
 from .channels import Tensor
+from .config import Architecture, Weights
 
 FEATURE_LIMIT = 6.0  # standard deviations
 CPU_ROWS = 256  # of one call of Paddle's LSTM: twice as fast as 4,096, whose gates do not fit in the cache

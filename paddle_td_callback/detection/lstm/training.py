@@ -16,9 +16,8 @@ from ...errors import DetectorError
 from ...messages import Forgiving
 from ..arguments import real, whole
 from ..trajectories import Augmentation
-from .architecture import Weights
 from .channels import Tensor
-from .config import DetectorConfig
+from .config import DetectorConfig, Weights
 from .device import paddle_on
 from .network import Network
 from .training_batches import Group, Labelled, groups_of

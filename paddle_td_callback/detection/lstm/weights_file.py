@@ -34,7 +34,7 @@ import numpy as np
 from ...errors import DetectorError, StoreError
 from ...messages import escape
 from ...store.paths import replace_file, resolve_output
-from .architecture import Weights
+from .config import Weights
 
 MAGIC = b"\x89TDNET\r\n"
 VERSION = 1
@@ -69,7 +69,7 @@ def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
     text = json.dumps(header).encode()
     body = len(text).to_bytes(4, "little") + text + data
     try:
-        resolve_output(path)
+        resolve_output(path)  # what is no regular file may not end when it is read
         _refuse_other_kinds(path)
         with replace_file(path) as file:
             file.write(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)

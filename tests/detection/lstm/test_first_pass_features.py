@@ -158,11 +158,12 @@ def test_two_stages_find_more_than_one_and_go_through_a_file(
             again.run_first_stage(((raw[tile], table[tile]) for tile in wrong_tiles), table)
     for few in ([], halves[:1]):
         with pytest.raises(
-            ValueError, match=r"tiles hold (0|300) of 600 samples; run_first_stage needs the whole"
+            ValueError, match=r"tiles hold (0|300) of 600 samples; give run_first_stage all of them"
         ):
             again.run_first_stage([(raw[tile], table[tile]) for tile in few], table)
     with pytest.raises(
-        ValueError, match="dataset_features are those of 300 of 600 samples; run_first_stage needs the whole"
+        ValueError,
+        match="dataset_features are those of 300 of 600 samples; give run_first_stage those of the whole",
     ):
         again.run_first_stage([(raw[:300], table[:300])], table[:300])
 
