@@ -3,7 +3,7 @@
     python -m benchmarks.unseen record              # what is missing in the cache
     python -m benchmarks.unseen runs                # one long training against five short ones
     python -m benchmarks.unseen planted             # noise rates with labels moved on purpose
-    python -m benchmarks.unseen neighbours          # label agreement of the nearest neighbours, blended by ranks
+    python -m benchmarks.unseen neighbours          # what the labels of similar samples would add; not in the package
     python -m benchmarks.unseen every               # what recording every n-th epoch only costs the ranking
 
 Constants of the package were chosen on `CHOOSE`, whose data sets the detector was trained on relatives of. `JUDGE` and
@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import sklearn.datasets
+from scipy.stats import rankdata
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.metrics import average_precision_score
@@ -310,48 +311,51 @@ def print_planted(detector: Any) -> None:
             rate = scores[~moved].mean()
             estimate = max(rate, rate_by_planted(scores[~moved], scores[moved])[0])
             cost = planted.about["test_accuracy"] - plain.about["test_accuracy"]
-            rows.append((score(plain, detector).mean() - wrong, estimate - wrong, cost))
-        errors = np.array(rows)
-        within, mean = (np.abs(errors[:, :2]) <= 0.05).mean(axis=0), errors.mean(axis=0)
-        print(
-            f"{name} | {len(rows)} | {within[0]:.0%} | {within[1]:.0%} | {mean[0]:+.3f} | {mean[1]:+.3f} "
-            f"| {mean[2]:+.4f}"
-        )
+            is_random = cell.kind in ("none", "uniform")
+            rows.append((score(plain, detector).mean() - wrong, estimate - wrong, cost, is_random))
+        table = np.array(rows)
+        for word, errors in (
+            ("random or none", table[table[:, 3] == 1]),
+            ("others", table[table[:, 3] == 0]),
+        ):
+            within, mean = (np.abs(errors[:, :2]) <= 0.05).mean(axis=0), errors.mean(axis=0)
+            print(
+                f"{name}, {word} | {len(errors)} | {within[0]:.0%} | {within[1]:.0%} | {mean[0]:+.3f} | {mean[1]:+.3f} "
+                f"| {mean[2]:+.4f}"
+            )
 
 
-def disagreement(inputs: np.ndarray, labels: np.ndarray, scores: np.ndarray, k: int = 30) -> np.ndarray:
-    """The share of the nearest neighbours with another label, each weighing by how right its own label looks."""
-    flat = inputs.reshape(len(inputs), -1)
-    components = PCA(min(64, *flat.shape), whiten=True, random_state=0).fit(flat)
-    kept = components.explained_variance_ > 1e-9 * components.explained_variance_[0]
-    points = components.transform(flat)[:, kept]
-    nearest = NearestNeighbors(n_neighbors=k + 1).fit(points).kneighbors(points, return_distance=False)[:, 1:]
-    weights = 1 - scores[nearest]
-    other = labels[nearest] != labels[:, np.newaxis]
-    return (weights * other).sum(axis=1) / np.maximum(weights.sum(axis=1), 1e-9)
+def disagreement(features: np.ndarray, labels: np.ndarray, suspicion: np.ndarray) -> np.ndarray:
+    """The share of the 30 nearest neighbours with another label, each counting by how right its own label looks."""
+    nearest = NearestNeighbors(n_neighbors=30).fit(features).kneighbors(return_distance=False)
+    weights = 1 - suspicion[nearest]
+    return (weights * (labels[nearest] != labels[:, np.newaxis])).sum(axis=1) / weights.sum(axis=1)
 
 
 def print_neighbours(detector: Any) -> None:
-    """Average precision of the neighbours' labels, in frozen features or inputs, alone and blended by ranks."""
-    print(
-        "data | trainings | detector | neighbours | both | both better | both, uniform noise | both, others"
-    )
+    """Average precision of the detector, and blended by ranks with the labels of similar samples."""
+    print("data | trainings | detector | neighbours | 4 : 1 | 2 : 1 | better (4 : 1)")
     for name, some in groups().items():
         rows = []
         for cell in some:
-            long, task = read(cell, 0), task_of(cell)[0]
-            if long.is_mislabeled.any():
-                alone = score(long, detector)
-                by_labels = disagreement(task.inputs, long.labels, alone)
-                both = alone.argsort().argsort() + by_labels.argsort().argsort()
-                found = [average_precision_score(long.is_mislabeled, one) for one in (alone, by_labels, both)]
-                rows.append((*found, cell.kind == "uniform"))
+            long, inputs = read(cell, 0), task_of(cell)[0].inputs
+            if not long.is_mislabeled.any():
+                continue
+            points = leading(inputs)
+            spread = points.std(axis=0)
+            points = (points / np.maximum(spread, 1e-12))[:, spread > 1e-4 * spread.max()]
+            ours = score(long, detector)
+            near = disagreement(points, long.labels, ours)
+            blends = [rankdata(ours) + share * rankdata(near) for share in (0.25, 0.5)]
+            found = [average_precision_score(long.is_mislabeled, one) for one in (ours, near, *blends)]
+            rows.append((*found, cell.kind == "uniform"))
         table = np.array(rows)
-        gain, is_uniform = table[:, 2] - table[:, 0], table[:, 3] == 1
-        print(
-            f"{name} | {len(rows)} | " + " | ".join(f"{one:.3f}" for one in table[:, :3].mean(axis=0)),
-            f"| {(gain >= 0).mean():.0%} | {gain[is_uniform].mean():+.3f} | {gain[~is_uniform].mean():+.3f}",
-        )
+        for word, part in (("random", table[table[:, 4] == 1]), ("others", table[table[:, 4] == 0])):
+            means, better = (
+                " | ".join(f"{one:.3f}" for one in part[:, :4].mean(axis=0)),
+                part[:, 2] >= part[:, 0],
+            )
+            print(f"{name}, {word} | {len(part)} | {means} | {better.mean():.0%}")
 
 
 def print_every(detector: Any) -> None:
