@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import pickle
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -147,6 +150,32 @@ def trains_a_copy(model: Any) -> None:
     twin.prepare(paddle.optimizer.SGD(0.1, parameters=twin.network.parameters()), nn.CrossEntropyLoss())
     twin.fit(Points(8), epochs=1, batch_size=4, verbose=0)
     trains_one_batch(twin)
+
+
+def forks(model: Any) -> None:
+    """A child that trains on its own and ends, as a logger or a loader's worker does."""
+    child = os.fork()
+    if child == 0:
+        try:
+            trains_one_batch(model)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+
+
+def evaluates_in_a_thread(model: Any) -> None:
+    thread = threading.Thread(target=evaluates, args=(model,))
+    thread.start()
+    thread.join()
+
+
+def copies_deeply(model: Any) -> None:
+    copy.deepcopy(model.network)
+    pickle.dumps(model.network.state_dict()["head.bias"].numpy())
+
+
+def takes_another_loss(model: Any) -> None:
+    model._loss = nn.CrossEntropyLoss(label_smoothing=0.2)
 
 
 class Wraps(paddle.callbacks.Callback):
@@ -362,6 +391,10 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "fits-when-an-epoch-begins": {"others": lambda _: [Callback(epoch_begin=fits_inside)]},
     "copies-when-an-epoch-begins": {"others": lambda _: [Callback(epoch_begin=trains_a_copy)]},
     "copies-in-steps": {"others": lambda _: [Callback(train_batch_begin=trains_a_copy)]},
+    "forks-in-steps": {"others": lambda _: [Callback(train_batch_begin=forks)]},
+    "threads-in-steps": {"others": lambda _: [Callback(train_batch_end=evaluates_in_a_thread)]},
+    "deep-copies-in-steps": {"others": lambda _: [Callback(train_batch_begin=copies_deeply)]},
+    "another-loss-in-each-epoch": {"others": lambda _: [Callback(epoch_begin=takes_another_loss)]},
     "wraps-train_batch": {"others": lambda _: [Wraps("train_batch", "epoch")]},
     "wraps-train_batch-early": {"others": lambda _: [Wraps("train_batch", "train")]},
     "wraps-the-epoch-loop": {"others": lambda _: [Wraps("_run_one_epoch", "epoch")]},
