@@ -12,6 +12,7 @@ import dataclasses
 import io
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors="backslashreplace"
         )  # a class name must not end the command under LC_ALL=C
     try:
-        options.run(options)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            options.run(options)
         with standard_output():
             pass  # what is left of it is written
         return 0
@@ -73,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError:  # Python itself writes what is left when it ends, and would fail at it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def _warn(message: object, *_: object, **__: object) -> None:
+    _complain(f"warning: {message}")
 
 
 def _complain(message: str) -> None:
