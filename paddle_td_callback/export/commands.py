@@ -199,7 +199,7 @@ def need_paddle(why: str) -> None:
         if error.name != "paddle":  # Paddle is there and lacks something: its own words say what
             raise
         raise ImportError(
-            f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "
+            f"PaddlePaddle is not installed, and {why}: pip install paddlepaddle, or install "
             "Paddle for your device as its install page says"
         ) from error
 
