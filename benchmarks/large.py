@@ -46,8 +46,8 @@ class SparseFile(RawFile):
             super().write(offset, *parts)
 
 
-def zeros(block: Any, *, gzip_level: int | None) -> tuple[memoryview, bytes]:
-    return memoryview(bytes(block.size * block.dtype.itemsize)), bytes(4)
+def zeros(block: Any, *, gzip_level: int | None) -> memoryview:
+    return memoryview(bytes(block.size * block.dtype.itemsize))
 
 
 def record(path: Path, layout: Layout, n_epochs: int) -> None:

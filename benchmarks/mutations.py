@@ -56,7 +56,7 @@ from paddle_td_callback.store.blocks import (
     Frame,
     scan,
 )
-from paddle_td_callback.store.chunks import fletcher32
+from paddle_td_callback.store.chunks import checksums
 from paddle_td_callback.store.disk import SIGN_AT, RawFile
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
@@ -324,12 +324,14 @@ def forge_block(path: Path, base: Base, rng: np.random.Generator) -> None:
     if kind == CHUNK:
         payload = body[:-4]
         damage(payload, rng)
-        body = payload + fletcher32(bytes(payload)).to_bytes(4, "little")
+        fletcher, checksum = checksums(bytes(payload))
+        body = payload + fletcher
     else:
         if kind == TEXT and rng.random() < 0.5:  # sizes of texts
             body[24:32] = struct.pack("<Q", pick(HOSTILE_NUMBERS, rng))
         damage(body, rng)
-    frame = frame._replace(checksum=zlib.crc32(body))
+        checksum = zlib.crc32(body)
+    frame = frame._replace(checksum=checksum)
     content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + body
     path.write_bytes(content)
 
@@ -388,8 +390,8 @@ def gzip_bomb(path: Path, base: Base, rng: np.random.Generator) -> None:
     content = bytearray(path.read_bytes())
     squeezed = zlib.compress(bytes(min(1000 * frame.n_bytes, 1 << 26)), 9)
     payload = squeezed[: frame.n_bytes - 4].ljust(frame.n_bytes - 4, b"\0")
-    body = payload + fletcher32(payload).to_bytes(4, "little")
-    frame = frame._replace(checksum=zlib.crc32(body))
+    fletcher, checksum = checksums(payload)
+    body, frame = payload + fletcher, frame._replace(checksum=checksum)
     content[at : at + FRAME_BYTES + frame.n_bytes] = frame.pack(at) + body
     path.write_bytes(content)
     if rng.random() < 0.5:

@@ -282,8 +282,10 @@ def _are_pictures_here(issues: LabelIssues) -> bool:
     """Whether the first suspects' ids are paths of pictures below this folder."""
     from .thumbnails import IMAGE_SUFFIXES
 
+    here = os.path.join(os.path.realpath("."), "")
     ids = [issues.sample_ids[sample] for sample in issues.ranking[:10]] if issues.sample_ids else []
-    return any(one.lower().endswith(IMAGE_SUFFIXES) and os.path.isfile(one) for one in ids)
+    files = [os.path.realpath(one) for one in ids if one.lower().endswith(IMAGE_SUFFIXES)]
+    return any(one.startswith(here) and os.path.isfile(one) for one in files)
 
 
 def _review(options: argparse.Namespace) -> None:

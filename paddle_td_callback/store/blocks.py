@@ -40,7 +40,7 @@ class Frame(NamedTuple):
     epoch: int  # of metadata, together with `number`, the address of their state
     number: int
     n_bytes: int
-    checksum: int  # the CRC-32 of the block
+    checksum: int  # of a chunk by `checksums`, of other blocks their CRC-32
     run: int = 0  # number of the recording
 
     def pack(self, at: int) -> bytes:

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from . import blocks
 from .blocks import FRAME_BYTES, START, Frame, Root
-from .chunks import CHECKSUM_BYTES, encode_chunk
+from .chunks import CHECKSUM_BYTES, checksums, encode_chunk
 from .disk import SIGN_AT, RawFile, sign, take
 from .hdf5_format import END_AT, SLACK_BYTES, ChunkTree, padded, superblock
 from .paths import move_into_place
@@ -156,10 +156,11 @@ class EpochLog:
 
     def _append_chunk(self, epoch: int, field: Field, number: int, rows: npt.NDArray[Any]) -> tuple[int, int]:
         """Append a chunk; returns its address and size."""
-        payload, checksum = encode_chunk(rows, gzip_level=self.layout.gzip_level)
-        n_bytes, crc = len(payload) + CHECKSUM_BYTES, zlib.crc32(checksum, zlib.crc32(payload))
-        frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, crc)
-        return self._append(frame, payload, checksum), n_bytes
+        payload = encode_chunk(rows, gzip_level=self.layout.gzip_level)
+        fletcher, checksum = checksums(payload)
+        n_bytes = len(payload) + CHECKSUM_BYTES
+        frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
+        return self._append(frame, payload, fletcher), n_bytes
 
     def _append_block(self, kind: int, body: bytes, long: int = 0) -> int:
         """Append a block that is no chunk; returns its address."""

@@ -1,12 +1,13 @@
 """paddle-td report, review, export and import, as a user calls them."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from support.noisy_recording import record
 
-from paddle_td_callback import TrainingDynamicsStore
+from paddle_td_callback import TrainingDynamicsStore, find_label_issues
 from paddle_td_callback.cli import main
 from paddle_td_callback.export.thumbnails import png
 
@@ -33,6 +34,73 @@ def test_report(recording, tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == "report: r.html\n"
     text = (tmp_path / "r.html").read_text()
     assert text.count("data:image/png;base64,") == 7
+
+
+def contents(page):
+    return json.loads(re.search(r'id="data">(.*?)</script>', page.read_text(), re.S)[1])["content"]
+
+
+def test_report_of_texts_and_rows(path, tmp_path, capsys):
+    record(path)
+    texts, rows, out = tmp_path / "texts.txt", tmp_path / "rows.csv", tmp_path / "r.html"
+    texts.write_text("".join(f"text <{i}>\n" for i in range(300)))
+    rows.write_text("a,b\n" + "".join(f'{i},"x\ny"\n' for i in range(300)))
+    options = ("-o", out, "--method", "aum", "--quiet", "--top", "3")
+    first = find_label_issues(path, method="aum", progress=False).ranking[0]
+    assert run("report", path, "--texts", texts, *options) == 0
+    assert contents(out)[0] == {"text": f"text <{first}>"}
+    assert run("report", path, "--rows", rows, *options) == 0
+    assert contents(out)[0] == {"row": [["a", str(first)], ["b", "x\ny"]]}
+    texts.write_text("one\ntwo\n")
+    assert run("report", path, "--texts", texts, *options) == 1
+    assert "texts.txt' holds 2 for 300 samples; give one for each" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run("report", path, "--texts", texts, "--rows", rows)
+
+
+def test_report_shows_pictures_that_the_ids_lead_to_below_this_folder_alone(
+    recording, tmp_path, monkeypatch, capsys
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    for i in range(300):
+        (tmp_path / f"{i}.png").write_bytes(png(np.zeros((2, 2), np.uint8)))
+    monkeypatch.chdir(here)
+    options = ("-o", "r.html", "--method", "aum", "--quiet", "--top", "3")
+    assert run("report", recording, *options) == 0
+    assert contents(here / "r.html") == []
+    (tmp_path / "ids.txt").write_text("".join(f"../{i}.png\n" for i in range(300)))
+    assert run("report", recording, "--sample-ids", tmp_path / "ids.txt", *options) == 0
+    assert contents(here / "r.html") == []
+    with pytest.warns(RuntimeWarning, match=r"3 samples could not be shown, .* is no path below"):
+        assert run("report", recording, "--sample-ids", tmp_path / "ids.txt", "--images", ".", *options) == 0
+    assert contents(here / "r.html") == [None] * 3
+    monkeypatch.chdir(tmp_path)
+    assert run("report", recording, *options) == 0
+    assert [list(one) for one in contents(tmp_path / "r.html")] == [["image"]] * 3
+
+
+def test_names_from_files_and_output_that_is_printed(path, tmp_path, capsys):
+    record(path)
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncow\ndog\n")
+    (tmp_path / "ids.txt").write_text("".join(f"id-{i}\n" for i in range(300)))
+    names = ("--class-names", tmp_path / "classes.txt", "--sample-ids", tmp_path / "ids.txt")
+    assert run("report", path, "-o", "-", "--method", "aum", *names) == 0
+    page = capsys.readouterr().out
+    assert page.startswith("<!DOCTYPE html>")
+    assert '"id-' in page
+    assert '"ant"' in page
+    assert "report: " not in page
+    assert run("export", path, "-o", "-", "--to", "csv", "--method", "aum", *names) == 0
+    assert capsys.readouterr().out.startswith("sample,sample_id,rank")
+    assert run("export", path, "-o", "-", "--to", "interpretdl") == 1
+    assert "--to interpretdl is not printed" in capsys.readouterr().err
+    (tmp_path / "marks.csv").write_text("sample,mark,corrected_label\n5,wrong,dog\n")
+    review = ("review", tmp_path / "marks.csv", path, "--method", "aum", *names)
+    assert run(*review, "--corrected", "-") == 0
+    assert capsys.readouterr().out.splitlines()[6].startswith("5,id-5,3,dog,")
+    assert run(*review, "--corrected", "-", "--json") == 1
+    assert "only one thing can go to standard output" in capsys.readouterr().err
 
 
 def test_report_is_refused_before_the_ranking(recording, tmp_path, capsys):

@@ -274,7 +274,8 @@ def test_early_stopping_on_several_ranks(runs: Run) -> None:
 @pytest.mark.parametrize("name", ["issues_behind", "issues_before"])
 def test_label_issues_are_found_once_and_known_on_every_rank(runs: Run, name: str) -> None:
     for rank, note in enumerate(runs.notes(name)):
-        calls = 0 if rank else 2  # one of each callback
+        # One of each callback, and one for each line while it trains; before the recorder a line is an epoch old.
+        calls = 0 if rank else 2 + (2 if name == "issues_behind" else 1)
         assert note == {"calls": calls, "same": True, "names": list("abcd"), "second": "confidence"}
     assert len((runs.folder / f"{name}.csv").read_text().splitlines()) == N_TRAIN + 1
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_td_callback.store.chunks import decode_chunk, encode_chunk, fletcher32
+from paddle_td_callback.store.chunks import checksums, decode_chunk, encode_chunk, fletcher32
 
 
 def encoded_bytes(block, gzip_level):
-    payload, checksum = encode_chunk(block, gzip_level=gzip_level)
-    return bytes(payload) + checksum
+    payload = encode_chunk(block, gzip_level=gzip_level)
+    return bytes(payload) + checksums(payload)[0]
 
 
 def creation_properties(chunk_shape, fill_value, *, gzip_level):
@@ -82,9 +82,24 @@ def test_hdf5_reads_what_is_encoded_and_decode_gives_it_back(gzip_level, dtype, 
     np.testing.assert_array_equal(decoded, block)
 
 
+@given(st.binary(max_size=60), st.integers(0, 59), st.integers(1, 255))
+def test_a_changed_byte_changes_the_checksum_of_the_frame(data, at, change):
+    changed = bytearray(data)
+    if not data:
+        return
+    changed[at % len(data)] ^= change
+    assert checksums(bytes(changed))[1] != checksums(data)[1]
+
+
+def test_words_that_fletcher_confounds_are_told_apart():
+    ones, zeros = b"\xff" * 64, b"\xff" * 32 + bytes(32)
+    assert checksums(ones)[0] == checksums(zeros)[0]
+    assert checksums(ones)[1] != checksums(zeros)[1]
+
+
 def test_an_uncompressed_chunk_lies_where_its_numbers_do():
     block = np.arange(40, dtype="<f4").reshape(4, 10)
-    assert np.shares_memory(np.asarray(encode_chunk(block, gzip_level=None)[0]), block)
+    assert np.shares_memory(np.asarray(encode_chunk(block, gzip_level=None)), block)
 
 
 def test_a_chunk_of_another_size_is_refused():

@@ -158,7 +158,8 @@ def label_issues() -> None:
     for name, order in (("issues_behind", 1), ("issues_before", -1)):
         fresh()
         path = str(folder / f"{name}.h5")
-        first = LabelIssuesCallback(path, method="aum", csv=str(folder / f"{name}.csv"))
+        csv = str(folder / f"{name}.csv")
+        first = LabelIssuesCallback(path, method="aum", csv=csv, every=1, progress=True)
         second = LabelIssuesCallback(path, method="confidence")
         callbacks = [TrainingDynamicsCallback(path, class_names=list("abcd")), first, second][::order]
         network = Witness()
