@@ -72,8 +72,10 @@ def test_report_shows_pictures_that_the_ids_lead_to_below_this_folder_alone(
     (tmp_path / "ids.txt").write_text("".join(f"../{i}.png\n" for i in range(300)))
     assert run("report", recording, "--sample-ids", tmp_path / "ids.txt", *options) == 0
     assert contents(here / "r.html") == []
-    with pytest.warns(RuntimeWarning, match=r"3 samples could not be shown, .* is no path below"):
-        assert run("report", recording, "--sample-ids", tmp_path / "ids.txt", "--images", ".", *options) == 0
+    assert run("report", recording, "--sample-ids", tmp_path / "ids.txt", "--images", ".", *options) == 0
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith("paddle-td: warning: report: 3 samples could not be shown")
+    assert "is no path below" in said
     assert contents(here / "r.html") == [None] * 3
     monkeypatch.chdir(tmp_path)
     assert run("report", recording, *options) == 0
@@ -110,6 +112,15 @@ def test_report_is_refused_before_the_ranking(recording, tmp_path, capsys):
     assert "no such file" in capsys.readouterr().err
     assert run("report", recording, "-o", tmp_path / "r.html", "--method", "aum", "--detector", "x") == 1
     assert "--detector goes with" in capsys.readouterr().err
+
+
+def test_pictures_of_a_folder_that_is_not_there_are_refused(recording, tmp_path, capsys):
+    assert (
+        run("report", recording, "-o", tmp_path / "r.html", "--method", "aum", "--images", tmp_path / "no")
+        == 1
+    )
+    assert "is no folder; give the folder that holds the pictures" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_review(recording, tmp_path, capsys):
