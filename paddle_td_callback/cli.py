@@ -13,7 +13,7 @@ import io
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors="backslashreplace"
         )  # a class name must not end the command under LC_ALL=C
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warn
+        with _plain_warnings():
             options.run(options)
         with standard_output():
             pass  # what is left of it is written
@@ -78,8 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _warn(message: object, *_: object, **__: object) -> None:
-    _complain(f"warning: {message}")
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """A warning takes one line, without the line of code that it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"paddle-td: warning: {escape(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _complain(message: str) -> None:
