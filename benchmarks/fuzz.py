@@ -43,6 +43,7 @@ from paddle_td_callback.detection.lstm.weights_file import FIXED_BYTES, MAGIC
 from paddle_td_callback.export.cartography import import_cartography
 from paddle_td_callback.export.import_arrays import import_npz
 from paddle_td_callback.export.marks import read_marks
+from paddle_td_callback.messages import escape
 
 MEMORY_BYTES = 256 << 20
 FILE_BYTES = 1_000_000
@@ -70,7 +71,7 @@ def outcome(read: Callable[[Path], Any], path: Path) -> str:
         is_ours = isinstance(error, TrainingDynamicsError) or (
             isinstance(error, (ValueError, TypeError, OSError)) and HERE in raised_in
         )
-        if is_ours and 10 < len(text) < 5000 and text.isprintable():
+        if is_ours and 10 < len(text) < 5000 and escape(text) == text:
             return "refused"
         return "another error: " + traceback.format_exc(limit=-4).strip()[-1200:]
     return "result"

@@ -1,8 +1,16 @@
 """Exceptions of this package that a caller might want to catch."""
 
+from .messages import escape
+
 
 class TrainingDynamicsError(Exception):
-    """Base of every error of this package; wrong arguments raise ValueError or TypeError instead."""
+    """Base of every error of this package; wrong arguments raise ValueError or TypeError instead.
+
+    Its text is one line without control characters, whatever names and paths are in it.
+    """
+
+    def __str__(self) -> str:
+        return escape(super().__str__())
 
 
 class CaptureError(TrainingDynamicsError):

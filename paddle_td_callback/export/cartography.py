@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from ..detection.interpolate import fill_missed_epochs
 from ..detection.output_files import new_text_file
-from ..errors import StoreNotFoundError
+from ..errors import StoreError, StoreNotFoundError
 from ..messages import escape
 from ..store import TrainingDynamicsStore
 from ..store.schema import Keep
@@ -40,7 +40,12 @@ def write_cartography(store: TrainingDynamicsStore, folder: str | os.PathLike[st
     Raises:
         StoreError: the recording does not hold the probabilities of all classes.
     """
-    os.makedirs(folder, exist_ok=True)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"the folder '{os.fspath(folder)}' cannot be made: {error}; give another one"
+        ) from error
     paths = [os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl") for epoch in range(store.n_epochs)]
     ids = store.sample_ids
     for epoch, path in enumerate(paths):

@@ -10,6 +10,7 @@ import os
 import warnings
 import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ..detection.output_files import check_out
 from ..errors import CaptureError
 from ..messages import show, warn
 from ..recording.open_recorders import is_open, wait_for_commits
+from ..store.paths import resolve_output
 from ..store.schema import is_whole
 from .guard import guarded
 from .ranks import current_ranks
@@ -150,6 +152,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             for out in (self._csv, self._report):
                 if out is not None:
                     check_out(out)
+                    if Path(out).is_fifo():  # at its end, fit would wait until the pipe is read
+                        resolve_output(out)
             self._check_recording()
         if ranks is not None:  # until a recorder of this fit shares another: it knows which fit this is
             self.share(SharedResult(ranks.session(f"finder of {self.path}, "), ""))

@@ -33,6 +33,8 @@ def resolve_output(
     name = os.fspath(path)
     if not name:
         raise StoreError("the path is empty; give the path of a file")
+    if "\0" in name:
+        raise StoreError(f"'{name}' holds a NUL, which no file name may; give another path")
     real = os.path.realpath(name)
     folder = os.path.dirname(real)
     try:
@@ -109,7 +111,7 @@ def set_aside(path: str | os.PathLike[str]) -> str | None:
 def make_beside(real: str) -> str:
     """Make an empty file beside another, under a name that nobody can guess, with its mode; returns the path."""
     folder, name = os.path.split(real)
-    fresh = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(8)}.part")
+    fresh = os.path.join(folder, f".{name[:20]}.{secrets.token_hex(8)}.part")
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     os.close(os.open(fresh, flags, 0o666))
     with contextlib.suppress(OSError):

@@ -48,6 +48,7 @@ from paddle_td_callback.paddle_fit.losses import ignored_labels, takes_probabili
 from paddle_td_callback.paddle_fit.outputs import Batch
 from paddle_td_callback.paddle_fit.plausibility import Plausibility
 from paddle_td_callback.paddle_fit.taps import StepTap
+from paddle_td_callback.store.verify import verify
 
 BATCH = 8
 
@@ -157,6 +158,70 @@ def test_what_stderr_cannot_take_costs_nothing(
     monkeypatch.setattr(sys, "stderr", STREAMS[stream]())
     fit(Points(), [ours, finder], verbose=1)
     assert finder.issues is not None
+
+
+class OnlyWrites:
+    """A standard output as some editors have: no encoding, no flush, no buffer."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+
+def test_a_standard_output_that_only_writes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = LabelIssuesCallback(path, method="aum", progress=True)
+    monkeypatch.setattr(sys, "stdout", OnlyWrites())
+    fit(Points(), [TrainingDynamicsCallback(path), finder])
+    assert finder.issues is not None
+
+
+def test_a_folder_that_goes_while_it_trains_costs_the_csv(path: str, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    finder = LabelIssuesCallback(path, method="aum", csv=tmp_path / "out" / "issues.csv", progress=False)
+    go = On("epoch_end", lambda _: (tmp_path / "out").rmdir(), [1])
+    with pytest.warns(RuntimeWarning, match="were not written: .*there is no folder"):
+        fit(Points(), [TrainingDynamicsCallback(path), finder, go])
+    assert finder.issues is not None
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+@pytest.mark.parametrize("event", ["epoch_end", "epoch_begin"])
+def test_paddles_own_bar_ends_a_fit_as_without_us(
+    recorded: bool, event: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is recorded by then is whole, and nothing is left."""
+    out = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    model = model_of(Witness())
+    callbacks = [On(event, lambda _: out.close(), [1])]
+    ours = TrainingDynamicsCallback(path)
+    with pytest.raises(ValueError, match="I/O operation on closed file"):
+        model.fit(
+            Points(),
+            epochs=4,
+            batch_size=BATCH,
+            verbose=1,
+            callbacks=[ours, *callbacks] if recorded else callbacks,
+        )
+    monkeypatch.undo()
+    assert_untapped(model)
+    if recorded:
+        del ours, callbacks
+        with TrainingDynamicsStore(path) as store:
+            assert store.n_epochs >= 1
+        assert verify(path).ok
+        # A new callback goes on in it.
+        model.fit(
+            Points(),
+            epochs=1,
+            batch_size=BATCH,
+            verbose=0,
+            callbacks=[TrainingDynamicsCallback(path, resume=True)],
+        )
+        assert len(seen(path)) >= 2
 
 
 @pytest.mark.expects_unraised
@@ -336,6 +401,33 @@ def test_what_runs_when_an_epoch_begins_costs_no_epoch(act: Any, epochs: Any, fi
     assert_untapped(model)
 
 
+def test_a_recorded_fit_within_a_recorded_fit(path: str) -> None:
+    """Both recordings are whole."""
+    networks = Witness(), Witness()
+
+    def fits_another(_model: Any) -> None:
+        inner = TrainingDynamicsCallback(path + ".inner", overwrite=True, dtype="float32")
+        networks[1].epochs.clear()
+        fit(Points(), [Bell(), inner], network=networks[1], epochs=2)
+
+    ours = TrainingDynamicsCallback(path, dtype="float32")
+    model = fit(Points(), [Bell(), ours, On("epoch_begin", fits_another)], network=networks[0])
+    assert_same(read(path), expected(networks[0].epochs, Points().classes))
+    assert_same(read(path + ".inner"), expected(networks[1].epochs, Points().classes))
+    assert_untapped(model)
+
+
+def test_training_that_is_stopped_within_an_epoch(path: str) -> None:
+    class Stops(paddle.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, step: int, logs: Any = None) -> None:
+            self.model.stop_training = step == 2
+
+    fit(Points(), [TrainingDynamicsCallback(path), Stops()])
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == len(seen(path)) >= 1
+    assert verify(path).ok
+
+
 class SkipsEpoch(paddle.Model):
     """Does nothing in epoch 1."""
 
@@ -419,6 +511,27 @@ def test_a_data_set_that_shrinks_although_its_size_was_said(path: str) -> None:
     ):
         fit(paddle.io.DataLoader(data, batch_size=10), callbacks)
     assert seen(path) == [50, 40, 40]
+
+
+def test_labels_that_the_caller_changes_later(path: str) -> None:
+    given = Points().classes.copy()
+    callback = TrainingDynamicsCallback(path, labels=given)
+    fit(Points(), [callback, On("epoch_end", lambda _: given.fill(77), [0])])
+    with TrainingDynamicsStore(path) as store:
+        np.testing.assert_array_equal(store.labels, Points().classes)
+    assert seen(path) == [N_SAMPLES] * 3
+
+
+def test_a_data_set_that_grows_beyond_its_ids(path: str) -> None:
+    data = Sized(40)
+    callback = TrainingDynamicsCallback(path, sample_ids=[f"s{i}" for i in range(40)])
+    with pytest.warns(RuntimeWarning) as said:
+        fit(paddle.io.DataLoader(data, batch_size=10), [callback, On("epoch_end", resize(data, 50), [0])])
+    first, last = (str(one.message) for one in said)
+    assert "must be in [0, 40), got index 40" in first
+    assert "20 rows in all could not be recorded" in last
+    assert seen(path) == [40, 40, 40]
+    assert callback.n_skipped == 20
 
 
 def test_a_data_set_that_grows_while_it_is_read(path: str) -> None:

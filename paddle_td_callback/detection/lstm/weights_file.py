@@ -33,7 +33,7 @@ import numpy as np
 
 from ...errors import DetectorError, StoreError
 from ...messages import escape
-from ...store.paths import replace_file
+from ...store.paths import replace_file, resolve_output
 from .config import Weights
 
 MAGIC = b"\x89TDNET\r\n"
@@ -68,8 +68,9 @@ def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
             data += b"".join(np.ascontiguousarray(member[key], "<f4").tobytes() for key in shapes)
     text = json.dumps(header).encode()
     body = len(text).to_bytes(4, "little") + text + data
-    _refuse_other_kinds(path)
     try:
+        resolve_output(path)  # what is no regular file may not end when it is read
+        _refuse_other_kinds(path)
         with replace_file(path) as file:
             file.write(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
     except (OSError, StoreError) as error:

@@ -548,7 +548,7 @@ def test_a_recording_is_never_replaced_by_a_detector(tmp_path):
     path.write_bytes(b"")
     made.save(path)
     made.save(path)
-    with pytest.raises(DetectorError, match="cannot be replaced"):
+    with pytest.raises(DetectorError, match="is a folder; give the path of a file in it"):
         made.save(tmp_path)
 
 
