@@ -94,7 +94,7 @@ def __getattr__(name: str) -> Any:
         if error.name != "paddle":
             raise
         raise ModuleNotFoundError(
-            f"{name} needs PaddlePaddle, which is not installed: pip install 'paddle_td_callback[cpu]', "
+            f"{name} needs PaddlePaddle, which is not installed: pip install paddlepaddle, "
             "or install Paddle for your device as its install page says",
             name="paddle",
         ) from error

@@ -12,7 +12,8 @@ import dataclasses
 import io
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors="backslashreplace"
         )  # a class name must not end the command under LC_ALL=C
     try:
-        options.run(options)
+        with _plain_warnings():
+            options.run(options)
         with standard_output():
             pass  # what is left of it is written
         return 0
@@ -73,6 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError:  # Python itself writes what is left when it ends, and would fail at it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """A warning takes one line, without the line of code that it came from."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"paddle-td: warning: {escape(message)}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _complain(message: str) -> None:

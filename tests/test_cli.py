@@ -373,3 +373,14 @@ def test_module_is_the_command_and_survives_a_closed_pipe(recording):
         f"{' '.join(command)} info {recording} | true", shell=True, capture_output=True, text=True, check=True
     )
     assert "Error" not in piped.stderr
+
+
+def test_a_warning_takes_one_line_without_the_code_it_came_from(tmp_path):
+    run = str(record_odd(tmp_path / "run.h5", sample_ids=[f"{i}.png" for i in range(40)]))
+    command = ["report", run, "-o", str(tmp_path / "r.html"), "--method", "aum", "--images", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "paddle_td_callback", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    (said,) = done.stderr.splitlines()
+    assert said.startswith("paddle-td: warning: report: 40 samples could not be shown")

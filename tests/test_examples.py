@@ -20,7 +20,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
     [
         ("images_in_folders.py", ("pictures", "--epochs", "2", "--size", "16"), ("paddle", "PIL")),
         ("texts.py", ("--epochs", "3"), ("paddle",)),
-        ("pytorch_loop.py", ("--epochs", "2"), ("torch",)),
+        pytest.param("pytorch_loop.py", ("--epochs", "2"), ("torch",), marks=pytest.mark.pytorch),
     ],
 )
 def test_example_runs_twice(tmp_path, name, options, modules):

@@ -10,6 +10,7 @@ import pytest
 import paddle_td_callback
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.pytorch
 
 PAGE = Path(__file__).parent.parent / "docs" / "own-loops.md"
 DIGITS = Path(paddle_td_callback.__file__).parent / "data" / "digits.npz"

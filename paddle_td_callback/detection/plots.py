@@ -31,7 +31,7 @@ def plot_issues(issues: LabelIssues, store: TrainingDynamicsStore, *, n_trajecto
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plot() needs matplotlib: pip install 'paddle_td_callback[plot]'") from error
+        raise ImportError("plot() needs matplotlib: pip install matplotlib") from error
     if store.n_samples != len(issues):
         raise ValueError(
             f"'{escape(store.path)}' has {store.n_samples} samples, these issues {len(issues)}; pass their recording"

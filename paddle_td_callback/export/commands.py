@@ -199,7 +199,7 @@ def need_paddle(why: str) -> None:
         if error.name != "paddle":  # Paddle is there and lacks something: its own words say what
             raise
         raise ImportError(
-            f"PaddlePaddle is not installed, and {why}: pip install 'paddle_td_callback[cpu]', or install "
+            f"PaddlePaddle is not installed, and {why}: pip install paddlepaddle, or install "
             "Paddle for your device as its install page says"
         ) from error
 
@@ -247,6 +247,8 @@ def _report(options: argparse.Namespace) -> None:
     from .report import write_report
 
     is_printed = _check_outs(options.out)
+    if options.images is not None and not os.path.isdir(options.images):
+        raise ValueError(f"--images '{options.images}' is no folder; give the folder that holds the pictures")
     shown = _lines_or_rows(options)
     issues, _ = ranked(options, options.recordings)
     if shown is not None and len(shown) != len(issues):

@@ -101,7 +101,7 @@ class Review:
             low, high = self.precision_interval
             lines.append(
                 f"of the judged labels {self.precision:.1%} are wrong (95% interval {low:.1%} to {high:.1%}); they lie "
-                f"in the first {self.deepest_rank:,} of the ranking, and further down it is less"
+                f"in the first {self.deepest_rank:,} of the ranking; expect a lower share further down"
             )
         changed = int((self.corrected_labels != self.issues.given_label).sum())
         lines.append(f"corrected labels: {changed} differ from the given ones")

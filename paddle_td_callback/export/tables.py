@@ -28,9 +28,7 @@ def write_parquet(issues: LabelIssues, out: str | os.PathLike[str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ImportError(
-            f"Parquet needs pyarrow ({error}): pip install 'paddle_td_callback[parquet]'"
-        ) from error
+        raise ImportError(f"Parquet needs pyarrow ({error}): pip install pyarrow") from error
     n_ranked = len(issues.ranking)
     order = np.concatenate([issues.ranking, issues.unscored])
     unscored = np.arange(len(order)) >= n_ranked

@@ -112,6 +112,15 @@ def test_report_is_refused_before_the_ranking(recording, tmp_path, capsys):
     assert "--detector goes with" in capsys.readouterr().err
 
 
+def test_pictures_of_a_folder_that_is_not_there_are_refused(recording, tmp_path, capsys):
+    assert (
+        run("report", recording, "-o", tmp_path / "r.html", "--method", "aum", "--images", tmp_path / "no")
+        == 1
+    )
+    assert "is no folder; give the folder that holds the pictures" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
 def test_review(recording, tmp_path, capsys):
     (tmp_path / "marks.csv").write_text("sample,mark,corrected_label\n5,wrong,fox\n6,right,\n")
     outs = ("--corrected", tmp_path / "labels.csv", "--csv", tmp_path / "new.csv")

@@ -6,6 +6,7 @@ Skipped where Chromium, chromedriver or selenium are missing (Debian: `apt-get i
 """
 
 import csv
+import gzip
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from support.noisy_recording import record
 
-from paddle_td_callback import find_label_issues
+from paddle_td_callback import TrainingDynamicsRecorder, find_label_issues
 from paddle_td_callback.csv_cells import from_cell
 from paddle_td_callback.export.marks import RIGHT, UNSURE, WRONG, read_marks
 from paddle_td_callback.export.report import write_report
@@ -36,6 +37,19 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of selenium's own connections
 ]
 
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = [
+    "tshirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "boot",
+]
 TEXT = "T" * 10_000
 HOSTILE_NAMES = [
     "</script><script>window.hacked = 1</script>",
@@ -169,6 +183,64 @@ def test_the_map_and_the_curves_are_drawn(browser, made):
     assert browser.execute_script(
         "return [...document.images].every(i => i.complete && i.naturalWidth === 8)"
     )
+    assert_quiet(browser)
+
+
+def fashion_mnist(n_samples):
+    """Pictures `[sample, 28, 28]` and labels of Debian's package dataset-fashion-mnist."""
+    arrays = []
+    for name, head in (("train-images-idx3-ubyte.gz", 16), ("train-labels-idx1-ubyte.gz", 8)):
+        if not (FASHION_MNIST / name).exists():
+            pytest.skip("Fashion-MNIST is not installed (Debian: apt-get install dataset-fashion-mnist)")
+        arrays.append(
+            np.frombuffer(gzip.decompress((FASHION_MNIST / name).read_bytes()), np.uint8, offset=head)
+        )
+    return arrays[0].reshape(-1, 28, 28)[:n_samples], arrays[1][:n_samples].astype(np.int64)
+
+
+def test_twenty_thousand_pictures(browser, tmp_path):
+    """Fashion-MNIST with a tenth of the labels moved, softmax regression in NumPy."""
+    pictures, true_labels = fashion_mnist(20_000)
+    rng = np.random.default_rng(0)
+    is_moved = rng.random(len(pictures)) < 0.1
+    labels = np.where(is_moved, (true_labels + rng.integers(1, 10, len(pictures))) % 10, true_labels)
+    inputs = pictures[:, ::2, ::2].reshape(len(pictures), -1).astype(np.float32) / 255
+    weights = np.zeros((inputs.shape[1], 10), np.float32)
+    with TrainingDynamicsRecorder(
+        tmp_path / "run.h5", n_samples=len(labels), n_classes=10, class_names=FASHION_CLASSES
+    ) as recorder:
+        for _ in range(5):
+            for batch in np.array_split(rng.permutation(len(labels)), 200):
+                logits = inputs[batch] @ weights
+                recorder.update(batch, logits, labels[batch])
+                shares = np.exp(logits - logits.max(1, keepdims=True))
+                shares /= shares.sum(1, keepdims=True)
+                shares[np.arange(len(batch)), labels[batch]] -= 1
+                weights -= 0.1 / len(batch) * inputs[batch].T @ shares
+            recorder.end_epoch()
+    issues = find_label_issues(tmp_path / "run.h5", method="aum", progress=False)
+    assert is_moved[issues.ranking[:500]].mean() > 0.7
+    write_report(issues, tmp_path / "run.h5", tmp_path / "report.html", dataset=pictures)
+    open_page(browser, tmp_path / "report.html")
+
+    drawn = browser.execute_script(
+        "const c = document.getElementById('map'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height)"
+        ".data; let n = 0; for (let i = 0; i < d.length; i += 4) n += d[i + 3] > 0 && Math.abs(d[i] - d[i + 2]) > 60;"
+        "return n"
+    )
+    assert drawn > 2000
+    assert rows(browser)[0].find_element(By.TAG_NAME, "img").get_attribute("naturalWidth") == "28"
+    everything = n_found(browser)
+    given = Select(browser.find_element(By.ID, "f-given"))
+    given.select_by_visible_text(next(one.text for one in given.options if "sandal" in one.text))
+    assert 0 < n_found(browser) < everything
+    browser.find_element(By.ID, "f-reset").click()
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for mark in ("w", "r", "u"):
+        press(browser, mark)
+    found = exported(browser, issues)
+    assert sorted(found.verdicts.tolist()) == [UNSURE, RIGHT, WRONG]
+    assert found.samples.tolist() == issues.ranking[:3].tolist()
     assert_quiet(browser)
 
 
