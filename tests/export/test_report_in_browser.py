@@ -138,6 +138,16 @@ def open_page(browser, path, *, width=1280):
     return WebDriverWait(browser, 10).until(lambda b: b.find_elements(By.CSS_SELECTOR, ".suspect"))
 
 
+def refresh_until_marked(browser, said):
+    """Marks outlive the page. Chromium may load it anew before the old one's last write has arrived."""
+
+    def reloaded_with_marks(browser):
+        browser.refresh()
+        return text_of(browser, "#marks-said").startswith(said)
+
+    WebDriverWait(browser, 10).until(reloaded_with_marks)
+
+
 def rows(browser):
     return browser.find_elements(By.CSS_SELECTOR, "#list .suspect")
 
@@ -292,8 +302,7 @@ def test_keys_mark_and_marks_are_exported(browser, made):
     )
     Select(browser.find_element(By.ID, "f-mark")).select_by_value("wrong")
     assert n_found(browser) == 3
-    browser.refresh()  # marks stay
-    assert text_of(browser, "#marks-said").startswith("3 wrong, 2 right, 1 unsure")
+    refresh_until_marked(browser, "3 wrong, 2 right, 1 unsure")
     found = exported(browser, issues)
     marks = dict(zip(found.samples.tolist(), found.verdicts.tolist(), strict=True))
     wanted = {0: WRONG, 1: WRONG, 2: RIGHT, 3: UNSURE, 5: RIGHT, 10: WRONG}
@@ -481,7 +490,7 @@ def test_hostile_ids_leave_by_the_csv_whole_and_as_no_formula(browser, hostile):
         "localStorage.setItem(`paddle-td marks ${s.file} ${s.checksum} ${s.samples}`, arguments[0])",
         json.dumps(marks),
     )
-    browser.refresh()
+    refresh_until_marked(browser, f"{len(marks)} wrong")
     found = exported(browser, issues)
     assert sorted(found.samples.tolist()) == list(range(len(HOSTILE_IDS)))
     with open(browser.downloads / "marks.csv", newline="", encoding="utf-8-sig") as file:
