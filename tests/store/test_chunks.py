@@ -111,3 +111,15 @@ def test_a_chunk_of_another_size_is_refused():
     no_stream = b"no gzip stream!!"
     with pytest.raises(ValueError, match="cannot be decompressed"):
         decode_chunk(no_stream + fletcher32(no_stream).to_bytes(4, "little"), (9,), "<f4", gzip_level=1)
+
+
+@pytest.mark.parametrize("start", [0, 2049, 4000, 8191])
+def test_a_sector_with_as_many_words_of_each_kind_does_not_pass_for_another(start):
+    """Words of 0 and 0xffff, which are the same to Fletcher's checksum, in another order."""
+    rng = np.random.default_rng(start)
+    chunk = np.where(rng.random(40_000) < 0.5, 0, 0xFFFF).astype("<u2")
+    changed = chunk.copy()
+    changed[start : start + 256] = rng.permutation(chunk[start : start + 256])
+    assert (changed != chunk).any()
+    assert checksums(changed.tobytes())[0] == checksums(chunk.tobytes())[0]
+    assert checksums(changed.tobytes())[1] != checksums(chunk.tobytes())[1]
