@@ -19,8 +19,8 @@ _PLACES = np.arange(_ROW_WORDS)
 DEFLATE_MAX_RATIO = 1100  # no deflate stream expands further (1032), so a dataset that claims to is forged
 
 
-def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> memoryview:
-    """One whole chunk, as HDF5's shuffle and gzip filters would leave it.
+def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> tuple[memoryview, bytes, int]:
+    """One whole chunk, as HDF5's shuffle and gzip filters would leave it, and its `checksums`.
 
     Nothing is copied that need not be: touching fresh memory costs more than all else that is done here.
     """
@@ -29,7 +29,7 @@ def encode_chunk(block: npt.NDArray[Any], *, gzip_level: int | None) -> memoryvi
     if gzip_level is not None:
         shuffled = np.ascontiguousarray(payload.reshape(-1, plain.itemsize).T)
         payload = np.frombuffer(zlib.compress(shuffled.data, gzip_level), np.uint8)
-    return memoryview(payload)
+    return memoryview(payload), *checksums(payload)
 
 
 def checksums(payload: bytes | memoryview) -> tuple[bytes, int]:
@@ -65,12 +65,6 @@ def decode_chunk(
     return np.frombuffer(payload, dtype).reshape(shape)
 
 
-def fletcher32(data: bytes | memoryview | npt.NDArray[np.uint8]) -> int:
-    """Fletcher's checksum as HDF5 defines it: over big-endian 16-bit words, sums modulo 65535 kept in 1..65535."""
-    octets = np.frombuffer(data, np.uint8)
-    return _fletcher32(octets, *_sums(octets))
-
-
 def _sums(octets: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Sums of the little-endian 16-bit words by rows of 2,048, `[row]`, and by columns, `[2048]`; without the last row.
 
@@ -90,10 +84,11 @@ def _sums(octets: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[Any], npt.NDArray[
 
 
 def _fletcher32(octets: npt.NDArray[np.uint8], rows: npt.NDArray[Any], columns: npt.NDArray[Any]) -> int:
-    """Fletcher's checksum from the sums of rows and columns, and the bytes behind the last row.
+    """Fletcher's checksum as HDF5 defines it: over big-endian 16-bit words, sums modulo 65535 kept in 1..65535.
 
-    Word i of n weighs n - i in the second sum, so nothing is multiplied word by word. Nor are bytes swapped: modulo
-    65535 that is a multiplication by 256, of the sums as well as of the words.
+    It follows from the sums of rows and columns, and the bytes behind the last row. Word i of n weighs n - i in the
+    second sum, so nothing is multiplied word by word. Nor are bytes swapped: modulo 65535 that is a multiplication by
+    256, of the sums as well as of the words.
     """
     n_words = len(octets) // 2
     tail = octets[len(rows) * 2 * _ROW_WORDS : 2 * n_words].view("<u2").astype(np.int64)
