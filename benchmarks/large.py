@@ -22,6 +22,7 @@ import numpy as np
 
 from paddle_td_callback.store import StoreWriter, TrainingDynamicsStore, commits, disk
 from paddle_td_callback.store.blocks import FRAME_BYTES, METADATA, NODE, STATE, scan
+from paddle_td_callback.store.chunks import checksums
 from paddle_td_callback.store.disk import RawFile
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.state import newest_state
@@ -46,8 +47,9 @@ class SparseFile(RawFile):
             super().write(offset, *parts)
 
 
-def zeros(block: Any, *, gzip_level: int | None) -> memoryview:
-    return memoryview(bytes(block.size * block.dtype.itemsize))
+def zeros(block: Any, *, gzip_level: int | None) -> tuple[memoryview, bytes, int]:
+    payload = memoryview(bytes(block.size * block.dtype.itemsize))
+    return payload, *checksums(payload)
 
 
 def record(path: Path, layout: Layout, n_epochs: int) -> None:

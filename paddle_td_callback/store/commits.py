@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from . import blocks
 from .blocks import FRAME_BYTES, START, Frame, Root
-from .chunks import CHECKSUM_BYTES, checksums, encode_chunk
+from .chunks import CHECKSUM_BYTES, encode_chunk
 from .disk import SIGN_AT, RawFile, sign, take
 from .hdf5_format import END_AT, SLACK_BYTES, ChunkTree, padded, superblock
 from .paths import move_into_place
@@ -156,8 +156,7 @@ class EpochLog:
 
     def _append_chunk(self, epoch: int, field: Field, number: int, rows: npt.NDArray[Any]) -> tuple[int, int]:
         """Append a chunk; returns its address and size."""
-        payload = encode_chunk(rows, gzip_level=self.layout.gzip_level)
-        fletcher, checksum = checksums(payload)
+        payload, fletcher, checksum = encode_chunk(rows, gzip_level=self.layout.gzip_level)
         n_bytes = len(payload) + CHECKSUM_BYTES
         frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
         return self._append(frame, payload, fletcher), n_bytes
@@ -190,10 +189,9 @@ class EpochLog:
         if dropped != self._dropped:
             raw = np.asarray(dropped, "<i8").tobytes()
             state = replace(state, dropped=(self._append_block(blocks.ARRAY, raw), len(dropped)))
-        state = state.with_trees(self._end + FRAME_BYTES, trees.values())
-        self._append_block(blocks.STATE, state.block())
-        root = self._end + FRAME_BYTES
-        self._append_block(blocks.METADATA, state.metadata(root, self._constants), state.at)
+        state, block, metadata = state.laid_out(self._end + FRAME_BYTES, trees.values(), self._constants)
+        self._append_block(blocks.STATE, block)
+        root = self._append_block(blocks.METADATA, metadata, state.at)
         self._file.write(self._end, bytes(SLACK_BYTES))
         self._sync()
         self._check_alone()

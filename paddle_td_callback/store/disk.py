@@ -46,9 +46,12 @@ class RawFile:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def write(self, offset: int, *parts: Any) -> None:
-        """Write all of the parts, one after the other."""
-        for part in parts:
-            view = memoryview(part).cast("B")
+        """Write all of the parts, one after the other: by one call to the system where it takes all of them."""
+        views = [memoryview(part).cast("B") for part in parts]
+        done = os.pwritev(self.fd, views, offset) if hasattr(os, "pwritev") else 0
+        for whole in views:
+            view = whole[done:]
+            offset, done = offset + len(whole) - len(view), max(0, done - len(whole))
             while view:
                 n_bytes = _at("write", self.fd, view, offset)
                 offset, view = offset + n_bytes, view[n_bytes:]

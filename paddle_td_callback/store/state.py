@@ -68,18 +68,21 @@ class State:
     at: int = 0  # address of the state
     nodes: bytes = field(default=b"", repr=False)  # right edges of the trees, which its block begins with
 
-    def with_trees(self, at: int, trees: Iterable[ChunkTree]) -> State:
-        """The state as it will lie at an address, with the chunks that the trees hold."""
+    def laid_out(
+        self, at: int, trees: Iterable[ChunkTree], constants: Constants
+    ) -> tuple[State, bytes, bytes]:
+        """The state for an address, with the chunks that the trees hold; its block, and that of the metadata behind it.
+
+        Its block has the trees' last nodes, the facts as JSON, and the length of these.
+        """
         body = _Body(at)
         roots = [tree.write(body.put) for tree in trees]
-        return replace(self, roots=roots, at=at, nodes=bytes(body.raw))
-
-    def block(self) -> bytes:
-        """Its bytes: the nodes, the facts as JSON, and the length of these."""
-        facts = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        state = replace(self, roots=roots, at=at, nodes=bytes(body.raw))
+        facts = {"schema_version": SCHEMA_VERSION, **asdict(state)}
         del facts["nodes"], facts["at"]
         text = json.dumps(facts, separators=(",", ":")).encode()
-        return self.nodes + text + struct.pack("<I", len(text))
+        block = state.nodes + text + struct.pack("<I", len(text))
+        return state, block, state.metadata(at + padded(len(block)) + FRAME_BYTES, constants)
 
     @classmethod
     def read(cls, file: RawFile, root: Root) -> State:

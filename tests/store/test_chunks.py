@@ -6,12 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paddle_td_callback.store.chunks import checksums, decode_chunk, encode_chunk, fletcher32
+from paddle_td_callback.store.chunks import checksums, decode_chunk, encode_chunk
+
+
+def fletcher32(data):
+    return int.from_bytes(checksums(data)[0], "little")
 
 
 def encoded_bytes(block, gzip_level):
-    payload = encode_chunk(block, gzip_level=gzip_level)
-    return bytes(payload) + checksums(payload)[0]
+    payload, fletcher, checksum = encode_chunk(block, gzip_level=gzip_level)
+    assert (fletcher, checksum) == checksums(payload)
+    return bytes(payload) + fletcher
 
 
 def creation_properties(chunk_shape, fill_value, *, gzip_level):
@@ -99,7 +104,7 @@ def test_words_that_fletcher_confounds_are_told_apart():
 
 def test_an_uncompressed_chunk_lies_where_its_numbers_do():
     block = np.arange(40, dtype="<f4").reshape(4, 10)
-    assert np.shares_memory(np.asarray(encode_chunk(block, gzip_level=None)), block)
+    assert np.shares_memory(np.asarray(encode_chunk(block, gzip_level=None)[0]), block)
 
 
 def test_a_chunk_of_another_size_is_refused():
@@ -111,3 +116,15 @@ def test_a_chunk_of_another_size_is_refused():
     no_stream = b"no gzip stream!!"
     with pytest.raises(ValueError, match="cannot be decompressed"):
         decode_chunk(no_stream + fletcher32(no_stream).to_bytes(4, "little"), (9,), "<f4", gzip_level=1)
+
+
+@pytest.mark.parametrize("start", [0, 2049, 4000, 8191])
+def test_a_sector_with_as_many_words_of_each_kind_does_not_pass_for_another(start):
+    """Words of 0 and 0xffff, which are the same to Fletcher's checksum, in another order."""
+    rng = np.random.default_rng(start)
+    chunk = np.where(rng.random(40_000) < 0.5, 0, 0xFFFF).astype("<u2")
+    changed = chunk.copy()
+    changed[start : start + 256] = rng.permutation(chunk[start : start + 256])
+    assert (changed != chunk).any()
+    assert checksums(changed.tobytes())[0] == checksums(chunk.tobytes())[0]
+    assert checksums(changed.tobytes())[1] != checksums(chunk.tobytes())[1]

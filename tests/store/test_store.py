@@ -441,3 +441,20 @@ def test_no_sector_of_a_chunk_may_be_another(fill, path):
                 pytest.raises(StoreError, match="its checksum is wrong"),
             ):
                 store.given_probabilities(), store.margins(), store.predictions(), store.n_presentations()
+
+
+@pytest.mark.parametrize("taken", [0, 3, 4, 5, 9, None])
+def test_a_write_that_the_system_takes_in_part_is_completed(taken, tmp_path, monkeypatch):
+    file = RawFile(str(tmp_path / "x"), os.O_RDWR | os.O_CREAT)
+    parts = [b"abcd", np.frombuffer(b"efgh", "<u2"), b"", b"i"]
+    if taken is None:
+        monkeypatch.delattr(os, "pwritev", raising=False)
+    else:
+
+        def in_part(fd, views, offset):
+            return os.pwrite(fd, b"".join(views)[:taken], offset)
+
+        monkeypatch.setattr(os, "pwritev", in_part, raising=False)
+    file.write(2, *parts)
+    assert file.read(0, 20) == b"\0\0abcdefghi"
+    file.close()
