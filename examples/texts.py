@@ -22,10 +22,10 @@ MODULES = (
     "argparse",
     "decimal",
     "email.message",
+    "ipaddress",
     "logging",
     "subprocess",
     "tarfile",
-    "turtle",
     "unittest.case",
 )
 MAX_WORDS = 40

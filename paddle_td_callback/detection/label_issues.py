@@ -227,9 +227,8 @@ class LabelIssues:
             raw: write ids and names as they are, for programs.
 
         Raises:
-            ValueError: the path is empty.
             StoreNotFoundError: its folder is missing.
-            StoreError: it may not be written, or is a recording.
+            StoreError: it is empty, may not be written, or is a recording.
         """
         with new_text_file(path) as file:
             self.write_csv(file, raw=raw)

@@ -30,13 +30,10 @@ def check_out(path: str | os.PathLike[str]) -> str:
         The path, links followed; that of a stream as it is.
 
     Raises:
-        ValueError: it is empty.
         StoreNotFoundError: its folder is missing.
-        StoreError: it is a folder, may not be written, or is an HDF5 file.
+        StoreError: it is empty, a folder, may not be written, or is an HDF5 file.
     """
     name = os.fsdecode(path)
-    if not name:
-        raise ValueError("the path is empty; give a file name")
     if is_stream(path):  # links of /dev/stdout end in names like pipe:[123], which are no paths
         return name
     real = resolve_output(path)

@@ -89,11 +89,7 @@ def import_cartography(
     place: dict[str, int] = {}
     labels: list[int] = []
     n_classes = 0
-    for where, guid, logits, gold in _lines(folder, numbers[0]):
-        if guid in place:
-            raise ValueError(
-                f"{where}: guid {escape(guid, limit=60)!r} comes twice; give each sample a guid of its own"
-            )
+    for _, guid, logits, gold in _lines(folder, numbers[0]):
         place[guid] = len(labels)
         labels.append(gold)
         n_classes = n_classes or len(logits)
@@ -131,6 +127,7 @@ def import_cartography(
 
 def _lines(folder: str | os.PathLike[str], epoch: int) -> Iterator[tuple[str, str, list[float], int]]:
     path = os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl")
+    guids = set()
     with open(path, "rb") as file:
         for number, raw in enumerate(file, start=1):
             where = f"'{escape(path)}', line {number}"
@@ -147,4 +144,9 @@ def _lines(folder: str | os.PathLike[str], epoch: int) -> Iterator[tuple[str, st
             if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(values):
                 got = escape(repr(gold), limit=40)
                 raise ValueError(f"{where}: gold must be a class in [0, {len(values)}), got {got}")
+            if str(guid) in guids:
+                raise ValueError(
+                    f"{where}: guid {escape(guid, limit=60)!r} comes twice; give each sample a guid of its own"
+                )
+            guids.add(str(guid))
             yield where, str(guid), values, gold

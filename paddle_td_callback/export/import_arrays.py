@@ -18,7 +18,9 @@ import numpy.typing as npt
 
 from ..messages import escape
 from ..recording.recorder import TrainingDynamicsRecorder
+from ..store.paths import check_path, make_beside, move_into_place
 from ..store.schema import Keep
+from ..store.writer import lock_replaced
 
 _BLOCK = 1 << 24  # values that are converted at once
 _EXPANSION = 100  # probabilities pack less; a file of zeros packs a thousandfold
@@ -78,7 +80,7 @@ def import_arrays(
     if given.ndim != 1 or given.dtype.kind not in "iu":
         raise TypeError(f"labels must be integers [sample], got {given.dtype} {given.shape}")
     recorder = None
-    with contextlib.ExitStack() as stack:
+    with _whole_recording(out, overwrite) as fresh, contextlib.ExitStack() as stack:
         for number, epoch in enumerate(epochs):
             indices, values = epoch if isinstance(epoch, tuple) else (np.arange(len(given)), epoch)
             rows, table = np.asarray(indices), np.asarray(values) if not hasattr(values, "dtype") else values
@@ -90,7 +92,7 @@ def import_arrays(
             if recorder is None:
                 recorder = stack.enter_context(
                     TrainingDynamicsRecorder(
-                        out,
+                        fresh,
                         n_samples=len(given),
                         n_classes=int(table.shape[1]) if n_classes is None else n_classes,
                         class_names=class_names,
@@ -98,7 +100,7 @@ def import_arrays(
                         mode=mode,
                         keep=keep,
                         dtype=dtype,
-                        overwrite=overwrite,
+                        overwrite=True,
                         on_error="raise",
                         distributed=False,
                     )
@@ -107,6 +109,23 @@ def import_arrays(
             recorder.end_epoch()
         if recorder is None:
             raise ValueError("there are no epochs to import; give at least one")
+
+
+@contextlib.contextmanager
+def _whole_recording(out: str | os.PathLike[str], overwrite: bool) -> Iterator[str]:
+    """A path to record into; the file gets the name `out` when the block ends, and an error leaves what was there."""
+    real = os.path.realpath(check_path(out, overwrite=overwrite))
+    with contextlib.ExitStack() as undo:
+        if os.path.exists(real):
+            undo.callback(lock_replaced(os.fspath(out), real).close)
+        fresh = make_beside(real)
+        try:
+            yield fresh
+            move_into_place(fresh, real, overwrite=overwrite)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(fresh)
+            raise
 
 
 def _put(

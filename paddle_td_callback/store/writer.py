@@ -64,7 +64,7 @@ class StoreWriter(EpochLog):
         real = os.path.realpath(name)
         with contextlib.ExitStack() as undo:
             try:
-                replaced = _lock_replaced(name, real) if overwrite and os.path.exists(real) else None
+                replaced = lock_replaced(name, real) if overwrite and os.path.exists(real) else None
                 if replaced is not None:
                     undo.callback(replaced.close)
                 fresh = make_beside(real)
@@ -173,7 +173,7 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-def _lock_replaced(name: str, real: str) -> RawFile:
+def lock_replaced(name: str, real: str) -> RawFile:
     """Hold the lock of a file that will be replaced, so that nobody records into it meanwhile."""
     try:
         file = disk.open_file(real, os.O_RDWR, name)

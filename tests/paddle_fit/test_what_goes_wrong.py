@@ -42,12 +42,15 @@ from paddle_td_callback import (
     TrainingDynamicsCallback,
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
+    train_several_runs,
 )
 from paddle_td_callback.paddle_fit.fit_session import FitSession
+from paddle_td_callback.paddle_fit.internals import check_model
 from paddle_td_callback.paddle_fit.losses import ignored_labels, takes_probabilities
 from paddle_td_callback.paddle_fit.outputs import Batch
 from paddle_td_callback.paddle_fit.plausibility import Plausibility
 from paddle_td_callback.paddle_fit.taps import StepTap
+from paddle_td_callback.recording.open_recorders import close_abandoned
 from paddle_td_callback.store.verify import verify
 
 BATCH = 8
@@ -210,6 +213,7 @@ def test_paddles_own_bar_ends_a_fit_as_without_us(
     assert_untapped(model)
     if recorded:
         del ours, callbacks
+        close_abandoned(path)  # what another thread still commits is there then
         with TrainingDynamicsStore(path) as store:
             assert store.n_epochs >= 1
         assert verify(path).ok
@@ -791,6 +795,21 @@ def test_labels_that_the_loss_permutes_are_warned_of(path: str) -> None:
     assert "pass labels=, label= or logits=" in messages[0]
 
 
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_binary_labels_that_the_loss_flips_are_warned_of(n_outputs: int, path: str) -> None:
+    data = Separable(n_classes=2)
+
+    def flips(logits: Any, labels: Any) -> Any:
+        if n_outputs == 2:
+            return F.cross_entropy(logits, 1 - labels)
+        return F.binary_cross_entropy_with_logits(logits[:, 0], 1 - labels.astype("float32"))
+
+    messages = warnings_of(path, Witness(n_outputs, exact=False), flips, data)
+    assert len(messages) == 1
+    assert "fewer than by chance" in messages[0]
+    assert "pass labels=, label= or logits=" in messages[0]
+
+
 @pytest.mark.parametrize("n_outputs", [N_CLASSES, 3 * N_CLASSES], ids=["all", "spare-columns"])
 def test_a_plausible_recording_gives_no_warning(n_outputs: int, path: str) -> None:
     assert warnings_of(path, Witness(n_outputs, exact=False)) == []
@@ -999,6 +1018,10 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "regression": ("regression is not supported.*labels=", {}, "regression"),
     "too-small": ("n_samples=", {"n_samples": 4}, None),
     "strings": ("sample_ids=", {"index_field": -1}, "strings"),
+    "empty-ids": ("sample_ids is empty; give one id for each", {"sample_ids": []}, None),
+    "fractions": ("must hold integers, got float32.*index_field=", {"index_field": -1}, "fractions"),
+    "ragged": ("holds no indices.*index_field=", {"index_field": -1}, "ragged"),
+    "fewer-labels": ("rows and .* labels; pass logits= and label=.*or labels=", {}, "fewer labels"),
     "no-field": ("index_field=", {"index_field": 7}, None),
     "unknown-id": ("sample_ids=", {"index_field": -1, "sample_ids": ["a", "b"]}, "strings"),
 }
@@ -1015,12 +1038,17 @@ class Odd(Points):
         features, label = super().__getitem__(i)
         if self.kind == "regression":
             return features, np.float32([label * 0.3])
-        return (features, label, f"id-{i}") if self.kind == "strings" else (features, label)
+        extra = {"strings": (f"id-{i}",), "fractions": (np.float32(i),), "ragged": ([i] * (i % 3),)}
+        return features, label, *extra.get(self.kind, ())
 
 
 def collate(batch: list[Any]) -> Any:
     columns = list(zip(*batch, strict=True))
     return [np.stack(columns[0]), np.stack(columns[1]), *map(list, columns[2:])]
+
+
+def half(logits: Any, labels: Any) -> Any:
+    return F.cross_entropy(logits[: len(labels)], labels)
 
 
 @pytest.mark.parametrize("name", REFUSALS)
@@ -1032,10 +1060,19 @@ def test_refusals_name_the_argument_that_solves_them(name: str, path: str) -> No
         data = paddle.io.DataLoader(data, batch_sampler=[[(32, i) for i in range(8)]])
     elif kind == "dropped":
         data = paddle.io.DataLoader(data, batch_size=BATCH, collate_fn=lambda batch: collate(batch[1:]))
-    elif kind == "strings":
+    elif kind in ("strings", "ragged"):
         data = paddle.io.DataLoader(data, batch_size=BATCH, collate_fn=collate)
     elif kind == "regression":
         network, loss = Witness(1), nn.MSELoss()
+    elif kind == "fewer labels":
+        loss = half
+        data = paddle.io.DataLoader(
+            data,
+            batch_size=BATCH,
+            collate_fn=lambda batch: [
+                part[: BATCH // 2 * (i + 1)] for i, part in enumerate(collate(batch)[::-1])
+            ][::-1],
+        )
     with pytest.raises((CaptureError, ValueError), match=match):
         fit(data, TrainingDynamicsCallback(path, **options), network=network, loss=loss)
     assert not os.path.exists(path)
@@ -1140,3 +1177,35 @@ def test_two_hundred_fits_leave_nothing(path: str) -> None:
     assert (
         ours[3] < max(0, without[3]) + 3 * 200
     )  # Paddle keeps a list for each call, as in the softmax of an epoch
+
+
+def test_a_static_graph_is_refused(path: str) -> None:
+    model = model_of(Witness(), None)
+    callback = TrainingDynamicsCallback(path)
+    paddle.enable_static()
+    try:
+        with pytest.raises(CaptureError, match=r"static-graph.*disable_static\(\).*TrainingDynamicsRecorder"):
+            check_model(model)
+    finally:
+        paddle.disable_static()
+    model.fit(Points(), callbacks=callback, epochs=1, batch_size=BATCH, verbose=0)
+    assert seen(path) == [N_SAMPLES]
+
+
+def test_another_paddle_is_refused_before_the_first_step(path: str) -> None:
+    model = model_of(Witness(), None)
+    del model._loss
+    with pytest.raises(CaptureError, match=r"no \['_loss'\].*not known.*TrainingDynamicsRecorder"):
+        check_model(model)
+
+
+def test_several_runs_on_several_ranks_are_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddle_td_callback.paddle_fit.train_several_runs.current_ranks", lambda: object())
+    with pytest.raises(ValueError, match=r"one process.*call fit once for each run.*find_label_issues"):
+        train_several_runs(lambda: model_of(Witness(), None), Points(), path, n_runs=2, epochs=1)
+
+
+def test_an_evaluation_pass_that_gets_other_rows(path: str) -> None:
+    data = paddle.io.DataLoader(Points(), batch_size=BATCH, collate_fn=lambda batch: collate(batch[1:]))
+    with pytest.raises(CaptureError, match=r"evaluation pass asked for 8 samples.*7 rows.*mode='train'"):
+        fit(data, TrainingDynamicsCallback(path, mode="eval", on_error="raise"))
