@@ -29,6 +29,7 @@ HEAD = 10  # samples that `detect` prints
 
 # What library messages call by its Python name, by the option of this command.
 OPTIONS = {
+    "resume=True continues it, ": "",  # no command does
     "overwrite=True": "--overwrite",
     "class_names": "--class-names",
     "sample_ids": "--sample-ids",

@@ -174,11 +174,13 @@ class FeatureCollector:
 def _ranks(column: Column, label: Ints, other: Ints) -> dict[str, Floats]:
     """Where a sample stands among all samples, and among those of its given label."""
     together = np.zeros(len(label), np.int64)
+    among_all = {name: rank(column(name), together) for name in {*_RANKED, *_TAILS}}
+    in_class = {name: rank(column(name), label) for name in {*_RANKED_IN_CLASS, *_TAILS}}
     return {
-        **{f"{name}_rank": rank(column(name), together) for name in _RANKED},
-        **{f"{name}_class_rank": rank(column(name), label) for name in _RANKED_IN_CLASS},
-        **{f"{name}_tail": -np.log(rank(column(name), together)) / LOG_UNIT for name in _TAILS},
-        **{f"{name}_class_tail": -np.log(rank(column(name), label)) / LOG_UNIT for name in _TAILS},
+        **{f"{name}_rank": among_all[name] for name in _RANKED},
+        **{f"{name}_class_rank": in_class[name] for name in _RANKED_IN_CLASS},
+        **{f"{name}_tail": -np.log(among_all[name]) / LOG_UNIT for name in _TAILS},
+        **{f"{name}_class_tail": -np.log(in_class[name]) / LOG_UNIT for name in _TAILS},
     }
 
 
@@ -261,7 +263,8 @@ def _count(given_of: Ints, said: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]
 
 def rank(values: NDArray[np.float64], group: Ints) -> NDArray[np.float64]:
     """Where each value stands within its group, from 0 to 1; equal values share the middle of their ranks."""
-    order = np.lexsort((values, group))
+    order = np.argsort(values)  # twice as fast as a lexsort; the order of equal values does not matter
+    order = order[np.argsort(group[order], kind="stable")]
     sorted_group, sorted_values = group[order], values[order]
     new_group = np.r_[True, sorted_group[1:] != sorted_group[:-1]]
     new_value = new_group | np.r_[True, sorted_values[1:] != sorted_values[:-1]]

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import IO, TextIO
 
@@ -30,17 +33,18 @@ def check_out(path: str | os.PathLike[str]) -> str:
         StoreNotFoundError: its folder is missing.
         StoreError: it is empty, a folder, may not be written, or is an HDF5 file.
     """
+    name = os.fsdecode(path)
     if is_stream(path):  # links of /dev/stdout end in names like pipe:[123], which are no paths
-        return os.fspath(path)
-    name = resolve_output(path)
-    if os.path.isfile(name) and _is_hdf5(name):
+        return name
+    real = resolve_output(path)
+    if os.path.isfile(real) and _is_hdf5(real):
         raise StoreError(f"'{escape(path)}' is an HDF5 file, perhaps a recording; give another path")
-    return name
+    return real
 
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is written to as it stands: a pipe, a device, or what is open already, be that a file."""
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if name == STDOUT:
         return True
     if os.path.dirname(name) in ("/dev/fd", "/proc/self/fd") or name in _STANDARD_STREAMS:
@@ -50,7 +54,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 def is_stdout(path: str | os.PathLike[str] | None) -> bool:
     """Whether what is written there goes where a command prints."""
-    return path is not None and os.fspath(path) in (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+    return path is not None and os.fsdecode(path) in (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 @contextlib.contextmanager
@@ -70,17 +74,34 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             else:  # in a notebook
                 out.write(data.getvalue().decode("utf-8", "backslashreplace"))
     elif is_stream(name):
-        with open(name, "ab") as stream:
-            yield stream
+        with tempfile.TemporaryFile() as whole:  # in which, unlike in a pipe, a writer may go back
+            yield whole
+            whole.seek(0)
+            with open(_open_stream(name), "ab") as stream:
+                shutil.copyfileobj(whole, stream)
     else:
         with replace_file(name) as file:
             yield file
 
 
+def _open_stream(name: str) -> int:
+    """Open a pipe or a device; a pipe that nothing reads is refused, where the system would wait for a reader."""
+    try:
+        stream = os.open(name, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise StoreError(
+                f"'{name}' is a pipe that nothing reads; start its reader first, or give the path of a file"
+            ) from error
+        raise StoreError(f"'{name}' cannot be written: {error.strerror}; give another path") from error
+    os.set_blocking(stream, True)
+    return stream
+
+
 @contextlib.contextmanager
 def new_text_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """As `new_file`, in UTF-8 and with the line ends that are written; standard output has its own encoding."""
-    is_out = os.fspath(path) == STDOUT
+    is_out = os.fsdecode(path) == STDOUT
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8") if is_out else "utf-8"
     with new_file(path) as binary:
         text = io.TextIOWrapper(binary, encoding=encoding, errors="backslashreplace", newline="")

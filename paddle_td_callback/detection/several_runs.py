@@ -65,7 +65,7 @@ def check_runs(sources: Sequence[Source]) -> None:
 
 def name_of(source: Source) -> str:
     """A source for a message."""
-    path = source.path if isinstance(source, TrainingDynamicsStore) else os.fspath(source)
+    path = source.path if isinstance(source, TrainingDynamicsStore) else os.fsdecode(source)
     return f"'{escape(path)}'"
 
 

@@ -40,12 +40,11 @@ def write_cartography(store: TrainingDynamicsStore, folder: str | os.PathLike[st
     Raises:
         StoreError: the recording does not hold the probabilities of all classes.
     """
+    folder = os.fsdecode(folder)
     try:
         os.makedirs(folder, exist_ok=True)
     except (OSError, ValueError) as error:
-        raise StoreError(
-            f"the folder '{os.fspath(folder)}' cannot be made: {error}; give another one"
-        ) from error
+        raise StoreError(f"the folder '{folder}' cannot be made: {error}; give another one") from error
     paths = [os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl") for epoch in range(store.n_epochs)]
     ids = store.sample_ids
     for epoch, path in enumerate(paths):
@@ -84,7 +83,7 @@ def import_cartography(
     numbers = sorted(int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name)))
     if not numbers:
         raise StoreNotFoundError(
-            f"'{os.fspath(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
+            f"'{os.fsdecode(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
             "training_dynamics folder"
         )
     place: dict[str, int] = {}

@@ -174,10 +174,12 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
         path: the file. It is not trusted: no pickle is loaded, and what an array claims is compared with its size.
 
     Raises:
-        ValueError: it is no npz, or damaged.
+        ValueError: it is no npz, a pipe, or damaged.
         OSError: it cannot be read, or the folder for temporary files is full.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
+    if os.path.exists(name) and not os.path.isfile(name):  # it may never end
+        raise ValueError(f"'{escape(name)}' is a folder, a device or a pipe; give an npz file")
     with contextlib.ExitStack() as stack:
         arrays = {}
         try:
@@ -284,7 +286,7 @@ def import_npz(
         values = arrays.get("probabilities", arrays.get("logits"))
         if values is None or "labels" not in arrays:
             raise ValueError(
-                f"'{os.fspath(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
+                f"'{os.fsdecode(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
                 "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'; save it with them"
             )
         if values.ndim != 3:

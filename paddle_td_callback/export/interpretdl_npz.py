@@ -122,10 +122,10 @@ def import_interpretdl(
     with open_npz(path) as arrays:
         if not {"td", "labels"} <= set(arrays):
             raise ValueError(
-                f"'{os.fspath(path)}' lacks the arrays 'td' and 'labels' of InterpretDL; give what its "
+                f"'{os.fsdecode(path)}' lacks the arrays 'td' and 'labels' of InterpretDL; give what its "
                 "TrainingDynamics.save wrote"
             )
-        name, td, order = escape(os.fspath(path)), arrays["td"], arrays["labels"]
+        name, td, order = escape(os.fsdecode(path)), arrays["td"], arrays["labels"]
         if (
             td.ndim != 3
             or order.shape != (td.shape[0], td.shape[2])

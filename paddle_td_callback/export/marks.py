@@ -135,7 +135,7 @@ def read_marks(path: str | os.PathLike[str], issues: LabelIssues) -> Marks:
         ValueError: the file is not as said; the message names the line.
         OSError: it cannot be read.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     names = (
         {} if issues.class_names is None else {text: label for label, text in enumerate(issues.class_names)}
     )

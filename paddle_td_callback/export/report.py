@@ -85,7 +85,7 @@ def write_report(
         )
     with new_file(out) as file:
         file.write(page(data, points))
-    return os.fspath(out)
+    return os.fsdecode(out)
 
 
 @contextlib.contextmanager

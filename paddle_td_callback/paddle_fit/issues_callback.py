@@ -23,7 +23,7 @@ from ..detection.output_files import check_out
 from ..errors import CaptureError
 from ..messages import show, warn
 from ..recording.open_recorders import is_open, wait_for_commits
-from ..store.paths import resolve_output
+from ..store.paths import absolute, resolve_output
 from ..store.schema import is_whole
 from .guard import guarded
 from .ranks import current_ranks
@@ -106,12 +106,12 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             if out is not None and not os.fspath(out):
                 raise ValueError(f"{name}='' names no file; give a file name, or None for nowhere")
             if out is not None and os.path.realpath(out) == os.path.realpath(path):
-                raise ValueError(f"{name}={os.fspath(out)!r} is the recording itself; give it another path")
-        self.path = os.path.abspath(path)  # the training may change the working folder
+                raise ValueError(f"{name}={os.fsdecode(out)!r} is the recording itself; give it another path")
+        self.path = absolute(path)  # the training may change the working folder
         self.issues: LabelIssues | None = None
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
-        self._csv = None if csv is None else os.path.abspath(csv)
-        self._report = None if report is None else os.path.abspath(report)
+        self._csv = None if csv is None else absolute(csv)
+        self._report = None if report is None else absolute(report)
         self._thumbnail = thumbnail
         self._every, self._log_writer = every, log_writer
         self._n_epochs_shown: int | None = None  # None = a line failed, and no more come

@@ -12,6 +12,7 @@ import paddle
 from ..names import ordered_names
 from ..recording.batches import as_integers
 from ..recording.open_recorders import close_abandoned
+from ..store.paths import absolute
 from ..store.schema import Keep
 from .fit_file import History
 from .fit_session import FitSession
@@ -107,7 +108,7 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         memory_limit_bytes: int | None = None,
     ) -> None:
         super().__init__()
-        self.path = os.path.abspath(path)  # the training may change the working folder
+        self.path = absolute(path)  # the training may change the working folder
         self._options = RecordingOptions(
             path=self.path,
             keep=keep,

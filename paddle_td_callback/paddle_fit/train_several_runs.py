@@ -14,7 +14,7 @@ from ..detection.learning_clock import FITTED, LearningClock
 from ..messages import show, warn
 from ..recording.open_recorders import wait_for_commits
 from ..store import TrainingDynamicsStore
-from ..store.paths import check_path
+from ..store.paths import absolute, check_path
 from .evaluation_pass import random_streams_kept
 from .guard import guarded
 from .ranks import current_ranks
@@ -77,7 +77,7 @@ def train_several_runs(
             "TrainingDynamicsCallback of its own, and pass the paths to find_label_issues"
         )
     options = dict(recording or {})
-    stem, ending = os.path.splitext(os.path.abspath(path))
+    stem, ending = os.path.splitext(absolute(path))
     paths = [f"{stem}-{run}{ending or '.h5'}" for run in range(1, n_runs + 1)]
     for one in paths:
         check_path(one, overwrite=options.get("overwrite", False))

@@ -7,6 +7,7 @@ import weakref
 from typing import Any, Protocol
 
 from ..messages import warn
+from ..store.paths import absolute
 
 
 class _Recorder(Protocol):
@@ -70,5 +71,5 @@ def wait_for_commits(path: str | os.PathLike[str]) -> None:
 
 
 def _recorders_of(path: str | os.PathLike[str]) -> list[Any]:
-    wanted = os.path.abspath(path)
+    wanted = absolute(path)
     return [recorder for recorder in list(_open) if recorder.path == wanted]

@@ -14,7 +14,7 @@ from ..errors import CaptureError, StoreError, StoreNotFoundError
 from ..messages import warn
 from ..names import ordered_names
 from ..store import StoreWriter, TrainingDynamicsStore
-from ..store.paths import check_space
+from ..store.paths import absolute, check_space
 from ..store.schema import Keep, Layout, is_whole
 from .arguments import check_on_error, check_resume, gzip_level_of
 from .batches import Block, Softmax, as_integers, as_matrix, check_indices
@@ -128,7 +128,7 @@ class TrainingDynamicsRecorder:
         names = ordered_names(class_names, "class_names", self.layout.n_classes)
         ids = ordered_names(sample_ids, "sample_ids", self.layout.n_samples)
         shifts = None if label_shifts is None else _shifts(label_shifts, self.layout)
-        self.path = os.path.abspath(path)  # the training may change the working folder
+        self.path = absolute(path)  # the training may change the working folder
         close_abandoned()
         ranks = _chosen_ranks(distributed)
         self._every = int(every)

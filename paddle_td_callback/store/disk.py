@@ -99,7 +99,7 @@ def open_file(path: str, flags: int, name: str | None = None) -> RawFile:
 
 def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> RawFile:
     """Open a file that should be a recording; StoreError where that cannot be."""
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if os.path.isdir(name):
         raise StoreError(f"'{name}' is a folder; give the path of the recording in it")
     if os.path.exists(name) and not os.path.isfile(name):

@@ -30,7 +30,7 @@ def resolve_output(
         replace_existing: whether a file may lie there.
         in_place: whether such a file is written to, not replaced.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if not name:
         raise StoreError("the path is empty; give the path of a file")
     if "\0" in name:
@@ -43,7 +43,7 @@ def resolve_output(
         mode = 0
     except OSError as error:
         raise StoreError(f"'{name}' cannot be used: {error.strerror}; give another path") from error
-    if stat.S_ISDIR(mode):
+    if stat.S_ISDIR(mode) or not os.path.basename(name):  # a separator at the end says folder
         raise StoreError(f"'{name}' is a folder; give the path of a file in it, such as 'run.h5'")
     if mode and not stat.S_ISREG(mode):
         raise StoreError(f"'{name}' is a device or a pipe; give the path of a regular file")
@@ -59,6 +59,12 @@ def resolve_output(
     return real
 
 
+def absolute(path: str | os.PathLike[str]) -> str:
+    """The path from the root, as text; a separator at its end stays, since it says that a folder is meant."""
+    name = os.fsdecode(path)
+    return os.path.abspath(name) + (os.sep if name and not os.path.basename(name) else "")
+
+
 def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: bool = False) -> str:
     """Refuse early a recording that could not be written at the end of the first epoch.
 
@@ -71,7 +77,7 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
         ValueError: both `resume` and `overwrite`.
         StoreError: see `resolve_output`.
     """
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     going_on = resume is not False
     if going_on and overwrite:
         raise ValueError(f"resume={resume!r} and overwrite=True contradict each other; give one of them")
@@ -179,7 +185,7 @@ def check_space(
         data = int(n_epochs * replace(layout, keep=keep).epoch_bytes * 1.01 / ratio)
         return _FIXED_BYTES + 4 * layout.n_samples + data + buffer_bytes
 
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     try:
         free = shutil.disk_usage(os.path.dirname(os.path.realpath(name))).free
     except OSError:

@@ -51,7 +51,7 @@ class TrainingDynamicsStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         self._trees: dict[str, ChunkTree] = {}
         self._file = open_recording(path)
         _, self._state, wrong = newest_state(self._file)

@@ -125,7 +125,7 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
                 rows = {one.name: examined.rows(epoch, one, 0, layout.n_samples) for one in layout.fields}
                 writer.commit_epoch(epoch, rows, examined.labels)
         except OSError as error:
-            raise StoreError(f"'{os.fspath(out)}' cannot be written: {error}; give another path") from error
+            raise StoreError(f"'{os.fsdecode(out)}' cannot be written: {error}; give another path") from error
         finally:
             writer.close()
         return report
@@ -136,7 +136,7 @@ class _Examined:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.names: dict[str, Any] = {}
-        self._report = Report(os.fspath(path))
+        self._report = Report(os.fsdecode(path))
         self._chunks: dict[tuple[int, int, int], tuple[int, int]] = {}  # epoch, field, number: address, bytes
         self._trees: list[ChunkTree] = []  # where no block is damaged
         self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked

@@ -314,6 +314,109 @@ def test_keys_mark_and_marks_are_exported(browser, made):
     assert_quiet(browser)
 
 
+def test_buttons_mark_and_unmark(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    for place, mark in enumerate(("wrong", "right", "unsure")):
+        rows(browser)[place].find_element(By.CSS_SELECTOR, f"button.{mark}").click()
+        assert rows(browser)[place].get_attribute("data-mark") == mark
+    assert text_of(browser, "#marks-said").startswith("1 wrong, 1 right, 1 unsure")
+    for mark, found in (("wrong", 1), ("right", 1), ("unsure", 1), ("none", 295), ("", 298)):
+        Select(browser.find_element(By.ID, "f-mark")).select_by_value(mark)
+        assert n_found(browser) == found
+    rows(browser)[0].find_element(By.CSS_SELECTOR, "button.wrong").click()  # once more takes it back
+    assert rows(browser)[0].get_attribute("data-mark") is None
+    rows(browser)[2].find_element(By.CSS_SELECTOR, ".who").click()
+    assert browser.switch_to.active_element.text.startswith("3. sample")
+    press(browser, Keys.BACKSPACE)
+    assert text_of(browser, "#marks-said").startswith("0 wrong, 1 right, 0 unsure")
+    press(browser, Keys.CONTROL + "w")  # a shortcut of the browser is no mark
+    assert text_of(browser, "#marks-said").startswith("0 wrong, 1 right, 0 unsure")
+    clear = browser.find_element(By.ID, "clear")
+    clear.click()
+    browser.find_element(By.ID, "f-id").click()  # who goes elsewhere did not mean it
+    assert clear.text == "Clear marks"
+    assert text_of(browser, "#marks-said").startswith("0 wrong, 1 right")
+    assert_quiet(browser)
+
+
+def test_two_quick_marks_are_there_after_a_reload(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    browser.execute_script(
+        "const r = document.querySelector('.suspect'); r.focus();"
+        "for (const key of ['w', 'r'])"
+        " document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));"
+    )
+    refresh_until_marked(browser, "1 wrong, 1 right, 0 unsure")
+
+
+def test_two_tabs_keep_the_marks_of_both(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    first = browser.current_window_handle
+    browser.switch_to.new_window("tab")
+    try:
+        browser.get(Path(path).as_uri())
+        rows(browser)[0].find_element(By.CSS_SELECTOR, "button.wrong").click()
+        browser.switch_to.window(first)
+        WebDriverWait(browser, 10).until(lambda b: text_of(b, "#marks-said").startswith("1 wrong"))
+        assert rows(browser)[0].get_attribute("data-mark") == "wrong"
+        rows(browser)[1].find_element(By.CSS_SELECTOR, "button.right").click()
+        refresh_until_marked(browser, "1 wrong, 1 right, 0 unsure")
+    finally:
+        for tab in browser.window_handles:
+            if tab != first:
+                browser.switch_to.window(tab)
+                browser.close()
+        browser.switch_to.window(first)
+
+
+def test_marks_of_a_browser_that_stores_nothing_stay_in_the_page(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    browser.execute_script("Storage.prototype.setItem = () => { throw new Error('full'); }")
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for key in "wru":
+        press(browser, key)
+    assert text_of(browser, "#marks-said").startswith("1 wrong, 1 right, 1 unsure")
+    assert len(exported(browser, issues).samples) == 3
+
+
+def test_the_skip_link_and_the_theme(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    browser.execute_script("document.querySelector('.skip').focus()")
+    press(browser, Keys.ENTER)
+    assert browser.execute_script("return document.activeElement.id") == "suspects"
+    colour = "const m = document.getElementById('map'); return [m.toDataURL(), getComputedStyle(document.body).color];"
+    looks = []
+    for scheme in ("light", "dark", "light"):
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        browser.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+        looks.append(browser.execute_script(colour))
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert looks[0][0] != looks[1][0]
+    assert looks[0][1] != looks[1][1]
+    assert looks[0] == looks[2]
+    assert_quiet(browser)
+
+
+def test_a_long_text_opens_by_the_keyboard(browser, hostile):
+    path, *_ = hostile
+    open_page(browser, path)
+    summary = browser.find_element(By.CSS_SELECTOR, ".suspect details summary")
+    browser.execute_script("arguments[0].focus()", summary)
+    press(browser, Keys.ENTER)
+    assert browser.find_element(By.CSS_SELECTOR, ".suspect details").get_attribute("open") is not None
+    assert browser.find_element(By.CSS_SELECTOR, ".suspect details div").is_displayed()
+    press(browser, Keys.ENTER)
+    assert browser.find_element(By.CSS_SELECTOR, ".suspect details").get_attribute("open") is None
+    assert_quiet(browser)
+
+
 def exported(browser, issues):
     target = browser.downloads / "marks.csv"
     target.unlink(missing_ok=True)
@@ -356,7 +459,9 @@ def test_hover_click_and_drag_on_the_map(browser, made):
     assert tip.is_displayed()
     assert str(place) in tip.text
     assert tip.find_elements(By.TAG_NAME, "img")
-    ActionChains(browser).click().perform()
+    ActionChains(browser).move_to_element(browser.find_element(By.ID, "h-map")).perform()
+    assert not tip.is_displayed()
+    ActionChains(browser).move_to_element_with_offset(canvas, round(x), round(y)).click().perform()
     assert browser.switch_to.active_element.text.startswith(f"{lonely + 1}. sample {place}")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
     ActionChains(browser).move_to_element_with_offset(canvas, -250, 80).click_and_hold().move_by_offset(
@@ -395,6 +500,11 @@ def test_the_map_by_keyboard(browser, made):
         if "given" in text_of(browser, "#map-readout"):
             break
     assert any("noise score" in one for one in said)
+    before = text_of(browser, "#map-readout")
+    press(browser, Keys.SHIFT + Keys.ARROW_UP)  # four times as far
+    assert text_of(browser, "#map-readout") != before
+    press(browser, Keys.SHIFT + Keys.ARROW_DOWN)
+    assert text_of(browser, "#map-readout") == before
     press(browser, Keys.ENTER)
     assert browser.switch_to.active_element.get_attribute("class").startswith("suspect")
     browser.execute_script("document.getElementById('map').focus()")

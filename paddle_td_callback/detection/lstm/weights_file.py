@@ -57,7 +57,7 @@ def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
     Raises:
         DetectorError: it cannot be written, or something else than a detector stands there.
     """
-    name, path = escape(os.fspath(path)), Path(path)
+    name = escape(os.fsdecode(path))
     header: dict[str, Any] = {"version": VERSION, "stages": []}
     data = b""
     for stage in stages:
@@ -69,15 +69,15 @@ def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
     text = json.dumps(header).encode()
     body = len(text).to_bytes(4, "little") + text + data
     try:
-        resolve_output(path)  # what is no regular file may not end when it is read
-        _refuse_other_kinds(path)
+        real = resolve_output(path)  # what is no regular file may not end when it is read
+        _refuse_other_kinds(real)
         with replace_file(path) as file:
             file.write(MAGIC + zlib.crc32(body).to_bytes(4, "little") + body)
     except (OSError, StoreError) as error:
         raise DetectorError(f"'{name}': cannot be written: {escape(error)}; give another path") from error
 
 
-def _refuse_other_kinds(path: Path) -> None:
+def _refuse_other_kinds(path: str) -> None:
     """Only detectors are replaced: a recording took hours, and a slip of the path must not cost it."""
     try:
         with open(path, "rb") as file:

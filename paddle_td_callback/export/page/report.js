@@ -385,12 +385,18 @@
   // ---- marks ---------------------------------------------------------------------------------------------------
   const storageKey = `paddle-td marks ${summary.file} ${summary.checksum} ${summary.samples}`;
   const marks = new Map();
-  try {
-    for (const [sample, mark] of Object.entries(JSON.parse(localStorage.getItem(storageKey)) || {}))
-      if (MARKS.includes(mark)) marks.set(Number(sample), mark);
-  } catch { /* a browser that keeps nothing for files, or another's text: start without marks */ }
+  let isKept = true; // not by a browser that stores nothing for files, or is full: then the page alone has the marks
+  /** Take what is stored, so that marks set in another tab are not lost. */
+  function readMarks() {
+    if (!isKept) return;
+    try {
+      const stored = Object.entries(JSON.parse(localStorage.getItem(storageKey)) || Object.fromEntries(marks));
+      marks.clear();
+      for (const [sample, mark] of stored) if (MARKS.includes(mark)) marks.set(Number(sample), mark);
+    } catch { /* another's text */ }
+  }
   function keepMarks() {
-    try { localStorage.setItem(storageKey, JSON.stringify(Object.fromEntries(marks))); } catch { /* as above */ }
+    try { localStorage.setItem(storageKey, JSON.stringify(Object.fromEntries(marks))); } catch { isKept = false; }
   }
   /** Wilson's interval for a share, 95 percent. */
   function wilson(hits, n) {
@@ -503,6 +509,7 @@
   }
   function setMark(i, mark, node) {
     const sample = suspects.sample[i];
+    readMarks();
     if (mark) marks.set(sample, mark); else marks.delete(sample);
     keepMarks(); showMark(node, sample); sayMarks();
   }
@@ -575,6 +582,12 @@
     $("f-reset").addEventListener("click", resetFilters);
     for (const [id, by] of [["prev", -1], ["prev2", -1], ["next", 1], ["next2", 1]]) $(id).addEventListener("click", () => turn(by));
     $("export").addEventListener("click", () => download("marks.csv", marksAsCsv()));
+    window.addEventListener("storage", (event) => {
+      if (event.key !== storageKey && event.key !== null) return;
+      readMarks();
+      for (const node of $("list").children) showMark(node, suspects.sample[Number(node.dataset.place)]);
+      sayMarks();
+    });
     let sure = false;
     $("clear").addEventListener("click", () => {
       if (sure) { marks.clear(); keepMarks(); drawList(); sayMarks(); $("f-given").focus(); }
@@ -671,5 +684,5 @@
     $("methods").append(el("table", { class: "agree" }, el("thead", {}, el("tr", {}, el("td"), ...m.names.map((name) => el("th", { scope: "col", text: name })), el("th", { scope: "col", text: "in its head" }))), body));
   }
 
-  drawSummary(); drawCurves(); wireMap(); wireList(); drawList(); sayMarks(); drawMatrix(); drawClasses(); drawPairs(); drawMethods(); drawMap();
+  readMarks(); drawSummary(); drawCurves(); wireMap(); wireList(); drawList(); sayMarks(); drawMatrix(); drawClasses(); drawPairs(); drawMethods(); drawMap();
 })();
