@@ -65,7 +65,7 @@ def stages(detector: NoiseDetector) -> list[NoiseDetector]:
     return [*([] if detector.first_stage is None else stages(detector.first_stage)), detector]
 
 
-def paddle_lstm(detector: NoiseDetector, trajectories: np.ndarray, device: str | None) -> None:
+def our_lstm(detector: NoiseDetector, trajectories: np.ndarray, device: str | None) -> None:
     """The LSTMs of all members and nothing else: no reading, no features, no last layers."""
     with paddle_on(device), paddle.no_grad():
         for stage in stages(detector):
@@ -132,7 +132,7 @@ def measure(n_samples: int, n_epochs: int, n_classes: int, device: str | None, r
         from paddle_td_callback import detector_input
 
         trajectories = detector_input(store)
-        works["LSTMs alone, Paddle"] = lambda: paddle_lstm(detector, trajectories, device)
+        works["LSTMs alone, ours"] = lambda: our_lstm(detector, trajectories, device)
         try:
             works["LSTMs alone, PyTorch"] = torch_lstm(
                 architectures, detector.config.n_steps or n_epochs, n_samples, device or "cpu"

@@ -13,7 +13,6 @@ from ...errors import DetectorError
 from ..feature_table import FeatureTable
 from .channels import as_tensor
 from .config import DetectorConfig, Weights
-from .cores import n_cores, share_out
 from .device import paddle_on
 from .network import Network
 
@@ -35,7 +34,7 @@ def mean_log_odds(
         members: weights of each member.
         raw: trajectories `[sample, epoch, 3]`, checked.
         features: of these samples, with all features that the stage reads.
-        batch_size: samples on the device at once; on a CPU each core works on as many.
+        batch_size: samples on the device at once.
         device: any Paddle device string; None = where Paddle is now.
         on_batch: called with the size of each batch done.
 
@@ -47,26 +46,14 @@ def mean_log_odds(
     odds = np.full(len(raw), np.nan)
     if not len(scored):
         return odds
-
-    def work_of_thread() -> Callable[[int], int]:
-        nets = [
-            Network(config.architecture, weights) for weights in members
-        ]  # of one thread, as Paddle's layers are
-
-        def work(start: int) -> int:
-            rows = scored[start : start + batch_size]
-            with paddle.no_grad():  # holds for one thread
-                channels = inputs.make(as_tensor(raw[rows]))
-                columns = as_tensor(network_features(config, features[rows]))
-                odds[rows] = np.mean([net(channels, columns).numpy() for net in nets], axis=0)
-            return len(rows)
-
-        return work
-
     with paddle_on(device), paddle.no_grad():
-        starts = range(0, len(scored), batch_size)
-        n_threads = min(n_cores(), len(starts)) if paddle.get_device() == "cpu" else 1
-        share_out(starts, [work_of_thread() for _ in range(n_threads)], on_batch)
+        nets = [Network(config.architecture, weights) for weights in members]
+        for start in range(0, len(scored), batch_size):
+            rows = scored[start : start + batch_size]
+            channels = inputs.make(as_tensor(raw[rows]))
+            columns = as_tensor(network_features(config, features[rows]))
+            odds[rows] = np.mean([net(channels, columns).numpy() for net in nets], axis=0)
+            on_batch(len(rows))
     n_bad = int((~np.isfinite(odds[scored])).sum())
     if n_bad:  # NaN would say that these were never seen
         raise DetectorError(
