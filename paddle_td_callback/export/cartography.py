@@ -16,6 +16,7 @@ from ..detection.output_files import new_text_file
 from ..errors import StoreError, StoreNotFoundError
 from ..messages import escape
 from ..store import TrainingDynamicsStore
+from ..store.paths import path_text
 from ..store.schema import Keep
 from .import_arrays import import_arrays
 
@@ -40,7 +41,7 @@ def write_cartography(store: TrainingDynamicsStore, folder: str | os.PathLike[st
     Raises:
         StoreError: the recording does not hold the probabilities of all classes.
     """
-    folder = os.fsdecode(folder)
+    folder = path_text(folder, "folder")
     try:
         os.makedirs(folder, exist_ok=True)
     except (OSError, ValueError) as error:
@@ -80,10 +81,17 @@ def import_cartography(
         ValueError: a line is not as said; the message names it.
         StoreError: the recording cannot be written.
     """
-    numbers = sorted(int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name)))
+    folder = path_text(folder, "folder")
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise StoreNotFoundError(
+            f"the folder '{folder}' cannot be read: {error.strerror}; give cartography's training_dynamics folder"
+        ) from error
+    numbers = sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
     if not numbers:
         raise StoreNotFoundError(
-            f"'{os.fsdecode(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
+            f"'{folder}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
             "training_dynamics folder"
         )
     place: dict[str, int] = {}

@@ -178,11 +178,21 @@ def ranked(options: argparse.Namespace, recordings: list[str]) -> tuple[LabelIss
 
 
 def lines_of(path: str | None) -> list[str] | None:
-    """The lines of a text file. Only line feeds end one, and the one at the end of the file starts none."""
+    """The lines of a text file. Only line feeds end one, and the one at the end of the file starts none.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     if path is None:
         return None
-    with open(path, encoding="utf-8", newline="") as file:
-        return file.read().removesuffix("\n").split("\n")
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            return file.read().removesuffix("\n").split("\n")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"'{path}' cannot be read as UTF-8: {why}; give a text file of a name a line"
+        ) from error
 
 
 def need_paddle(why: str) -> None:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from ..messages import escape
 from ..recording.recorder import TrainingDynamicsRecorder
-from ..store.paths import check_path, make_beside, move_into_place
+from ..store.paths import check_path, existing_file, make_beside, move_into_place, path_text
 from ..store.schema import Keep
 from ..store.writer import lock_replaced
 
@@ -117,7 +117,7 @@ def _whole_recording(out: str | os.PathLike[str], overwrite: bool) -> Iterator[s
     real = os.path.realpath(check_path(out, overwrite=overwrite))
     with contextlib.ExitStack() as undo:
         if os.path.exists(real):
-            undo.callback(lock_replaced(os.fspath(out), real).close)
+            undo.callback(lock_replaced(path_text(out), real).close)
         fresh = make_beside(real)
         try:
             yield fresh
@@ -174,12 +174,11 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
         path: the file. It is not trusted: no pickle is loaded, and what an array claims is compared with its size.
 
     Raises:
-        ValueError: it is no npz, a pipe, or damaged.
-        OSError: it cannot be read, or the folder for temporary files is full.
+        ValueError: it is no npz, or damaged.
+        StoreError: it cannot be read.
+        OSError: the folder for temporary files is full.
     """
-    name = os.fsdecode(path)
-    if os.path.exists(name) and not os.path.isfile(name):  # it may never end
-        raise ValueError(f"'{escape(name)}' is a folder, a device or a pipe; give an npz file")
+    name = existing_file(path, "an npz file")
     with contextlib.ExitStack() as stack:
         arrays = {}
         try:
@@ -223,7 +222,7 @@ def check_worth(path: str | os.PathLike[str], n_bytes: int) -> None:
     size = os.path.getsize(path)
     if n_bytes > max(_ALWAYS_BYTES, _EXPANSION * size):
         raise ValueError(
-            f"'{escape(os.fspath(path))}': {size} bytes that take {n_bytes} to read; wanted at most {_EXPANSION} times "
+            f"'{escape(path_text(path))}': {size} bytes that take {n_bytes} to read; wanted at most {_EXPANSION} times "
             "as many; if the arrays are right, save them uncompressed, with numpy.savez, and not more epochs than are "
             "needed"
         )
@@ -286,7 +285,7 @@ def import_npz(
         values = arrays.get("probabilities", arrays.get("logits"))
         if values is None or "labels" not in arrays:
             raise ValueError(
-                f"'{os.fsdecode(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
+                f"'{path_text(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
                 "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'; save it with them"
             )
         if values.ndim != 3:
@@ -294,7 +293,7 @@ def import_npz(
         indices, labels = arrays.get("indices"), arrays["labels"]
         if labels.ndim != 1 or not len(labels) or not values.size:
             raise ValueError(
-                f"'{escape(os.fspath(path))}': labels must be [sample] and the values [epoch, sample, class], none of "
+                f"'{escape(path_text(path))}': labels must be [sample] and the values [epoch, sample, class], none of "
                 f"them empty, got {labels.shape} and {values.shape}"
             )
         check_worth(path, len(labels) * (4 * values.shape[2] + 16))

@@ -20,6 +20,7 @@ from ..detection.output_files import new_text_file
 from ..detection.trajectories import trajectories_of
 from ..errors import DetectorError
 from ..store import TrainingDynamicsStore
+from ..store.paths import existing_file
 from .report import Source, check_same_recording, opened
 
 WRONG, RIGHT, UNSURE = 1, 0, -1
@@ -133,9 +134,9 @@ def read_marks(path: str | os.PathLike[str], issues: LabelIssues) -> Marks:
 
     Raises:
         ValueError: the file is not as said; the message names the line.
-        OSError: it cannot be read.
+        StoreError: it cannot be read.
     """
-    name = os.fsdecode(path)
+    name = existing_file(path, "the marks that the report exported")
     names = (
         {} if issues.class_names is None else {text: label for label, text in enumerate(issues.class_names)}
     )

@@ -16,6 +16,7 @@ import numpy as np
 from ..detection.label_issues import LabelIssues
 from ..detection.output_files import check_out, new_file
 from ..store import TrainingDynamicsStore
+from ..store.paths import path_text
 from .report_data import report_data
 from .text import embedded_json, visible
 from .thumbnails import Pictures, Thumbnail
@@ -85,7 +86,7 @@ def write_report(
         )
     with new_file(out) as file:
         file.write(page(data, points))
-    return os.fsdecode(out)
+    return path_text(out)
 
 
 @contextlib.contextmanager

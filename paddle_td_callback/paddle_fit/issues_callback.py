@@ -19,11 +19,11 @@ from paddle.callbacks import Callback
 
 from ..detection.find_issues import check_method, find_label_issues
 from ..detection.label_issues import LabelIssues
-from ..detection.output_files import check_out
+from ..detection.output_files import STDOUT, check_out, is_stdout
 from ..errors import CaptureError
 from ..messages import show, warn
 from ..recording.open_recorders import is_open, wait_for_commits
-from ..store.paths import absolute, resolve_output
+from ..store.paths import absolute, path_text, resolve_output
 from ..store.schema import is_whole
 from .guard import guarded
 from .ranks import current_ranks
@@ -91,6 +91,7 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
                 f"recording must be a TrainingDynamicsCallback or a path, got a {type(recording).__name__}; pass "
                 "the callback that records"
             )
+        self.path = absolute(path_text(path, "recording"))  # the training may change the working folder
         check_method(method, detector)
         if every is not None and (not is_whole(every) or every < 1):
             raise ValueError(
@@ -102,21 +103,33 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             raise TypeError(
                 f"log_writer must be a visualdl.LogWriter, got a {type(log_writer).__name__}; pass one"
             )
-        for name, out in (("csv", csv), ("report", report)):
-            if out is not None and not os.fspath(out):
-                raise ValueError(f"{name}='' names no file; give a file name, or None for nowhere")
-            if out is not None and os.path.realpath(out) == os.path.realpath(path):
-                raise ValueError(f"{name}={os.fsdecode(out)!r} is the recording itself; give it another path")
-        self.path = absolute(path)  # the training may change the working folder
+        if thumbnail is not None and not callable(thumbnail):
+            raise TypeError(
+                f"thumbnail must be a function of one sample of the data set, got a {type(thumbnail).__name__}; pass "
+                "one that returns a picture or a text"
+            )
         self.issues: LabelIssues | None = None
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
-        self._csv = None if csv is None else absolute(csv)
-        self._report = None if report is None else absolute(report)
+        self._csv = self._output(csv, "csv")
+        self._report = self._output(report, "report")
         self._thumbnail = thumbnail
         self._every, self._log_writer = every, log_writer
         self._n_epochs_shown: int | None = None  # None = a line failed, and no more come
         self._progress = progress
         self._shared: SharedResult | None = None
+
+    def _output(self, out: Any, name: str) -> str | None:
+        """Where something is to be written, from the root; None = nowhere."""
+        if out is None:
+            return None
+        path = path_text(out, name)
+        if is_stdout(path):
+            return STDOUT
+        if not path:
+            raise ValueError(f"{name}='' names no file; give a file name, or None for nowhere")
+        if os.path.realpath(path) == os.path.realpath(self.path):
+            raise ValueError(f"{name}={path!r} is the recording itself; give it another path")
+        return absolute(path)
 
     def share(self, result: SharedResult) -> None:
         """Of several ranks in this fit, rank 0 finds and the others get this result."""

@@ -103,6 +103,20 @@ def test_names_from_files_and_output_that_is_printed(path, tmp_path, capsys):
     assert "only one thing can go to standard output" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "make",
+    [lambda _: None, lambda file: file.mkdir(), lambda file: file.write_bytes(b"\xff\xfea\n")],
+    ids=["missing", "folder", "not-utf-8"],
+)
+@pytest.mark.parametrize("option", ["--class-names", "--sample-ids", "--texts"])
+def test_files_of_names_that_cannot_be_read_are_named(recording, tmp_path, capsys, make, option):
+    make(tmp_path / "names.txt")
+    assert run("report", recording, "-o", "-", "--method", "aum", option, tmp_path / "names.txt") == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert re.search(r"names.txt' cannot be read as UTF-8: .*; give a text file of a name a line", message)
+
+
 def test_report_is_refused_before_the_ranking(recording, tmp_path, capsys):
     assert run("report", recording, "-o", tmp_path / "no" / "r.html", "--method", "aum") == 1
     assert "no folder" in capsys.readouterr().err

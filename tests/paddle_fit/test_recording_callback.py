@@ -178,6 +178,19 @@ def test_training_is_the_same_to_the_last_bit(
     assert (tmp_path / "issues.csv").exists()
 
 
+def test_issues_may_go_to_standard_output(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    finder = LabelIssuesCallback(path, method="aum", csv="-", progress=False)
+    fit(model_of(Witness()), callbacks=[TrainingDynamicsCallback(path), finder])
+    assert capsys.readouterr().out.startswith("sample,rank")
+
+
+def test_a_thumbnail_that_is_no_function_is_refused(path: str) -> None:
+    with pytest.raises(
+        TypeError, match=r"thumbnail must be a function of one sample .*, got a str; pass one"
+    ):
+        LabelIssuesCallback(path, report="report.html", thumbnail="image")  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Every death: no hook left, all finished epochs there, and the next training records.
 
