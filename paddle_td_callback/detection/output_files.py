@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import IO, TextIO
 
@@ -17,6 +18,7 @@ from ..messages import escape, standard_output
 from ..store.paths import path_text, replace_file, resolve_output
 
 STDOUT = "-"
+_READER_SECONDS = 1.0  # that the reader of a pipe may take to start
 _STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr")
 
 
@@ -85,17 +87,26 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def _open_stream(name: str) -> int:
-    """Open a pipe or a device; a pipe that nothing reads is refused, where the system would wait for a reader."""
-    try:
-        stream = os.open(name, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        if error.errno == errno.ENXIO:
+    """Open a pipe or a device; a pipe that nothing reads is refused, where the system would wait for ever."""
+    deadline = time.monotonic() + _READER_SECONDS
+    while (stream := _opened(name)) is None:
+        if time.monotonic() > deadline:
             raise StoreError(
                 f"'{name}' is a pipe that nothing reads; start its reader first, or give the path of a file"
-            ) from error
-        raise StoreError(f"'{name}' cannot be written: {error.strerror}; give another path") from error
+            )
+        time.sleep(0.01)
     os.set_blocking(stream, True)
     return stream
+
+
+def _opened(name: str) -> int | None:
+    """A descriptor to write to; None where nothing reads the pipe yet."""
+    try:
+        return os.open(name, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise StoreError(f"'{name}' cannot be written: {error.strerror}; give another path") from error
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -173,7 +174,13 @@ def assert_quiet(browser):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             assert message["params"]["request"]["url"].startswith(
-                ("file:", "data:", "blob:", "chrome:")  # the last: of the page that Chromium starts with
+                (
+                    "file:",
+                    "data:",
+                    "blob:",
+                    "chrome:",
+                    "chrome-untrusted:",
+                )  # the last two: Chromium's own first page
             )
 
 
@@ -312,6 +319,46 @@ def test_keys_mark_and_marks_are_exported(browser, made):
     browser.find_element(By.ID, "clear").click()
     assert text_of(browser, "#marks-said") == "Nothing marked yet."
     assert_quiet(browser)
+
+
+def test_marks_do_not_move_the_pages_of_what_is_not_marked(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    Select(browser.find_element(By.ID, "f-mark")).select_by_value("none")
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for _ in range(25):
+        press(browser, "w")
+    assert rows(browser)[0].text.startswith(f"26. sample {issues.ranking[25]}")
+    browser.find_element(By.ID, "prev").click()
+    assert (
+        rows(browser)[0].get_attribute("data-mark") == "wrong"
+    )  # to be seen once more, until the filter is set
+    Select(browser.find_element(By.ID, "f-mark")).select_by_value("wrong")
+    Select(browser.find_element(By.ID, "f-mark")).select_by_value("none")
+    assert n_found(browser) == 298 - 25
+    assert_quiet(browser)
+
+
+def test_marks_outside_of_a_shorter_list_are_exported_too(browser, made, tmp_path):
+    path, issues = made
+    open_page(browser, path)
+    for place in (0, 20):
+        rows(browser)[place].find_element(By.CSS_SELECTOR, "button.wrong").click()
+    short = path.with_name("short.html")
+    write_report(issues, path.with_name("run.h5"), short, n_suspects=10)
+    browser.get(short.as_uri())
+    assert text_of(browser, "#marks-said").startswith("2 wrong")
+    assert sorted(exported(browser, issues).samples.tolist()) == sorted(issues.ranking[[0, 20]].tolist())
+
+
+def test_the_review_command_ranks_as_the_page_does(browser, made, tmp_path):
+    path, issues = made
+    run = tmp_path / "it's my run.h5"
+    shutil.copy(path.with_name("run.h5"), run)
+    write_report(issues, run, tmp_path / "report.html")
+    browser.get((tmp_path / "report.html").as_uri())
+    command = shlex.split(text_of(browser, "#review"))
+    assert command == ["paddle-td", "review", "marks.csv", "it's my run.h5", "--method", "aum"]
 
 
 def test_buttons_mark_and_unmark(browser, made):

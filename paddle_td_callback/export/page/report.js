@@ -68,7 +68,8 @@
     $("trust").append(el("p", {}, el("strong", { text: words[s.trust.level] }), s.trust.text));
     if (s.trust.cautions.length)
       $("trust").append(el("ul", {}, ...s.trust.cautions.map((text) => el("li", { text }))));
-    $("review").textContent = visible(`paddle-td review marks.csv ${s.file}`);
+    const file = /^[\w.+-]+$/.test(s.file) ? s.file : `'${s.file.replace(/'/g, "'\\''")}'`;
+    $("review").textContent = visible(`paddle-td review marks.csv ${file}${s.method === "lstm" ? "" : ` --method ${s.method}`}`);
     $("foot").textContent = visible(`Made by paddle_td_callback ${s.version}. Recording: keep=${s.keep}, labels' CRC-32 ${s.checksum}.`);
   }
 
@@ -321,13 +322,12 @@
       if (points.confidence[i] >= c0 && points.confidence[i] <= c1 && points.variability[i] >= v0 && points.variability[i] <= v1 && isOfClass(i)) { n++; sum += points.score[i]; }
     const scale = data.points.of / Math.max(1, points.n), about = scale > 1 ? "about " : "";
     $("map-readout").textContent = `Selected: ${about}${whole(Math.round(n * scale))} samples` +
-      (n ? `, mean noise score ${(sum / n / 255).toFixed(2)}` : "") + `; ${whole(shown().length)} of them in the list below.`;
+      (n ? `, mean noise score ${(sum / n / 255).toFixed(2)}` : "") + `; ${whole(shown.length)} of them in the list below.`;
   }
   function setSelection(range) {
     Object.assign(select, range);
     for (const name of ["c0", "c1", "v0", "v1"]) $(name).value = String(select[name]);
-    filter.page = 0;
-    drawList(); drawMap(); saySelection();
+    applyFilters();
   }
   function wireMap() {
     const n = data.points.n;
@@ -422,12 +422,14 @@
   }
   function marksAsCsv() {
     const rows = [["sample", "sample_id", "mark", "given_label", "suggested_label", "corrected_label", "noise_score", "given_name", "suggested_name"]];
+    const unlisted = new Set(marks.keys()); // marked when the page had a longer list
     suspects.sample.forEach((sample, i) => {
-      if (!marks.has(sample)) return;
+      if (!unlisted.delete(sample)) return;
       const [given, suggested] = [suspects.given[i], suspects.suggested[i]];
       rows.push([sample, suspects.id ? cell(suspects.id[i]) : "", marks.get(sample), given, suggested < 0 ? "" : suggested, "",
         suspects.score[i], cell(labelName(given)), suggested < 0 ? "" : cell(labelName(suggested))]);
     });
+    for (const sample of unlisted) rows.push([sample, "", marks.get(sample), "", "", "", "", "", ""]);
     return "\ufeff" + rows.map((row) => row.join(",")).join("\r\n") + "\r\n";
   }
   function download(name, text) {
@@ -440,7 +442,9 @@
   // ---- the list ------------------------------------------------------------------------------------------------
   const curves = { given: bytes(suspects.given_curve), rival: bytes(suspects.rival_curve), n: suspects.epochs.length };
   const words = suspects.sample.map((_, i) => idOf(i).toLowerCase());
-  function shown() {
+  /** What fits the filters. It stays until they change, so that a mark does not move the pages under the reader. */
+  let shown = [];
+  function find() {
     const found = [], id = filter.id.toLowerCase();
     for (let i = 0; i < suspects.sample.length; i++) {
       if (filter.given !== "" && suspects.given[i] !== Number(filter.given)) continue;
@@ -452,7 +456,7 @@
       if (c < select.c0 || c > select.c1 || v < select.v0 || v > select.v1) continue;
       found.push(i);
     }
-    return found;
+    shown = found;
   }
   function curveOf(kind, i) {
     return Array.from(curves[kind].subarray(i * curves.n, (i + 1) * curves.n), (v) => (v === 255 ? null : v / 254));
@@ -514,7 +518,7 @@
     keepMarks(); showMark(node, sample); sayMarks();
   }
   function drawList(focusFirst = false) {
-    const all = shown(), pages = Math.max(1, Math.ceil(all.length / PAGE));
+    const all = shown, pages = Math.max(1, Math.ceil(all.length / PAGE));
     filter.page = Math.min(filter.page, pages - 1);
     const from = filter.page * PAGE, part = all.slice(from, from + PAGE);
     $("list").replaceChildren(...part.map((i) => row(i, i + 1)));
@@ -533,8 +537,8 @@
     node.focus();
   }
   function goTo(i) {
-    let place = shown().indexOf(i);
-    if (place < 0) { resetFilters(); place = shown().indexOf(i); }
+    if (!shown.includes(i)) resetFilters();
+    const place = shown.indexOf(i);
     filter.page = Math.floor(place / PAGE);
     drawList();
     const node = [...$("list").children].find((one) => Number(one.dataset.place) === i);
@@ -556,7 +560,7 @@
       select.append(el("option", { value: label, dir: "auto", text: `${name.length > 60 ? name.slice(0, 59) + "…" : name} (${whole(n)})` }));
     }
   }
-  function applyFilters() { filter.page = 0; drawList(); drawMap(); saySelection(); }
+  function applyFilters() { filter.page = 0; find(); drawList(); drawMap(); saySelection(); }
   function setPair(given, suggested) {
     resetFilters();
     for (const [id, value] of [["f-given", given], ["f-suggested", suggested]]) {
@@ -590,7 +594,7 @@
     });
     let sure = false;
     $("clear").addEventListener("click", () => {
-      if (sure) { marks.clear(); keepMarks(); drawList(); sayMarks(); $("f-given").focus(); }
+      if (sure) { marks.clear(); keepMarks(); find(); drawList(); sayMarks(); $("f-given").focus(); }
       sure = !sure;
       $("clear").textContent = sure ? "Really clear all marks?" : "Clear marks";
     });
@@ -684,5 +688,5 @@
     $("methods").append(el("table", { class: "agree" }, el("thead", {}, el("tr", {}, el("td"), ...m.names.map((name) => el("th", { scope: "col", text: name })), el("th", { scope: "col", text: "in its head" }))), body));
   }
 
-  readMarks(); drawSummary(); drawCurves(); wireMap(); wireList(); drawList(); sayMarks(); drawMatrix(); drawClasses(); drawPairs(); drawMethods(); drawMap();
+  readMarks(); drawSummary(); drawCurves(); wireMap(); wireList(); find(); drawList(); sayMarks(); drawMatrix(); drawClasses(); drawPairs(); drawMethods(); drawMap();
 })();
