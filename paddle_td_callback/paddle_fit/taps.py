@@ -7,11 +7,12 @@ it is called. Nothing here draws random numbers or changes a value that training
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import operator
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,13 +23,14 @@ from ..errors import CaptureError
 from .index_field import FIELD_WAY, IndexField
 from .internals import EXPLICIT_WAY, LOSS, n_inputs, sampler_places
 from .outputs import DeviceBatch, OutputReader
-from .replacement import Replacement, original_of
+from .replacement import Replacement, replace
+from .stand_in import StandIn, original_of
 
 _END = object()
 _swapping = threading.RLock()  # two fits may read one loader in two threads
 
 
-class TappedLoader:
+class TappedLoader(StandIn):
     """The loader of one training epoch, which tells a tap which samples each batch holds.
 
     Its batches are the sampler's own, each drawn when training draws it, and none twice.
@@ -42,17 +44,25 @@ class TappedLoader:
         CaptureError: the samples of a batch cannot be known.
     """
 
+    __slots__ = ("_td_field", "_td_is_tapped", "_td_tap")
+
     def __init__(self, loader: Any, tap: StepTap | None, field: IndexField | None) -> None:
-        self._loader, self._tap, self._field = loader, tap, field
-        self._is_tapped = tap is not None and tap.needs_indices and field is None
-        if self._is_tapped:
+        super().__init__(loader)
+        is_tapped = tap is not None and tap.needs_indices and field is None
+        self._td_set(_td_tap=tap, _td_field=field, _td_is_tapped=is_tapped)
+        if is_tapped:
             _check_sampler(real_loader(loader))
 
     def __iter__(self) -> Iterator[Any]:
         drawn: deque[Any] = deque()
         with self._noting(drawn):
-            batches = iter(self._loader)
+            batches = iter(self._td_original)
         return self._batches(batches, drawn)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Of Paddle's loader, its batches."""
+        is_paddles = isinstance(real_loader(self), paddle.io.DataLoader)
+        return iter(self) if is_paddles else self._td_original(*args, **named)
 
     def _batches(self, batches: Iterator[Any], drawn: deque[Any]) -> Iterator[Any]:
         # A loader in plain Python asks its sampler when it is asked for the first batch.
@@ -61,25 +71,24 @@ class TappedLoader:
             batch = next(batches, _END)
         while batch is not _END:
             indices: Any = drawn.popleft() if drawn else None
-            if self._field is not None:
-                indices, batch = self._field.split_off(batch)
-            if self._tap is not None:
-                self._tap.receive(indices, batch)
+            if self._td_field is not None:
+                indices, batch = self._td_field.split_off(batch)
+            if self._td_tap is not None:
+                self._td_tap.receive(indices, batch)
             yield batch
             batch = next(batches, _END)
 
     @contextlib.contextmanager
     def _noting(self, drawn: deque[Any]) -> Iterator[None]:
         """Note what an iteration that begins here, in this thread, draws from the batch sampler."""
-        if not self._is_tapped:
+        if not self._td_is_tapped:
             yield
             return
         loader = real_loader(self)
         with _swapping:
-            noting = _NotingSampler(
-                loader.batch_sampler, drawn, lazily=getattr(loader, "num_workers", 0) == 0
-            )
-            places = sampler_places(loader, noting.sampler)
+            sampler = loader.batch_sampler
+            noting = _NotingSampler(sampler, drawn, lazily=getattr(loader, "num_workers", 0) == 0)
+            places = sampler_places(loader, sampler)
             try:
                 with contextlib.suppress(AttributeError):  # may not be set: then no indices are known
                     for holder, name in places:
@@ -88,20 +97,12 @@ class TappedLoader:
             finally:
                 for holder, name in [*places, *sampler_places(loader, noting)]:
                     if getattr(holder, name, None) is noting:
-                        setattr(holder, name, noting.sampler)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+                        setattr(holder, name, sampler)
 
 
 def real_loader(loader: Any) -> Any:
     """The loader that the fit was given, without the wrappers of other recordings of this fit."""
-    while type(loader) is TappedLoader:
-        loader = loader._loader
-    return loader
+    return original_of(loader, TappedLoader)
 
 
 def _check_sampler(loader: Any) -> None:
@@ -119,7 +120,7 @@ def _check_sampler(loader: Any) -> None:
         )
 
 
-class _NotingSampler:
+class _NotingSampler(StandIn):
     """The batch sampler while a loader begins to read in this thread; another thread gets the sampler itself.
 
     Args:
@@ -128,23 +129,25 @@ class _NotingSampler:
         lazily: whether batches are iterated in this process.
     """
 
+    __slots__ = ("_td_drawn", "_td_lazily", "_td_thread")
+
     def __init__(self, sampler: Any, drawn: deque[Any], *, lazily: bool) -> None:
-        self.sampler, self._drawn, self._lazily = sampler, drawn, lazily
-        self._thread = threading.get_ident()
+        super().__init__(sampler)
+        self._td_set(_td_drawn=drawn, _td_lazily=lazily, _td_thread=threading.get_ident())
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.sampler)
-        return map(self._note, batches) if threading.get_ident() == self._thread else batches
+        batches = iter(self._td_original)
+        return map(self._note, batches) if threading.get_ident() == self._td_thread else batches
 
     def _note(self, batch: Any) -> Any:
         """Remember the indices of a batch, which may be a list that the sampler fills again."""
         if _can_be_read_twice(batch):
-            self._drawn.append(list(batch))
-        elif self._lazily:
+            self._td_drawn.append(list(batch))
+        elif self._td_lazily:
             batch = _NotingBatch(batch)
-            self._drawn.append(batch.indices)
+            self._td_drawn.append(batch._td_indices)
         else:
-            self._drawn.append(
+            self._td_drawn.append(
                 CaptureError(
                     f"the batch sampler gave a {type(batch).__name__}, which a worker reads; yield lists of "
                     f"indices, or {FIELD_WAY}"
@@ -152,41 +155,30 @@ class _NotingSampler:
             )
         return batch
 
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sampler, name)
-
 
 def _can_be_read_twice(batch: Any) -> bool:
-    iterate = getattr(type(batch), "__iter__", None)
-    if isinstance(batch, (list, tuple)):
-        return iterate in (list.__iter__, tuple.__iter__)
-    return isinstance(batch, (Sequence, Set)) or hasattr(batch, "__array__")
+    """Whether reading it has no effects: of a class of another's making, nobody knows."""
+    return (
+        type(batch) in (list, tuple, range)
+        or isinstance(batch, (np.ndarray, paddle.Tensor))
+        or (isinstance(batch, (list, tuple)) and type(batch).__iter__ in (list.__iter__, tuple.__iter__))
+    )
 
 
-class _NotingBatch:
+class _NotingBatch(StandIn):
     """A batch of indices that may draw them when it is iterated: they are noted as they are drawn, once."""
 
+    __slots__ = ("_td_indices",)
+
     def __init__(self, batch: Any) -> None:
-        self._batch = batch
-        self.indices: list[Any] = []
+        super().__init__(batch)
+        self._td_set(_td_indices=[])
 
     def __iter__(self) -> Iterator[Any]:
-        self.indices.clear()
-        for index in self._batch:
-            self.indices.append(index)
+        self._td_indices.clear()
+        for index in self._td_original:
+            self._td_indices.append(index)
             yield index
-
-    def __len__(self) -> int:
-        return len(self._batch)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self._batch[row]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
 
 
 @dataclass
@@ -226,7 +218,7 @@ class StepTap:
         """The step itself begins: read the arguments of its first call of the loss."""
         self.release()
         if self._step is not None and callable(getattr(self._model, LOSS)):
-            self._replacement = Replacement(self._model, LOSS, self._call_loss)
+            self._replacement = replace(self._model, LOSS, self._call_loss)
 
     def _call_loss(self, original: Any, *args: Any, **named: Any) -> Any:
         self.release()
@@ -238,7 +230,9 @@ class StepTap:
                     outputs, labels = args[: len(args) - step.n_labels], args[len(args) - step.n_labels :]
                     is_known = step.indices is not None and not isinstance(step.indices, CaptureError)
                     n_rows = len(step.indices) if is_known else None
-                    step.values = self._reader.read(original_of(original), outputs, labels, n_rows)
+                    step.values = self._reader.read(
+                        original_of(original, Replacement), outputs, labels, n_rows
+                    )
             except CaptureError as error:
                 step.failure = error
             except Exception as error:
@@ -269,7 +263,11 @@ class StepTap:
                 "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
                 f"computes its loss otherwise, {EXPLICIT_WAY}"
             )
-        return replace(step.values, indices=_integers(step.indices)) if self.needs_indices else step.values
+        return (
+            dataclasses.replace(step.values, indices=_integers(step.indices))
+            if self.needs_indices
+            else step.values
+        )
 
 
 def _unreadable(error: Exception) -> CaptureError:
