@@ -228,19 +228,27 @@ def _keep(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from .store import TrainingDynamicsStore
 
-    all_facts = []
+    all_facts, failures = [], []
     for path in options.recordings:
-        with TrainingDynamicsStore(path) as store:
+        try:
+            store = TrainingDynamicsStore(path)
+        except TrainingDynamicsError as error:  # the others can be read all the same
+            failures.append(error)
+            continue
+        with store:
             all_facts.append(_facts(store))
-    if options.json:
-        say_json(all_facts if len(all_facts) > 1 else all_facts[0])
-        return
-    for number, facts in enumerate(all_facts):
+    if options.json and all_facts:
+        say_json(all_facts if len(options.recordings) > 1 else all_facts[0])
+    for number, facts in enumerate([] if options.json else all_facts):
         if number:
             say("")
         width = max(map(len, facts))
         for name, value in facts.items():
             say(f"{name.replace('_', ' '):<{width}}  {escape(_shown(value), limit=1000)}")
+    for failure in failures[:-1]:
+        _complain(str(failure))
+    if failures:
+        raise failures[-1]
 
 
 def _facts(store: TrainingDynamicsStore) -> dict[str, Any]:

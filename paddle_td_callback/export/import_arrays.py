@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..messages import escape
+from ..names import name_of
 from ..recording.recorder import TrainingDynamicsRecorder
 from ..store.paths import check_path, existing_file, make_beside, move_into_place, path_text
 from ..store.schema import Keep
@@ -166,8 +167,20 @@ def _check_probabilities(values: npt.NDArray[np.float32], index: npt.NDArray[Any
         )
 
 
+class Npz(dict[str, npt.NDArray[Any]]):
+    """The plain arrays of an npz.
+
+    Attributes:
+        objects: names of those that are no plain arrays, which are not read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: set[str] = set()
+
+
 @contextlib.contextmanager
-def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def open_npz(path: str | os.PathLike[str]) -> Iterator[Npz]:
     """The arrays of an npz, mapped from disk, so that none has to fit in memory. Arrays of objects are left out.
 
     Args:
@@ -180,7 +193,7 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
     """
     name = existing_file(path, "an npz file")
     with contextlib.ExitStack() as stack:
-        arrays = {}
+        arrays = Npz()
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -202,8 +215,11 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
                     while block := packed.read(1 << 20):
                         plain.write(block)
                 array = _mapped(where)
-                if array is not None:
-                    arrays[member.filename.removesuffix(".npy")] = array
+                key = member.filename.removesuffix(".npy")
+                if array is None:
+                    arrays.objects.add(key)
+                else:
+                    arrays[key] = array
         except _NO_NPZ as error:
             problem = f"{type(error).__name__}: {escape(error, limit=300)}"
             raise ValueError(
@@ -288,6 +304,12 @@ def import_npz(
                 f"'{path_text(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
                 "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'; save it with them"
             )
+        for name in ("indices", "class_names", "sample_ids"):
+            if name in arrays.objects:
+                raise ValueError(
+                    f"'{path_text(path)}': {name} is an array of objects, which is a pickle and is not read; save it "
+                    f"as numpy.array({name}, {'int' if name == 'indices' else 'str'})"
+                )
         if values.ndim != 3:
             raise ValueError(f"probabilities must be [epoch, sample, class], got shape {values.shape}")
         indices, labels = arrays.get("indices"), arrays["labels"]
@@ -317,6 +339,8 @@ def import_npz(
 def _strings(array: npt.NDArray[Any] | None, name: str) -> list[str] | None:
     if array is None:
         return None
-    if array.dtype.kind not in "US" or array.ndim != 1:
-        raise ValueError(f"{name} must be an array of strings, got {array.dtype} {array.shape}")
-    return [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in array]
+    if array.dtype.kind not in "USiu" or array.ndim != 1:
+        raise ValueError(
+            f"{name} must be an array of strings or integers [name], got {array.dtype} {array.shape}; save it as one"
+        )
+    return [name_of(one) for one in array.tolist()]

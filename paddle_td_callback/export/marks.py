@@ -305,6 +305,10 @@ def review_marks(
 
 
 def _why_not(marks: Marks, issues: LabelIssues, n_wrong: int, n_right: int) -> str:
+    if issues.stability is not None:
+        return (
+            "the ranking is an average of several runs; review one of them alone to tune the detector on it"
+        )
     if issues.method != "lstm":
         return f"the ranking is by {issues.method}, which has nothing to tune; use method lstm"
     if min(n_wrong, n_right) < MIN_EACH:

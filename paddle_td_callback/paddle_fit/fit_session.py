@@ -272,6 +272,12 @@ class FitSession:
         except Exception:  # a stream has none
             return
         self._size = size
+        ids = self.options.sample_ids
+        if before is None and ids is not None and self.options.n_samples is None and len(ids) != size:
+            raise ValueError(
+                f"sample_ids= has {len(ids)} ids for a data set of {size} samples; give one for each, in the order of "
+                "the data set, or n_samples= too where the data set grows to as many"
+            )
         if before in (None, size):
             return
         changed = f"the data set had {before} samples when the epoch before began, and has {size} now"

@@ -112,6 +112,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
         self._csv = self._output(csv, "csv")
         self._report = self._output(report, "report")
+        if self._csv is not None and self._csv == self._report:
+            raise ValueError(f"csv and report are both {self._csv!r}; give each a path of its own")
         self._thumbnail = thumbnail
         self._every, self._log_writer = every, log_writer
         self._n_epochs_shown: int | None = None  # None = a line failed, and no more come
@@ -195,6 +197,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             wait_for_commits(self.path)
             if self._is_recorded():
                 self.issues = find_label_issues(self.path, progress=self._is_verbose, **self._options)
+                if self._recorders():  # of this fit, which is over, whichever callback stands first
+                    self.issues = dataclasses.replace(self.issues, is_recording=False)
         finally:
             if shared is not None:
                 self._publish(shared)
@@ -222,7 +226,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
     def _dataset(self) -> Any:
         """What is trained on; None = unknown."""
         sessions = [one.session for one in self._recorders() if one.session is not None]
-        return sessions[0].dataset if sessions else None
+        dataset = sessions[0].dataset if sessions else None
+        return None if isinstance(dataset, paddle.io.IterableDataset) else dataset
 
     def _check_recording(self) -> None:
         """Say before training where nothing of it would be ranked."""

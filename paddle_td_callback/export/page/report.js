@@ -68,8 +68,9 @@
     $("trust").append(el("p", {}, el("strong", { text: words[s.trust.level] }), s.trust.text));
     if (s.trust.cautions.length)
       $("trust").append(el("ul", {}, ...s.trust.cautions.map((text) => el("li", { text }))));
-    const file = /^[\w.+-]+$/.test(s.file) ? s.file : `'${s.file.replace(/'/g, "'\\''")}'`;
-    $("review").textContent = visible(`paddle-td review marks.csv ${file}${s.method === "lstm" ? "" : ` --method ${s.method}`}`);
+    const quoted = (file) => /^[\w.+/-]+$/.test(file) ? file : `'${file.replace(/'/g, "'\\''")}'`;
+    const method = s.method === "lstm" ? "" : ` --method ${s.method}`;
+    $("review").textContent = visible(`paddle-td review marks.csv ${s.files.map(quoted).join(" ")}${method}`);
     $("foot").textContent = visible(`Made by paddle_td_callback ${s.version}. Recording: keep=${s.keep}, labels' CRC-32 ${s.checksum}.`);
   }
 
@@ -79,7 +80,7 @@
     values.forEach((value, i) => {
       if (value === null) { open = false; return; }
       out += `${open ? "L" : "M"}${x(i).toFixed(1)} ${y(value).toFixed(1)}`;
-      if (!open && (i + 1 === values.length || values[i + 1] === null)) out += "h1.5"; // a point by itself
+      if (!open && (i + 1 === values.length || values[i + 1] === null)) out += "h4"; // a point by itself
       open = true;
     });
     return out;
@@ -383,7 +384,7 @@
   }
 
   // ---- marks ---------------------------------------------------------------------------------------------------
-  const storageKey = `paddle-td marks ${summary.file} ${summary.checksum} ${summary.samples}`;
+  const storageKey = `paddle-td marks ${summary.file} ${summary.checksum} ${summary.samples} ${summary.ids_checksum}`;
   const marks = new Map();
   let isKept = true; // not by a browser that stores nothing for files, or is full: then the page alone has the marks
   /** Take what is stored, so that marks set in another tab are not lost. */
@@ -477,15 +478,21 @@
     if (content.image) {
       const image = el("img", { alt: `Sample ${visible(idOf(i)).slice(0, 80)}`, src: content.image });
       image.addEventListener("load", () => { if (image.naturalWidth < 48) image.className = "small"; });
-      return el("div", { class: "pic" }, image);
+      return el("button", { class: "pic", type: "button", tabindex: "-1", title: "larger or smaller", "aria-pressed": "false", onclick: (event) => enlarge(event.currentTarget) }, image);
     }
-    const text = content.text !== undefined ? content.text : content.row.map(([key, value]) => (key ? `${key}: ${value}` : value)).join(content.row[0] && content.row[0][0] ? "\n" : ", ");
-    const clean = text.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, visible);
-    const short = clean.replace(/\s+/g, " ");
+    const isRow = content.text === undefined, clean = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, visible);
+    const parts = isRow ? content.row.map(([key, value]) => clean(key ? `${key}: ${value}` : value)) : [clean(content.text)];
+    const whole = parts.join(isRow && content.row[0] && content.row[0][0] ? "\n" : ", ");
+    const short = parts.map((part) => part.replace(/\s+/g, " ")).join(isRow ? " · " : "");
     if (short.length <= 160) return el("div", { class: "words" }, bdi(short));
     const body = el("div", { dir: "auto", tabindex: "0", role: "group", "aria-label": "whole text" });
-    body.textContent = clean;
+    body.textContent = whole;
     return el("details", { class: "words" }, el("summary", {}, bdi(short.slice(0, 160) + "…")), body);
+  }
+  function enlarge(picture) {
+    const large = picture.getAttribute("aria-pressed") !== "true";
+    picture.setAttribute("aria-pressed", String(large));
+    picture.closest(".suspect").classList.toggle("large", large);
   }
   function row(i, rank) {
     const sample = suspects.sample[i], content = contentOf(i), isPicture = content && content.className === "pic";
@@ -603,11 +610,12 @@
       if (event.ctrlKey || event.altKey || event.metaKey) return;
       const node = event.target.closest(".suspect");
       if (!node) return;
-      const i = Number(node.dataset.place), mark = { w: "wrong", r: "right", u: "unsure" }[event.key.toLowerCase()];
+      const i = Number(node.dataset.place), key = event.key.length === 1 ? event.key.toLowerCase() : event.key, mark = { w: "wrong", r: "right", u: "unsure" }[key];
       if (mark) { setMark(i, mark, node); step(node, 1); }
-      else if (event.key === "x" || event.key === "Backspace") setMark(i, null, node);
-      else if (event.key === "j" || event.key === "ArrowDown") step(node, 1);
-      else if (event.key === "k" || event.key === "ArrowUp") step(node, -1);
+      else if (key === "x" || key === "Backspace") setMark(i, null, node);
+      else if (key === "j" || key === "ArrowDown") step(node, 1);
+      else if (key === "z") { const picture = node.querySelector(".pic"); if (picture) enlarge(picture); }
+      else if (key === "k" || key === "ArrowUp") step(node, -1);
       else return;
       event.preventDefault();
     });
@@ -632,7 +640,7 @@
   function drawMatrix() {
     const { labels, counts, of } = data.matrix;
     $("matrix-said").textContent = labels.length
-      ? "How many labels that look wrong were given as the row and would be the column. Press a number to see them." + (of > labels.length ? ` The ${labels.length} of ${whole(of)} classes with the most are shown.` : "")
+      ? "How many labels that look wrong were given as the row and would be the column. Press a number to see them." + (of > labels.length ? ` The ${labels.length} of ${whole(of)} classes with the most are shown, and ${whole(counts.flat().reduce((a, b) => a + b, 0))} of ${whole(data.matrix.total)} labels.` : "")
       : "No label looks wrong.";
     if (!labels.length) return;
     const most = Math.max(1, ...counts.flat());
