@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,21 @@ def subset_of(dataset: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
     if indices.ndim != 1 or (len(indices) and indices.dtype.kind not in "iu"):
         return None
     return dataset.dataset, indices.astype(np.int64)
+
+
+def selection_of(dataset: Any) -> int | None:
+    """A checksum of which samples a `Subset`, also one of another, holds; None = it is no subset, or cannot be read."""
+    checksum = None
+    try:
+        for _ in range(_MAX_NESTING):
+            subset = subset_of(dataset)
+            if subset is None:
+                break
+            dataset, indices = subset
+            checksum = zlib.crc32(indices.tobytes(), checksum or 0)
+    except Exception:  # of a property
+        return None
+    return checksum
 
 
 def _is_a(dataset: Any, name: str) -> bool:

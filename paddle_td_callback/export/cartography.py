@@ -16,7 +16,7 @@ from ..detection.output_files import new_text_file
 from ..errors import StoreError, StoreNotFoundError
 from ..messages import escape
 from ..store import TrainingDynamicsStore
-from ..store.paths import path_text
+from ..store.paths import existing_file, path_text
 from ..store.schema import Keep
 from .import_arrays import import_arrays
 
@@ -136,12 +136,14 @@ def import_cartography(
 def _lines(folder: str | os.PathLike[str], epoch: int) -> Iterator[tuple[str, str, list[float], int]]:
     path = os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl")
     guids = set()
-    with open(path, "rb") as file:
+    with open(existing_file(path, "cartography's files"), "rb") as file:
         for number, raw in enumerate(file, start=1):
             where = f"'{escape(path)}', line {number}"
             try:
                 line = json.loads(raw.decode())
                 guid, gold, logits = line["guid"], line["gold"], line[f"logits_epoch_{epoch}"]
+                if not isinstance(logits, list) or not all(type(value) in (int, float) for value in logits):
+                    raise TypeError("logits are no list of numbers")
                 values = [float(value) for value in logits]
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 problem = f"{type(error).__name__}: {escape(error, limit=200)}"

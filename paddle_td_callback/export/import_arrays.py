@@ -83,19 +83,19 @@ def import_arrays(
     recorder = None
     with _whole_recording(out, overwrite) as fresh, contextlib.ExitStack() as stack:
         for number, epoch in enumerate(epochs):
-            indices, values = epoch if isinstance(epoch, tuple) else (np.arange(len(given)), epoch)
-            rows, table = np.asarray(indices), np.asarray(values) if not hasattr(values, "dtype") else values
-            if table.ndim != 2 or len(table) != len(rows):
-                raise ValueError(
-                    f"epoch {number}: got {len(rows)} sample indices and values of shape {table.shape}; wanted one row "
-                    "[class] for each index"
-                )
+            rows, table = _arrays_of(number, epoch, len(given))
             if recorder is None:
+                n_columns = int(table.shape[1]) if n_classes is None else n_classes
+                if len(given) and given.max() >= n_columns:
+                    raise ValueError(
+                        f"labels must be in [-1, {n_columns}), got {given.max()} for sample {given.argmax()}; give one "
+                        "column for each class"
+                    )
                 recorder = stack.enter_context(
                     TrainingDynamicsRecorder(
                         fresh,
                         n_samples=len(given),
-                        n_classes=int(table.shape[1]) if n_classes is None else n_classes,
+                        n_classes=n_columns,
                         class_names=class_names,
                         sample_ids=sample_ids,
                         mode=mode,
@@ -110,6 +110,29 @@ def import_arrays(
             recorder.end_epoch()
         if recorder is None:
             raise ValueError("there are no epochs to import; give at least one")
+
+
+def _arrays_of(number: int, epoch: Any, n_samples: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Sample indices `[row]` and values `[row, class]` of an epoch; what is masked is NaN.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    is_pair = isinstance(epoch, tuple)
+    try:
+        indices, values = epoch if is_pair else (np.arange(n_samples), epoch)
+        if isinstance(values, np.ma.MaskedArray):
+            values = values.filled(np.nan)
+        rows, table = np.asarray(indices), values if hasattr(values, "dtype") else np.asarray(values)
+        if rows.ndim == 1 and table.ndim == 2 and len(table) == len(rows):
+            return rows, table
+        got = f"indices of shape {rows.shape} and values of shape {table.shape}"
+    except (TypeError, ValueError) as error:
+        got = f"{type(epoch).__name__} ({escape(error, limit=100)})"
+    raise ValueError(
+        f"epoch {number}: wanted values [sample, class] of {n_samples} samples, or a tuple of sample indices [row] and "
+        f"values [row, class], got {got}; give one row for each index"
+    )
 
 
 @contextlib.contextmanager

@@ -148,8 +148,11 @@ def read_marks(path: str | os.PathLike[str], issues: LabelIssues) -> Marks:
             head = file.readline()
             file.seek(0)
             separator = max(",;\t", key=head.count)
-            rows = csv.DictReader(file, delimiter=separator)
-            rows.fieldnames = [column.strip().lower() for column in rows.fieldnames or ()]
+            rows = csv.DictReader(file, delimiter=separator, strict=True)
+            rows.fieldnames = columns = [column.strip().lower() for column in rows.fieldnames or ()]
+            twice = [column for column in _COLUMNS if columns.count(column) > 1]
+            if twice:
+                raise ValueError(f"'{name}' has the column '{twice[0]}' twice; give it once")
             if "sample" not in rows.fieldnames or not {"mark", "corrected_label"} & set(rows.fieldnames):
                 raise ValueError(
                     f"'{name}' has no columns 'sample' and 'mark'; give the file that the report's button "
@@ -183,7 +186,9 @@ class _MarkReader:
 
     def __init__(self, issues: LabelIssues) -> None:
         self._issues = issues
-        self._labels = {name: label for label, name in enumerate(issues.class_names or ())}
+        self._labels: dict[str, set[int]] = {}
+        for label, name in enumerate(issues.class_names or ()):
+            self._labels.setdefault(name, set()).add(label)
         highest = (int(labels.max(initial=0)) for labels in (issues.given_label, issues.suggested_label))
         self._n_classes = max(len(self._labels), *(label + 1 for label in highest))
 
@@ -226,13 +231,21 @@ class _MarkReader:
             )
 
     def _label(self, text: str) -> int:
-        if text in self._labels:
-            return self._labels[text]
+        named, is_number = self._labels.get(text, set()), text.startswith("#")
+        is_other = text.isascii() and text.isdecimal() and len(text) < 19 and int(text) < self._n_classes
+        meant = named | ({int(text)} if is_other else set())
+        if named and len(meant) == 1:
+            return next(iter(named))
+        if named:
+            listed = " or ".join(f"#{label}" for label in sorted(meant))
+            raise ValueError(
+                f"corrected_label {text[:40]!r} may be the name or the number of class {listed}; write {listed}"
+            )
         known = ""
         if self._labels:
             listed = ", ".join(repr(escape(name, limit=40)) for name in [*self._labels][:5])
             known = f" or a class name such as {listed}"
-        return _whole(text, "corrected_label", self._n_classes, known)
+        return _whole(text[is_number:], "corrected_label", self._n_classes, known)
 
 
 def review_marks(

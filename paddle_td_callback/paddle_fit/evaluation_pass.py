@@ -7,6 +7,7 @@ every random generator of the process that can be found.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import random
 import sys
@@ -200,12 +201,45 @@ def undisturbed(network: Any) -> Iterator[None]:
     # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
     changing = [*network.buffers(), *(one for layer, _ in flags for one in statistics_of(layer))]
     buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
+    attributes = [(layer, _PlainAttributes(layer)) for layer, _ in flags]
     with random_streams_kept(), contextlib.ExitStack() as undo:
         undo.callback(_put_back, flags, buffers)
+        for layer, kept in attributes:
+            undo.callback(kept.put_back, layer)
         if flags[0][1]:
             undo.callback(network.train)  # which may do more than set flags, such as swap averaged weights
         network.eval()
         yield
+
+
+class _PlainAttributes:
+    """Counters, lists and the like that a layer's forward, or a hook of it, may change.
+
+    Args:
+        layer: whose attributes; those that Paddle's own layers have are left out.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._names = set(vars(layer))
+        self._kept = {
+            name: (value, copy.copy(value) if type(value) in (list, dict, set) else None)
+            for name, value in vars(layer).items()
+            if name not in _OF_EVERY_LAYER and not isinstance(value, (paddle.Tensor, paddle.nn.Layer))
+        }
+
+    def put_back(self, layer: Any) -> None:
+        """Give the layer these values again, and what lists, dictionaries and sets held."""
+        own = vars(layer)
+        for name in own.keys() - self._names:
+            del own[name]
+        for name, (value, content) in self._kept.items():
+            own[name] = value
+            if content is not None:
+                value.clear()
+                value.extend(content) if type(value) is list else value.update(content)
+
+
+_OF_EVERY_LAYER = frozenset(vars(paddle.nn.Layer()))
 
 
 def _put_back(flags: list[tuple[Any, bool]], buffers: list[tuple[Any, Any]]) -> None:

@@ -84,6 +84,13 @@ class FitFile:
     def check_network(self) -> None:
         """Raise CaptureError if the file holds the training of another network."""
         options, history = self._options, self._history
+        if self.recorder is not None and history.network is not None:
+            if history.network() is not self._model.network:
+                raise CaptureError(
+                    f"the model has got another network, and '{options.path}' holds the training of the first one; "
+                    "give each network a fit and a path of its own"
+                )
+            return
         is_same = history.network is not None and history.network() is self._model.network
         if history.has_begun and not is_same and not options.resume:
             raise CaptureError(

@@ -217,7 +217,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
 
     def _recorders(self) -> list[Any]:
         """The callbacks of this fit that record into the path."""
-        return [one for one in self._all_recorders() if one.path == self.path]
+        mine = os.path.realpath(self.path)
+        return [one for one in self._all_recorders() if os.path.realpath(one.path) == mine]
 
     def _all_recorders(self) -> list[Any]:
         # Paddle makes a new `params` for each fit, and gives it to all its callbacks.

@@ -394,7 +394,12 @@ class RowFilter:
                 f"labels must be in [0, {n_classes}), got {labels[row]} {whose}; pass ignore_label= if such samples "
                 "have no label, or labels= (the classes of all samples)"
             )
-            is_fatal = is_first and not (is_given & is_class).any()
+            if batch.has_one_column:
+                why = (
+                    f"the network has one output, so labels must be 0 or 1, got {labels[row]} {whose}: regression is "
+                    "not supported; pass ignore_label= if such samples have no label, or labels= (0 or 1 for each)"
+                )
+            is_fatal = is_first and (batch.has_one_column or not (is_given & is_class).any())
             if is_fatal or indices is not None:
                 self._lose(odd, why, is_fatal=is_fatal)
         return batch.only(is_given & is_class)

@@ -21,7 +21,7 @@ import paddle
 
 from ..errors import CaptureError
 from .index_field import FIELD_WAY, IndexField
-from .internals import EXPLICIT_WAY, LOSS, n_inputs, sampler_places
+from .internals import EXPLICIT_WAY, LOSS, PaddleBatches, n_inputs, sampler_places
 from .outputs import DeviceBatch, OutputReader
 from .replacement import Replacement, replace
 from .stand_in import StandIn, original_of
@@ -44,12 +44,12 @@ class TappedLoader(StandIn):
         CaptureError: the samples of a batch cannot be known.
     """
 
-    __slots__ = ("_td_field", "_td_is_tapped", "_td_tap")
+    __slots__ = ("_td_field", "_td_is_direct", "_td_is_tapped", "_td_tap")
 
     def __init__(self, loader: Any, tap: StepTap | None, field: IndexField | None) -> None:
         super().__init__(loader)
         is_tapped = tap is not None and tap.needs_indices and field is None
-        self._td_set(_td_tap=tap, _td_field=field, _td_is_tapped=is_tapped)
+        self._td_set(_td_tap=tap, _td_field=field, _td_is_tapped=is_tapped, _td_is_direct=True)
         if is_tapped:
             _check_sampler(real_loader(loader))
 
@@ -57,6 +57,16 @@ class TappedLoader(StandIn):
         drawn: deque[Any] = deque()
         with self._noting(drawn):
             batches = iter(self._td_original)
+        loader, inner = real_loader(self), self._td_original
+        if issubclass(type(inner), TappedLoader):
+            self._td_set(_td_is_direct=inner._td_is_direct)
+        elif isinstance(loader, paddle.io.DataLoader):
+            self._td_set(_td_is_direct=isinstance(batches, PaddleBatches))
+        if self._td_is_tapped and not self._td_is_direct:
+            self._td_tap.distrust(
+                f"{type(loader).__name__}.__iter__ gives its own iterator in place of Paddle's batches "
+                "and may skip, choose or reorder them, so their samples are not known"
+            )
         return self._batches(batches, drawn)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
@@ -77,6 +87,11 @@ class TappedLoader(StandIn):
                 self._td_tap.receive(indices, batch)
             yield batch
             batch = next(batches, _END)
+        if self._td_is_tapped and drawn:
+            self._td_tap.distrust(
+                f"the loader gave {len(drawn)} batches fewer than it drew from its batch sampler, so which samples the "
+                "others hold is not known"
+            )
 
     @contextlib.contextmanager
     def _noting(self, drawn: deque[Any]) -> Iterator[None]:
@@ -204,7 +219,12 @@ class StepTap:
         self.needs_indices = needs_indices
         self._model, self._reader = model, reader
         self._step: _Step | None = None
+        self.doubt: CaptureError | None = None  # that the indices of this epoch are those of its batches
         self._replacement: Replacement | None = None
+
+    def distrust(self, why: str) -> None:
+        """The indices of this epoch may be those of other batches."""
+        self.doubt = CaptureError(f"{why}; {FIELD_WAY}, or {EXPLICIT_WAY}")
 
     def receive(self, indices: Any, batch: Any) -> None:
         """A batch was read, and training gets it next; `indices` may be an error."""
@@ -263,11 +283,11 @@ class StepTap:
                 "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
                 f"computes its loss otherwise, {EXPLICIT_WAY}"
             )
-        return (
-            dataclasses.replace(step.values, indices=_integers(step.indices))
-            if self.needs_indices
-            else step.values
-        )
+        if not self.needs_indices:
+            return step.values
+        if self.doubt is not None:
+            raise self.doubt
+        return dataclasses.replace(step.values, indices=_integers(step.indices))
 
 
 def _unreadable(error: Exception) -> CaptureError:

@@ -106,9 +106,21 @@ def resolve_output(
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """The path from the root, as text; a separator at its end stays, since it says that a folder is meant."""
+    """The path from the root, as text, with the links of its folders followed; its last part stays as it is.
+
+    A folder that is linked elsewhere while a training runs, or another working folder, changes nothing any more.
+
+    Raises:
+        StoreError: the working folder is gone.
+    """
     name = path_text(path)
-    return os.path.abspath(name) + (os.sep if name and not os.path.basename(name) else "")
+    folder, file = os.path.split(name)
+    if file in (os.curdir, os.pardir):
+        folder, file = name, ""
+    try:
+        return os.path.join(os.path.realpath(folder or os.curdir), file)
+    except OSError as error:
+        raise StoreError(f"'{name}': the working folder is gone; give a path from the root") from error
 
 
 def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: bool = False) -> str:
