@@ -46,7 +46,14 @@ def write_cartography(store: TrainingDynamicsStore, folder: str | os.PathLike[st
         os.makedirs(folder, exist_ok=True)
     except (OSError, ValueError) as error:
         raise StoreError(f"the folder '{folder}' cannot be made: {error}; give another one") from error
-    paths = [os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl") for epoch in range(store.n_epochs)]
+    names = [f"dynamics_epoch_{epoch}.jsonl" for epoch in range(store.n_epochs)]
+    others = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name) and name not in names)
+    if others:
+        raise StoreError(
+            f"the folder '{folder}' holds '{others[0]}' of another training, which would be taken for a part of this "
+            "one; remove it, or give another folder"
+        )
+    paths = [os.path.join(folder, name) for name in names]
     ids = store.sample_ids
     for epoch, path in enumerate(paths):
         with new_text_file(path) as file:

@@ -197,18 +197,19 @@ def lines_of(path: str | None) -> list[str] | None:
     """The lines of a text file, also of one from Windows. Only line feeds end one; the last one starts none.
 
     Raises:
-        ValueError: it cannot be read.
+        StoreError: it cannot be read.
+        ValueError: it is no text in UTF-8.
     """
+    from ..store.paths import existing_file
+
     if path is None:
         return None
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            return [line.removesuffix("\r") for line in file.read().removesuffix("\n").split("\n")]
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"'{path}' cannot be read as UTF-8: {why}; give a text file of a name a line"
-        ) from error
+    with open(existing_file(path, "a text file of a name a line"), encoding="utf-8-sig", newline="") as file:
+        try:
+            text = file.read()
+        except ValueError as error:
+            raise ValueError(f"'{path}' is no text in UTF-8: {error}; save it in UTF-8") from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def need_paddle(why: str) -> None:
@@ -306,16 +307,17 @@ def _lines_or_rows(options: argparse.Namespace) -> list[Any] | None:
     """What `--texts` or `--rows` shows of each sample."""
     if options.rows is None:
         return lines_of(options.texts)
-    try:
-        with open(options.rows, newline="", encoding="utf-8-sig") as file:
+    from ..store.paths import existing_file
+
+    with open(existing_file(options.rows, "a table with a head"), newline="", encoding="utf-8-sig") as file:
+        try:
             head = file.readline()
             file.seek(0)
             rows = list(csv.reader(file, delimiter=max(",;\t", key=head.count)))
-    except (OSError, ValueError, csv.Error) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ValueError(
-            f"--rows '{options.rows}' cannot be read as CSV in UTF-8: {why}; give a table with a head"
-        ) from error
+        except (ValueError, csv.Error) as error:
+            raise ValueError(
+                f"--rows '{options.rows}' is no CSV in UTF-8: {error}; give a table with a head, saved in UTF-8"
+            ) from error
     while rows and not rows[-1]:
         del rows[-1]
     if not rows:

@@ -110,6 +110,11 @@ def import_arrays(
             recorder.end_epoch()
         if recorder is None:
             raise ValueError("there are no epochs to import; give at least one")
+        if (recorder.labels < 0).all():
+            raise ValueError(
+                "no sample has both a label and values in any epoch, so there is nothing to import; give labels of at "
+                "least 0 and values that are not NaN"
+            )
 
 
 def _arrays_of(number: int, epoch: Any, n_samples: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
@@ -345,7 +350,12 @@ def import_npz(
         check_worth(path, len(values) * EPOCH_BYTES)
         epochs: Iterable[Epoch] = values
         if indices is not None:
-            each = indices if indices.ndim == 2 else np.broadcast_to(indices, (len(values), *indices.shape))
+            each = indices if indices.ndim != 1 else np.broadcast_to(indices, (len(values), *indices.shape))
+            if each.shape != values.shape[:2]:
+                raise ValueError(
+                    f"'{escape(path_text(path))}': indices must be [row] or [epoch, row], values [epoch, row, class], "
+                    f"got {indices.shape} for {values.shape}; save one index for each row"
+                )
             epochs = zip(each, values, strict=True)
         import_arrays(
             out,

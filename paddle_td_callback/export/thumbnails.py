@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..recording.batches import as_array
+from ..store.paths import existing_file
 
 Content = dict[str, Any]
 Thumbnail = Callable[[Any], Any]
@@ -211,6 +212,7 @@ def of_file(path: str, side: int = SIDE) -> Content:
         OSError: it cannot be read.
         ValueError: it is no picture that a browser shows, or too large to embed without Pillow.
     """
+    path = existing_file(path, "the path of a picture")
     try:
         from PIL import Image
     except ModuleNotFoundError:

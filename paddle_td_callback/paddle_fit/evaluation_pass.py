@@ -198,8 +198,7 @@ class _Shard:
 def undisturbed(network: Any) -> Iterator[None]:
     """Put the network in evaluation mode for a while, and restore its state, whatever its own methods raise."""
     flags = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
-    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
-    changing = [*network.buffers(), *(one for layer, _ in flags for one in statistics_of(layer))]
+    changing = [*network.buffers(), *_statistics(network)]
     buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
     attributes = [(layer, _PlainAttributes(layer)) for layer, _ in flags]
     with random_streams_kept(), contextlib.ExitStack() as undo:
@@ -210,6 +209,11 @@ def undisturbed(network: Any) -> Iterator[None]:
             undo.callback(network.train)  # which may do more than set flags, such as swap averaged weights
         network.eval()
         yield
+
+
+def _statistics(layer: Any) -> list[Any]:
+    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
+    return [one for inner in layer.sublayers(include_self=True) for one in statistics_of(inner)]
 
 
 class _PlainAttributes:
@@ -242,6 +246,16 @@ class _PlainAttributes:
 _OF_EVERY_LAYER = frozenset(vars(paddle.nn.Layer()))
 
 
+@contextlib.contextmanager
+def unchanged_by(*layers: Any) -> Iterator[None]:
+    """Restore, after a call that the training does not make, the buffers of layers and the global random streams."""
+    changing = [one for layer in layers for one in (*layer.buffers(), *_statistics(layer))]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
+    with _global_streams_kept(), contextlib.ExitStack() as undo:
+        undo.callback(_put_back, [], buffers)
+        yield
+
+
 def _put_back(flags: list[tuple[Any, bool]], buffers: list[tuple[Any, Any]]) -> None:
     for layer, training in flags:
         layer.training = training
@@ -257,12 +271,22 @@ def random_streams_kept() -> Iterator[None]:
     These are Paddle's on the CPU and on the devices in use, and every `random.Random`, `numpy.random.Generator` and
     `numpy.random.RandomState` of the process, including the global ones and those of a data set.
     """
-    cpu = default_cpu_generator()
-    cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()
     # A generator of a data set may hang anywhere: on it, on a transform, in a closure, in a module.
     # By its type: `isinstance` asks a stand-in for its class, which may run foreign code, or raise.
     streams = [obj for obj in gc.get_objects() if issubclass(type(obj), _STREAMS)]
     states = [(stream, _state_of(stream)) for stream in streams]
+    with _global_streams_kept():
+        try:
+            yield
+        finally:
+            for stream, state in states:
+                _set_state(stream, state)
+
+
+@contextlib.contextmanager
+def _global_streams_kept() -> Iterator[None]:
+    cpu = default_cpu_generator()
+    cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield
@@ -271,8 +295,6 @@ def random_streams_kept() -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
         paddle.set_rng_state(device_states)
         cpu.set_state(cpu_state)
-        for stream, state in states:
-            _set_state(stream, state)
 
 
 _STREAMS = (random.Random, np.random.BitGenerator, np.random.Generator, np.random.RandomState)

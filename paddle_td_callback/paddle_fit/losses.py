@@ -85,7 +85,8 @@ def _passed(function: Any, name: str) -> Any:
     """What a function passes by this name in a call, as in `lambda z, y: F.cross_entropy(z, y, ignore_index=0)`."""
     instructions = list(dis.get_instructions(function))
     for place, one in enumerate(instructions):
-        keywords = one.argval
+        is_unresolved = one.opname == "KW_NAMES" and one.arg is not None  # by Python 3.11
+        keywords = function.__code__.co_consts[one.arg] if is_unresolved else one.argval
         if not isinstance(keywords, tuple) or name not in keywords:
             continue
         loads = instructions[max(0, place - len(keywords) + keywords.index(name)) : place]

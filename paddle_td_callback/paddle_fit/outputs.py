@@ -149,7 +149,7 @@ class OutputReader:
     def _chosen(self, outputs: tuple[Any, ...]) -> Any:
         choose = self.logits
         if callable(choose):
-            return choose(*outputs)
+            return choose(*map(_cloned, outputs))  # it may work in place
         if isinstance(choose, str):
             if len(outputs) != 1 or not isinstance(outputs[0], dict) or choose not in outputs[0]:
                 raise CaptureError(
@@ -233,6 +233,14 @@ class DeviceBatch:
     loss: Any
     indices: Any = None
     number: int = 0
+
+
+def _cloned(output: Any) -> Any:
+    if isinstance(output, paddle.Tensor):
+        return output.detach().clone()
+    if isinstance(output, dict):
+        return {key: _cloned(value) for key, value in output.items()}
+    return type(output)(map(_cloned, output)) if type(output) in (list, tuple) else output
 
 
 def _are_alike(steps: Sequence[DeviceBatch]) -> bool:

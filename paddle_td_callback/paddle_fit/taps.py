@@ -20,6 +20,7 @@ import numpy.typing as npt
 import paddle
 
 from ..errors import CaptureError
+from .evaluation_pass import unchanged_by
 from .index_field import FIELD_WAY, IndexField
 from .internals import EXPLICIT_WAY, LOSS, PaddleBatches, n_inputs, sampler_places
 from .outputs import DeviceBatch, OutputReader
@@ -246,7 +247,7 @@ class StepTap:
         if step is not None and step.values is None:
             # A failure must not surface inside the training step; `take` raises it between the steps.
             try:
-                with paddle.no_grad():
+                with paddle.no_grad(), self._own_call():
                     outputs, labels = args[: len(args) - step.n_labels], args[len(args) - step.n_labels :]
                     is_known = step.indices is not None and not isinstance(step.indices, CaptureError)
                     n_rows = len(step.indices) if is_known else None
@@ -258,6 +259,13 @@ class StepTap:
             except Exception as error:
                 step.failure = _unreadable(error)
         return original(*args, **named)
+
+    def _own_call(self) -> contextlib.AbstractContextManager[None]:
+        """Around a function of the user's that computes logits, which the training without us does not call."""
+        if not callable(self._reader.logits):
+            return contextlib.nullcontext()
+        whole = (self._model.network, getattr(self._model, LOSS))
+        return unchanged_by(*(one for one in whole if isinstance(one, paddle.nn.Layer)))
 
     def release(self) -> None:
         """Give the model its loss back."""

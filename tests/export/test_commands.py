@@ -1,6 +1,7 @@
 """paddle-td report, review, export and import, as a user calls them."""
 
 import json
+import os
 import re
 import shutil
 
@@ -172,16 +173,22 @@ def test_texts_go_to_label_studio(recording, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda _: None, lambda file: file.mkdir(), lambda file: file.write_bytes(b"\xff\xfea\n")],
-    ids=["missing", "folder", "not-utf-8"],
+    [
+        lambda _: None,
+        lambda file: file.mkdir(),
+        lambda file: file.write_bytes(b"\xff\xfea\n"),
+        os.mkfifo,
+        lambda file: file.symlink_to("/dev/zero"),
+    ],
+    ids=["missing", "folder", "not-utf-8", "pipe", "device"],
 )
-@pytest.mark.parametrize("option", ["--class-names", "--sample-ids", "--texts"])
+@pytest.mark.parametrize("option", ["--class-names", "--sample-ids", "--texts", "--rows"])
 def test_files_of_names_that_cannot_be_read_are_named(recording, tmp_path, capsys, make, option):
     make(tmp_path / "names.txt")
     assert run("report", recording, "-o", "-", "--method", "aum", option, tmp_path / "names.txt") == 1
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert re.search(r"names.txt' cannot be read as UTF-8: .*; give a text file of a name a line", message)
+    assert re.search(r"names.txt'.*; (give a|save it in UTF-8)", message)
 
 
 def test_report_is_refused_before_the_ranking(recording, tmp_path, capsys):

@@ -90,6 +90,7 @@ def test_ids_in_marks_are_compared_as_they_come_back(path, tmp_path, sample):
     [
         ("a,b\n1,2\n", "no columns 'sample' and 'mark'"),
         ("", "no columns"),
+        ("sample,mark,mark\n1,wrong,right\n", "has the column 'mark' twice; give it once"),
         ("sample,mark\n1,maybe\n", "line 2: mark must be wrong, right or unsure, got 'maybe'"),
         ("sample,mark\n300,wrong\n", "line 2: sample must be a whole number in \\[0, 300\\)"),
         ("sample,mark\n-1,wrong\n", "sample must be"),
@@ -126,6 +127,25 @@ def test_other_bytes_are_refused(issues, tmp_path):
         read_marks(tmp_path / "m.csv", issues)
     with pytest.raises(FileNotFoundError):
         read_marks(tmp_path / "gone.csv", issues)
+
+
+def test_a_number_that_is_also_a_name_is_asked_about(path, tmp_path):
+    record(path, class_names=["1", "0", "x", "3"])
+    issues = find_label_issues(path, method="aum", progress=False)
+
+    def corrected(text):
+        return read_marks(
+            write(tmp_path / "m.csv", f"sample,corrected_label\n5,{text}\n"), issues
+        ).corrections
+
+    with pytest.raises(ValueError, match=r"line 2: .* '1' may be the name or the number .*; write #0 or #1"):
+        corrected("1")
+    assert [corrected(text)[0] for text in ("#0", "#1", "x", "2", "3", "#3")] == [0, 1, 2, 2, 3, 3]
+
+
+def test_a_quote_that_is_not_closed_swallows_no_marks(issues, tmp_path):
+    with pytest.raises(ValueError, match="is no CSV"):
+        read_marks(write(tmp_path / "m.csv", 'sample,mark,x\n1,wrong,"a\n2,wrong,b\n3,right,c\n'), issues)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

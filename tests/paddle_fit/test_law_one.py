@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -38,6 +39,39 @@ class Net(nn.Layer):
 
     def forward(self, x: Any) -> Any:
         return self.head(self.body(x[:, 1:]))
+
+
+class Headless(Net):
+    """Gives features, and keeps a head with a state of its own for whoever wants logits."""
+
+    latest: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.BatchNorm1D(8), nn.Dropout(0.4), nn.Linear(8, N_CLASSES))
+        Headless.latest = weakref.ref(self)
+
+    def forward(self, x: Any) -> Any:
+        return self.body(x[:, 1:])
+
+
+def doubled(features: Any) -> Any:
+    return features.multiply_(paddle.to_tensor(2.0))  # in place, in its own copy
+
+
+class Counts(Net):
+    """Its forward has a state in plain Python, which the weights depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_calls = 0
+        self.means: list[float] = []
+
+    def forward(self, x: Any) -> Any:
+        self.n_calls += 1
+        self.means.append(float(x.mean()))
+        self.latest = self.means[-1]
+        return super().forward(x) * (1 + 0.01 * self.n_calls + 0.01 * sum(self.means))
 
 
 class Jittered(Points):
@@ -450,6 +484,12 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "calls-its-loader": {"data": lambda: loader(Points(N)), "model_class": CallsItsLoader},
     "sequences-that-draw": {"data": lambda: loader(batch_sampler=Deals(lambda _: Draws()))},
     "seeds-its-sampler": {"data": lambda: SeedsItsSampler(Jittered(), batch_sampler=Seeded(Jittered()))},
+    "logits-by-a-function": {
+        "network": Headless,
+        "loss": lambda: F.cross_entropy,
+        "options": {"logits": lambda features: Headless.latest().head(doubled(features))},
+    },
+    "evaluation-pass-that-counts": {"network": Counts, "options": {"mode": "eval"}},
     "evaluation-pass": {"options": {"mode": "eval"}},
     "evaluation-pass-workers": {"data": lambda: loader(num_workers=1), "options": {"mode": "eval"}},
 }
@@ -479,9 +519,10 @@ def train(path: str | None, others_first: bool, **case: Any) -> dict[str, Any]:
     options, strip = case.pop("options", {}), case.pop("strip", None)
     others, metrics = case.pop("others"), case.pop("metrics", lambda: None)
     amp, model_class = case.pop("amp", None), case.pop("model_class", paddle.Model)
+    make_network = case.pop("network", Net)
     seed_all(5)
     with paddle.utils.unique_name.guard():
-        network, criterion = Net(), loss()
+        network, criterion = make_network(), loss()
         model = model_of(
             network, criterion, learning_rate=0.02, metrics=metrics(), amp=amp, model_class=model_class
         )
