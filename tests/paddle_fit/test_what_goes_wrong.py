@@ -52,7 +52,7 @@ from paddle_td_callback.paddle_fit.losses import ignored_labels, takes_probabili
 from paddle_td_callback.paddle_fit.outputs import Batch
 from paddle_td_callback.paddle_fit.plausibility import Plausibility
 from paddle_td_callback.paddle_fit.taps import StepTap
-from paddle_td_callback.recording.open_recorders import close_abandoned
+from paddle_td_callback.recording.open_recorders import close_abandoned, wait_for_commits
 from paddle_td_callback.store.verify import verify
 
 BATCH = 8
@@ -590,6 +590,7 @@ def test_another_network_in_the_same_fit_ends_the_recording(path: str) -> None:
 
 def test_a_file_that_another_program_cuts_off_is_noticed(path: str) -> None:
     def cut(_: Any) -> None:
+        wait_for_commits(path)
         os.truncate(path, 1000)
 
     with pytest.warns(RuntimeWarning) as said:
