@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import paddle
@@ -344,7 +343,8 @@ class FitSession:
         if taken is None:  # called a second time for this step, by another callback
             return
         self._n_steps += 1
-        self._waiting.append(replace(taken, number=step))
+        taken.number = step
+        self._waiting.append(taken)
         n_rows, n_columns = taken.values.shape
         self._n_waiting += n_rows * n_columns
         n_next = self._n_waiting + n_rows * n_columns

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +20,7 @@ from .index_field import FIELD_WAY
 from .internals import EXPLICIT_WAY, LOSS, memory_of
 from .losses import ignored_labels, takes_probabilities
 
+_SMALL = 16_384  # numbers of which Paddle's own copy is faster than one through DLPack
 OUTPUTS = ("auto", "logits", "probabilities")
 
 
@@ -93,13 +96,18 @@ class OutputReader:
             label = labels[self.label]
             if isinstance(label, paddle.Tensor):
                 label = label.numpy() if label.place.is_cpu_place() else label.detach().clone()
-        # Copies, taken before the loss runs: it may work in place. No transfer yet, so that a GPU need not wait.
-        chosen = chosen.detach()
-        if chosen.dtype != paddle.float32:
-            chosen = chosen.astype("float32")
-        if chosen.place.is_cpu_place():
-            return DeviceBatch(self._staging.add(memory_of(chosen)), label, loss)
-        return DeviceBatch(chosen.clone(), label, loss)
+        return DeviceBatch(self._copy_of(chosen), label, loss)
+
+    def _copy_of(self, chosen: Any) -> Any:
+        """A copy as float32, taken before the loss runs: it may work in place. On a GPU it stays there: no waiting."""
+        is_copy = chosen.dtype != paddle.float32
+        if is_copy:
+            chosen = chosen.detach().astype("float32")
+        if not chosen.place.is_cpu_place():
+            return chosen if is_copy else chosen.detach().clone()
+        if chosen.size <= _SMALL:
+            return chosen.numpy()
+        return self._staging.add(memory_of(chosen.detach()))
 
     def batches_of(self, steps: Sequence[DeviceBatch]) -> list[Batch | BatchError]:
         """One batch for all steps; or, if one of them is odd, a batch or an error for each."""
@@ -140,7 +148,7 @@ class OutputReader:
             join = paddle.concat if isinstance(given[0], paddle.Tensor) else np.concatenate
             labels = _classes(given[0] if len(given) == 1 else join(given), has_one_column)
         if steps[0].indices is not None:
-            indices = np.concatenate([step.indices for step in steps])
+            indices = as_indices([step.indices for step in steps])
             numbers = np.repeat([step.number for step in steps], [len(step.indices) for step in steps])
         batch = Batch(values, labels, are_probabilities, has_one_column, indices, numbers)
         _check_lengths(batch)
@@ -149,7 +157,8 @@ class OutputReader:
     def _chosen(self, outputs: tuple[Any, ...]) -> Any:
         choose = self.logits
         if callable(choose):
-            return choose(*map(_cloned, outputs))  # it may work in place
+            with paddle.no_grad():
+                return choose(*map(_cloned, outputs))  # it may work in place
         if isinstance(choose, str):
             if len(outputs) != 1 or not isinstance(outputs[0], dict) or choose not in outputs[0]:
                 raise CaptureError(
@@ -216,7 +225,7 @@ class Batch:
         return replace(self, outputs=self.outputs[kept], labels=labels, indices=indices, steps=steps)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class DeviceBatch:
     """Copies of the outputs `[row, class]` and labels of one step, and the loss that was given them.
 
@@ -224,7 +233,7 @@ class DeviceBatch:
         values: the outputs, float32.
         labels: of the loss, as it got them; None where they are not read.
         loss: the model's.
-        indices: `[row]`, the samples; None in a step that is only checked.
+        indices: `[row]`, the samples, as the loader's sampler gave them; None in a step that is only checked.
         number: of the step in its epoch.
     """
 
@@ -254,6 +263,22 @@ def _are_alike(steps: Sequence[DeviceBatch]) -> bool:
         if step.labels is not None and list(step.labels.shape) not in ([n_rows], [n_rows, 1]):
             return False
     return True
+
+
+def as_indices(listed: Sequence[Any]) -> npt.NDArray[np.int64]:
+    """Indices of the batches of some steps as `[row]`.
+
+    Raises:
+        CaptureError: they are no integers.
+    """
+    joined = list(itertools.chain.from_iterable(listed))
+    try:
+        return np.fromiter(map(operator.index, joined), np.int64, len(joined))
+    except TypeError as error:
+        raise CaptureError(
+            f"the batch sampler gave {str(joined)[:80]}, wanted a list of integers; yield the samples' places "
+            f"in the data set, or {FIELD_WAY}, or {EXPLICIT_WAY}"
+        ) from error
 
 
 def _check_lengths(batch: Batch) -> None:

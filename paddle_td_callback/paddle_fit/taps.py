@@ -7,8 +7,6 @@ it is called. Nothing here draws random numbers or changes a value that training
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import operator
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -16,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import paddle
 
 from ..errors import CaptureError
@@ -230,7 +227,7 @@ class StepTap:
     def receive(self, indices: Any, batch: Any) -> None:
         """A batch was read, and training gets it next; `indices` may be an error."""
         try:
-            n_labels = max(0, len(paddle.utils.flatten(batch)) - n_inputs(self._model))
+            n_labels = max(0, _n_fields(batch) - n_inputs(self._model))
         except Exception as error:  # must not surface in the loader; `take` raises it
             n_labels, indices = 0, _unreadable(error)
         self._step = _Step(indices, n_labels)
@@ -247,13 +244,12 @@ class StepTap:
         if step is not None and step.values is None:
             # A failure must not surface inside the training step; `take` raises it between the steps.
             try:
-                with paddle.no_grad(), self._own_call():
-                    outputs, labels = args[: len(args) - step.n_labels], args[len(args) - step.n_labels :]
-                    is_known = step.indices is not None and not isinstance(step.indices, CaptureError)
-                    n_rows = len(step.indices) if is_known else None
-                    step.values = self._reader.read(
-                        original_of(original, Replacement), outputs, labels, n_rows
-                    )
+                n_outputs = len(args) - step.n_labels
+                is_known = step.indices is not None and not isinstance(step.indices, CaptureError)
+                n_rows = len(step.indices) if is_known else None
+                loss = original_of(original, Replacement)
+                with self._own_call():
+                    step.values = self._reader.read(loss, args[:n_outputs], args[n_outputs:], n_rows)
             except CaptureError as error:
                 step.failure = error
             except Exception as error:
@@ -295,7 +291,21 @@ class StepTap:
             return step.values
         if self.doubt is not None:
             raise self.doubt
-        return dataclasses.replace(step.values, indices=_integers(step.indices))
+        if isinstance(step.indices, CaptureError):
+            raise step.indices
+        if step.indices is None:
+            raise CaptureError(
+                f"the loader gave more batches than its batch sampler; {FIELD_WAY}, or {EXPLICIT_WAY}"
+            )
+        step.values.indices = step.indices
+        return step.values
+
+
+def _n_fields(batch: Any) -> int:
+    """How many tensors a batch holds, as `fit` counts them."""
+    if type(batch) is list and all(isinstance(field, paddle.Tensor) for field in batch):
+        return len(batch)  # as most are; Paddle's own count takes as long as a copy of the outputs
+    return len(paddle.utils.flatten(batch))
 
 
 def _unreadable(error: Exception) -> CaptureError:
@@ -305,24 +315,3 @@ def _unreadable(error: Exception) -> CaptureError:
     )
     unreadable.__cause__ = error
     return unreadable
-
-
-def _integers(indices: Any) -> npt.NDArray[np.int64]:
-    """Indices of a batch as `[row]`.
-
-    Raises:
-        CaptureError: they are unknown, or no integers.
-    """
-    if isinstance(indices, CaptureError):
-        raise indices
-    if indices is None:
-        raise CaptureError(
-            f"the loader gave more batches than its batch sampler; {FIELD_WAY}, or {EXPLICIT_WAY}"
-        )
-    try:
-        return np.fromiter(map(operator.index, indices), np.int64, len(indices))
-    except TypeError as error:
-        raise CaptureError(
-            f"the batch sampler gave {str(list(indices))[:80]}, wanted a list of integers; yield the samples' places "
-            f"in the data set, or {FIELD_WAY}, or {EXPLICIT_WAY}"
-        ) from error
