@@ -31,10 +31,11 @@ from paddle_td_callback import (
     TrainingDynamicsStore,
     find_label_issues,
 )
-from paddle_td_callback.detection.lstm.channels import as_tensor
 from paddle_td_callback.detection.lstm.config import Architecture
-from paddle_td_callback.detection.lstm.device import paddle_on
+from paddle_td_callback.detection.lstm.device import paddle_on, uses_numpy
 from paddle_td_callback.detection.lstm.network import Network
+from paddle_td_callback.detection.lstm.numpy_network import last_state
+from paddle_td_callback.detection.lstm.paddle_channels import as_tensor, make
 
 BATCH_SIZE = 4096
 Row = tuple[str, str, float]
@@ -67,13 +68,20 @@ def stages(detector: NoiseDetector) -> list[NoiseDetector]:
 
 def our_lstm(detector: NoiseDetector, trajectories: np.ndarray, device: str | None) -> None:
     """The LSTMs of all members and nothing else: no reading, no features, no last layers."""
-    with paddle_on(device), paddle.no_grad():
-        for stage in stages(detector):
+    for stage in stages(detector):
+        inputs, n_layers = stage.config.inputs, stage.config.n_layers
+        if uses_numpy(device):
+            for start in range(0, len(trajectories), BATCH_SIZE):
+                channels = inputs.make(trajectories[start : start + BATCH_SIZE])
+                for weights in stage.members:
+                    last_state(channels, weights, n_layers)
+            continue
+        with paddle_on(device), paddle.no_grad():
             nets = [Network(stage.config.architecture, weights) for weights in stage.members]
             for start in range(0, len(trajectories), BATCH_SIZE):
-                channels = stage.config.inputs.make(as_tensor(trajectories[start : start + BATCH_SIZE]))
+                channels = make(inputs, as_tensor(trajectories[start : start + BATCH_SIZE]))
                 for net in nets:
-                    net._last_state(channels).numpy()
+                    net.lstm(channels)[0][:, -1].numpy()
 
 
 def torch_lstm(

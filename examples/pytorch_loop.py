@@ -34,7 +34,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--method", default="aum", help="lstm needs Paddle")
+    parser.add_argument("--method", default="lstm", help="of ranking")
     options = parser.parse_args()
     torch.manual_seed(0)
     with np.load(Path(paddle_td_callback.__file__).parent / "data" / "digits.npz") as digits:

@@ -1,7 +1,7 @@
 """paddle-td: the command. Exit status 0 = done, 1 = refused with a message, 2 = usage, 130 = Ctrl-C.
 
-Nothing heavy is imported before a command needs it: `paddle-td --help` takes no longer than Python itself, and only
-`demo` and `detect --method lstm` import Paddle.
+Nothing heavy is imported before a command needs it: `paddle-td --help` takes no longer than Python itself. Paddle is
+imported by `demo`, to tune a detector on marks, and for a device that is no CPU.
 """
 
 from __future__ import annotations

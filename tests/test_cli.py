@@ -363,6 +363,7 @@ except SystemExit:
 assert not {"numpy", "h5py", "tqdm", "paddle"} & set(sys.modules)
 main(["info", sys.argv[1]])
 main(["detect", sys.argv[1], "--method", "aum"])
+main(["detect", sys.argv[1], "--device", "cpu"])
 assert "paddle" not in sys.modules
 assert dir(paddle_td_callback) == sorted(paddle_td_callback.__all__)
 for name in paddle_td_callback.__all__:
@@ -375,6 +376,23 @@ for name in paddle_td_callback.__all__:
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_labels_are_ranked_where_there_is_no_paddle(recording):
+    code = """
+import sys
+sys.modules["paddle"] = None
+from paddle_td_callback import NoiseDetector, find_label_issues
+from paddle_td_callback.cli import main
+issues = find_label_issues(sys.argv[1], progress=False)
+assert issues.method == "lstm" and (issues.noise_score[:5] >= 0).all()
+assert main(["detect", sys.argv[1]]) == 0
+assert main(["detect", sys.argv[1], "--device", "gpu:0"]) == 1
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(recording)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "PaddlePaddle is not installed, and device gpu:0 needs it; --device cpu does not" in done.stderr
 
 
 def test_interrupt_is_status_130(recording, monkeypatch, capsys):

@@ -78,8 +78,8 @@ def find_label_issues(
             same data and labels, whose noise scores are averaged, each sample's over the runs that saw it.
         method: "lstm" for the detector, or the name of one of `scores.NOISE_SCORES`.
         detector: a `NoiseDetector` of your own, or None for the one that ships with the package.
-        device: a Paddle device string for the detector ("cpu", "gpu:0", ...), None = where Paddle is now; the other
-            methods compute without Paddle and ignore it.
+        device: a Paddle device string for the detector ("cpu", "gpu:0", ...), None = where Paddle is now. On a CPU,
+            NumPy computes, and Paddle is not needed. The other methods ignore it.
         batch_size: samples on the device at once, None = the detector's default; the other methods ignore it.
         class_names: one name for each class, in place of those in the recording: a list, an array, or a mapping from
             class to name.
@@ -91,7 +91,7 @@ def find_label_issues(
             number of names.
         TypeError: a detector, a source or names that are none.
         StoreError: no recording, no committed epoch, or only one class among the labels.
-        ModuleNotFoundError: `method="lstm"` without Paddle.
+        ModuleNotFoundError: `method="lstm"` on another device than a CPU, without Paddle.
     """
     check_method(method, detector)
     single = isinstance(source, (str, os.PathLike, TrainingDynamicsStore))

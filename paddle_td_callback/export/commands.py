@@ -138,7 +138,7 @@ def add_ranking_options(parser: argparse.ArgumentParser) -> None:
         choices=_Methods(),
         metavar="METHOD",
         default="lstm",
-        help="%(choices)s (default: lstm; the others need no Paddle)",
+        help="%(choices)s (default: lstm)",
     )
     parser.add_argument(
         "--detector", metavar="FILE", help="weights saved by NoiseDetector.save (default: shipped)"
@@ -174,11 +174,12 @@ def ranked(options: argparse.Namespace, recordings: list[str]) -> tuple[LabelIss
         TrainingDynamicsStore(recording).close()
     detector: Any = None
     if options.method == "lstm":
-        need_paddle("method lstm needs it, the other methods do not")
         from ..detection.lstm.detector import NoiseDetector
-        from ..detection.lstm.device import check_device
+        from ..detection.lstm.device import check_device, uses_numpy
 
-        check_device(options.device)
+        if not uses_numpy(options.device):
+            need_paddle(f"device {options.device or 'of Paddle'} needs it; --device cpu does not")
+            check_device(options.device)
         if options.detector is not None:
             detector = NoiseDetector.load(options.detector)
     issues = find_label_issues(

@@ -289,7 +289,10 @@ def review_marks(
     with opened(source) as store:
         check_same_recording(issues, store)
         if not why_not:
-            gain, tuned = _fine_tuned(marks, store, detector, device)
+            try:
+                gain, tuned = _fine_tuned(marks, store, detector, device)
+            except ModuleNotFoundError:
+                why_not = "it needs PaddlePaddle, which is not installed"
         if tuned is not None:
             ranked = find_label_issues(
                 store,

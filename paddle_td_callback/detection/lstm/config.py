@@ -17,6 +17,7 @@ from . import first_pass_features
 from .channels import CHANNELS, Inputs
 
 MAX_STAGES = 4
+FEATURE_LIMIT = 6.0  # standard deviations that a feature may be off its mean
 Weights = dict[str, NDArray[np.float32]]
 
 

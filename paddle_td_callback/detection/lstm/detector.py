@@ -27,7 +27,6 @@ from .detector_stages import detector_of, stages_of
 from .first_pass_features import with_first_pass
 from .inference import mean_log_odds, network_features
 from .interpretdl_weights import read_lstm
-from .training import FitOptions, train_members
 from .training_batches import Labelled
 
 PRETRAINED = Path(__file__).parents[2] / "data" / "noise_detector.weights"
@@ -39,7 +38,8 @@ class NoiseDetector:
     Trajectories are float arrays `[sample, epoch, 3]`, NaN = unseen. The last axis holds the probability of the given
     label, the largest other probability, and 1, 0 or 1/2 for predicted right, wrong, or a tie.
     Recordings may have any number of epochs, the data any number of classes. The detector holds NumPy arrays
-    alone: what it computes with Paddle happens on the device passed, and leaves Paddle's global state as it was.
+    alone. On a CPU it computes with NumPy, on another device and to train with Paddle, whose global state stays as it
+    was.
 
     Args:
         channels: what the LSTM reads at each step; names in `channels.CHANNELS`.
@@ -194,6 +194,8 @@ class NoiseDetector:
             ValueError: an argument that is none, recordings that do not fit together, or labels of one kind.
             DetectorError: the loss or the weights did not stay finite; the detector is as it was.
         """
+        from .training import FitOptions, train_members  # Paddle, for the gradients
+
         options = FitOptions(
             epochs=epochs,
             batch_size=batch_size,

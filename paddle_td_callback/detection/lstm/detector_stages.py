@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import paddle
 
 from ..._version import __version__
 from ...errors import DetectorError
@@ -27,7 +27,7 @@ def stages_of(detector: NoiseDetector) -> list[Stage]:
         "bias": detector.bias,
         "provenance": detector.provenance,
         "package_version": __version__,
-        "paddle_version": paddle.__version__,
+        "paddle_version": getattr(sys.modules.get("paddle"), "__version__", "none"),
     }
     shapes = detector.config.architecture.shapes()
     members = [{name: weights[name] for name in shapes} for weights in detector.members]

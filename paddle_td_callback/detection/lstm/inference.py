@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 
 from ...errors import DetectorError
 from ..feature_table import FeatureTable
-from .channels import as_tensor
 from .config import DetectorConfig, Weights
-from .device import paddle_on
-from .network import Network
+from .device import paddle_on, uses_numpy
+from .numpy_network import log_odds
+
+Compute = Callable[[NDArray[Any], NDArray[np.float32]], NDArray[Any]]
 
 
 def mean_log_odds(
@@ -46,13 +47,10 @@ def mean_log_odds(
     odds = np.full(len(raw), np.nan)
     if not len(scored):
         return odds
-    with paddle_on(device), paddle.no_grad():
-        nets = [Network(config.architecture, weights) for weights in members]
+    with _computing(config, members, device) as compute:
         for start in range(0, len(scored), batch_size):
             rows = scored[start : start + batch_size]
-            channels = inputs.make(as_tensor(raw[rows]))
-            columns = as_tensor(network_features(config, features[rows]))
-            odds[rows] = np.mean([net(channels, columns).numpy() for net in nets], axis=0)
+            odds[rows] = compute(raw[rows], network_features(config, features[rows]))
             on_batch(len(rows))
     n_bad = int((~np.isfinite(odds[scored])).sum())
     if n_bad:  # NaN would say that these were never seen
@@ -61,6 +59,38 @@ def mean_log_odds(
             "damaged; train the detector again with a smaller learning_rate"
         )
     return odds
+
+
+@contextlib.contextmanager
+def _computing(config: DetectorConfig, members: Sequence[Weights], device: str | None) -> Iterator[Compute]:
+    """What gives the members' mean log-odds `[sample]` of trajectories and features: NumPy, or Paddle on a device."""
+    inputs, n_layers = config.inputs, config.n_layers
+    if uses_numpy(device):
+
+        def by_numpy(raw: NDArray[Any], features: NDArray[np.float32]) -> NDArray[Any]:
+            channels = inputs.make(np.ascontiguousarray(raw, np.float32))
+            return _mean([log_odds(channels, features, weights, n_layers) for weights in members])
+
+        yield by_numpy
+        return
+    import paddle
+
+    from .network import Network
+    from .paddle_channels import as_tensor, make
+
+    with paddle_on(device), paddle.no_grad():
+        nets = [Network(config.architecture, weights) for weights in members]
+
+        def by_paddle(raw: NDArray[Any], features: NDArray[np.float32]) -> NDArray[Any]:
+            channels, columns = make(inputs, as_tensor(raw)), as_tensor(features)
+            return _mean([net(channels, columns).numpy() for net in nets])
+
+        yield by_paddle
+
+
+def _mean(odds: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    mean: NDArray[np.float32] = np.mean(odds, axis=0)
+    return mean
 
 
 def network_features(config: DetectorConfig, features: FeatureTable) -> NDArray[np.float32]:

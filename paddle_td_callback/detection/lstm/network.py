@@ -1,4 +1,4 @@
-"""The detector's network. Weights come and go as numpy arrays."""
+"""The detector's network in Paddle, for training and for devices. Weights come and go as numpy arrays."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
-from .channels import Tensor
-from .config import Architecture, Weights
-from .numpy_lstm import last_state
-
-FEATURE_LIMIT = 6.0  # standard deviations
+from .config import FEATURE_LIMIT, Architecture, Weights
+from .paddle_channels import Tensor
 
 
 class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
@@ -50,19 +47,12 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
             mean = paddle.to_tensor(self.measured["features_mean"])
             scale = paddle.to_tensor(self.measured["features_scale"])
             features = ((features - mean) / scale).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
-        state = paddle.concat([self._last_state(channels), features], axis=1)
+        state = paddle.concat([self.lstm(channels)[0][:, -1], features], axis=1)
         if kept is not None:
             state = state * kept
         for layer in self.mix:
             state = paddle.nn.functional.relu(layer(state))
         return self.head(state)[:, 0]
-
-    def _last_state(self, channels: Tensor) -> Tensor:
-        """`[sample, unit]`; on a CPU by NumPy, four times as fast as Paddle's LSTM, unless gradients are wanted."""
-        if paddle.is_grad_enabled() or not channels.place.is_cpu_place():
-            return self.lstm(channels)[0][:, -1]
-        named = {name: parameter.numpy() for name, parameter in self._by_name().items()}
-        return paddle.to_tensor(last_state(channels.numpy(), named, self.lstm.num_layers))
 
     def measure(self, features: Sequence[NDArray[np.float32]]) -> None:
         """Take mean and scale of the features from arrays `[sample, feature]`, if the network reads features."""

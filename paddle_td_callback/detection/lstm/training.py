@@ -16,10 +16,10 @@ from ...errors import DetectorError
 from ...messages import Forgiving
 from ..arguments import real, whole
 from ..trajectories import Augmentation
-from .channels import Tensor
 from .config import DetectorConfig, Weights
 from .device import paddle_on
 from .network import Network
+from .paddle_channels import Tensor
 from .training_batches import Group, Labelled, groups_of
 
 BLOCK = 64  # samples of one recording that the ranking loss compares

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 
 from ..trajectories import Array
-from .channels import Inputs, as_tensor
+from .channels import Inputs
 
 TYPICAL_RATE = 0.2  # of wrong labels, that balanced training brings each recording to
 PREPARE_SAMPLES = 16_384  # that are made into channels at once
@@ -45,22 +44,21 @@ def groups_of(inputs: Inputs, recordings: Sequence[Labelled], balance: float) ->
     """
     mean_size = float(np.mean([len(one.wrong) for one in recordings]))
     by_steps: dict[int, list[Group]] = {}
-    with paddle.no_grad():
-        for number, one in enumerate(recordings):
-            scored = inputs.scored(one.raw)  # augmentation may have hidden all of a sample
-            some = Labelled(one.raw[scored], one.wrong[scored], one.features[scored], one.weight[scored])
-            weights = _weights(some, mean_size, balance)
-            for start in range(0, len(some.raw), PREPARE_SAMPLES):
-                rows = slice(start, start + PREPARE_SAMPLES)
-                channels = inputs.make(as_tensor(some.raw[rows])).numpy()
-                group = Group(
-                    channels=channels,
-                    features=some.features[rows],
-                    targets=some.wrong[rows],
-                    weights=weights[rows],
-                    recordings=np.full(len(channels), number),
-                )
-                by_steps.setdefault(channels.shape[1], []).append(group)
+    for number, one in enumerate(recordings):
+        scored = inputs.scored(one.raw)  # augmentation may have hidden all of a sample
+        some = Labelled(one.raw[scored], one.wrong[scored], one.features[scored], one.weight[scored])
+        weights = _weights(some, mean_size, balance)
+        for start in range(0, len(some.raw), PREPARE_SAMPLES):
+            rows = slice(start, start + PREPARE_SAMPLES)
+            channels = inputs.make(some.raw[rows])
+            group = Group(
+                channels=channels,
+                features=some.features[rows],
+                targets=some.wrong[rows],
+                weights=weights[rows],
+                recordings=np.full(len(channels), number),
+            )
+            by_steps.setdefault(channels.shape[1], []).append(group)
     return [
         Group(*(np.concatenate(arrays) for arrays in zip(*groups, strict=True)))
         for _, groups in sorted(by_steps.items())

@@ -20,7 +20,15 @@ from hypothesis import strategies as st
 from paddle_td_callback import TrainingDynamicsRecorder
 from paddle_td_callback.detection import interpolate
 from paddle_td_callback.detection.dataset_features import feature_table_of_trajectories
-from paddle_td_callback.detection.lstm import channels, detector, training, weights_file, weights_pickle
+from paddle_td_callback.detection.lstm import (
+    channels,
+    detector,
+    inference,
+    paddle_channels,
+    training,
+    weights_file,
+    weights_pickle,
+)
 from paddle_td_callback.detection.lstm.calibration import platt
 from paddle_td_callback.detection.lstm.channels import CHANNELS, Inputs
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
@@ -67,7 +75,11 @@ def small(seed=0, **options):
 
 
 def make(names, raw, n_steps=None):
-    return Inputs(names, n_steps).make(paddle.to_tensor(np.float32(raw))).numpy()
+    inputs, array = Inputs(names, n_steps), np.float32(raw)
+    by_numpy = inputs.make(array)
+    by_paddle = paddle_channels.make(inputs, paddle.to_tensor(array)).numpy()
+    np.testing.assert_allclose(by_paddle, by_numpy, rtol=1e-5, atol=1e-6)
+    return by_numpy
 
 
 # What the LSTM reads
@@ -119,10 +131,17 @@ def test_filling_and_resampling_on_the_device_equal_the_numpy_ones(n_epochs, n_s
     raw = rng.random((17, n_epochs, 3)).astype(np.float32)
     raw[rng.random(raw.shape) < missing] = NAN
     wanted = interpolate.fill_missed_epochs(raw)
-    filled = channels.fill_missed_epochs(paddle.to_tensor(raw))
+    filled = paddle_channels.fill_missed_epochs(paddle.to_tensor(raw))
     np.testing.assert_allclose(filled.numpy(), wanted, rtol=0, atol=1e-6)
-    resampled = channels.resample(filled, n_steps).numpy()
+    resampled = paddle_channels.resample(filled, n_steps).numpy()
     np.testing.assert_allclose(resampled, interpolate.resample(wanted, n_steps), rtol=0, atol=1e-6)
+
+
+def test_a_device_gives_the_scores_of_numpy(monkeypatch):
+    made, raw, _ = small(channels=list(CHANNELS), n_members=2)
+    by_numpy = made.predict_proba(raw)
+    monkeypatch.setattr(inference, "uses_numpy", lambda device: False)  # Paddle's way, on the CPU
+    np.testing.assert_allclose(made.predict_proba(raw, device="cpu"), by_numpy, atol=3e-6)
 
 
 # What it learns

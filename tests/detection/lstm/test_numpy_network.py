@@ -1,4 +1,4 @@
-"""The LSTM for CPUs gives what Paddle's gives."""
+"""The network for CPUs gives what Paddle's gives."""
 
 import numpy as np
 import paddle
@@ -6,7 +6,7 @@ import pytest
 
 from paddle_td_callback.detection.lstm.config import Architecture
 from paddle_td_callback.detection.lstm.network import Network
-from paddle_td_callback.detection.lstm.numpy_lstm import ROWS, last_state
+from paddle_td_callback.detection.lstm.numpy_network import ROWS, last_state, log_odds
 
 
 def network_of(n_channels: int, hidden_size: int, n_layers: int, scale: int) -> Network:
@@ -30,15 +30,25 @@ def test_it_gives_what_paddle_gives(
     np.testing.assert_allclose(found, wanted, atol=2e-6 * scale**3)
 
 
-def test_a_network_without_gradients_uses_it() -> None:
-    network = network_of(5, 32, 1, 1)
-    channels = paddle.to_tensor(np.random.default_rng(1).normal(size=(700, 9, 5)).astype(np.float32))
-    features = paddle.zeros([700, 0])
-    with_gradients = network(channels, features)
+@pytest.mark.parametrize("mix_sizes", [(), (7,), (16, 3)])
+@pytest.mark.parametrize("n_features", [0, 4])
+def test_the_whole_network_gives_what_paddles_gives(n_features: int, mix_sizes: tuple[int, ...]) -> None:
+    architecture = Architecture(5, 32, 2, n_features, mix_sizes)
+    rng = np.random.default_rng(0)
+    weights = architecture.initial_weights(rng, -1.0)
+    if n_features:
+        weights["features_mean"] = rng.normal(size=n_features).astype(np.float32)
+        weights["features_scale"] = rng.uniform(0.01, 2, n_features).astype(np.float32)  # some are clipped
+    channels = rng.normal(size=(ROWS + 9, 6, 5)).astype(np.float32)
+    features = rng.normal(size=(ROWS + 9, n_features)).astype(np.float32)
     with paddle.no_grad():
-        without = network(channels, features)
-    assert not with_gradients.stop_gradient
-    np.testing.assert_allclose(without.numpy(), with_gradients.numpy(), atol=2e-6)
+        wanted = Network(architecture, weights)(
+            paddle.to_tensor(channels), paddle.to_tensor(features)
+        ).numpy()
+    found = log_odds(channels, features, weights, 2)
+    np.testing.assert_allclose(found, wanted, atol=3e-6)
+    some = [3, ROWS + 2, 5]  # alone, a sample has the same score to the last bit
+    np.testing.assert_array_equal(log_odds(channels[some], features[some], weights, 2), found[some])
 
 
 def test_a_sample_that_is_no_number_spoils_no_other() -> None:
