@@ -2,7 +2,7 @@
 
     python examples/pytorch_loop.py
 
-Recording needs no Paddle. Ranking by `method="lstm"` does; the other methods do not.
+Neither recording nor ranking needs Paddle.
 """
 
 import argparse
