@@ -7,7 +7,6 @@ every random generator of the process that can be found.
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
 import random
 import sys
@@ -27,9 +26,9 @@ from .internals import (
     default_cpu_generator,
     end_workers,
     n_inputs,
-    statistics_of,
     training_precision,
 )
+from .kept_state import keep, kept
 from .outputs import Batch, OutputReader
 
 _DEFAULT_BATCH_SIZE = 64
@@ -197,71 +196,36 @@ class _Shard:
 @contextlib.contextmanager
 def undisturbed(network: Any) -> Iterator[None]:
     """Put the network in evaluation mode for a while, and restore its state, whatever its own methods raise."""
-    flags = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
-    changing = [*network.buffers(), *_statistics(network)]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
-    attributes = [(layer, _PlainAttributes(layer)) for layer, _ in flags]
+    was_training = network.training
     with random_streams_kept(), contextlib.ExitStack() as undo:
-        undo.callback(_put_back, flags, buffers)
-        for layer, kept in attributes:
-            undo.callback(kept.put_back, layer)
-        if flags[0][1]:
+        undo.callback(keep(network))
+        if was_training:
             undo.callback(network.train)  # which may do more than set flags, such as swap averaged weights
         network.eval()
         yield
 
 
-def _statistics(layer: Any) -> list[Any]:
-    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
-    return [one for inner in layer.sublayers(include_self=True) for one in statistics_of(inner)]
-
-
-class _PlainAttributes:
-    """Counters, lists and the like that a layer's forward, or a hook of it, may change.
-
-    Args:
-        layer: whose attributes; those that Paddle's own layers have are left out.
-    """
-
-    def __init__(self, layer: Any) -> None:
-        self._names = set(vars(layer))
-        self._kept = {
-            name: (value, copy.copy(value) if type(value) in (list, dict, set) else None)
-            for name, value in vars(layer).items()
-            if name not in _OF_EVERY_LAYER and not isinstance(value, (paddle.Tensor, paddle.nn.Layer))
-        }
-
-    def put_back(self, layer: Any) -> None:
-        """Give the layer these values again, and what lists, dictionaries and sets held."""
-        own = vars(layer)
-        for name in own.keys() - self._names:
-            del own[name]
-        for name, (value, content) in self._kept.items():
-            own[name] = value
-            if content is not None:
-                value.clear()
-                value.extend(content) if type(value) is list else value.update(content)
-
-
-_OF_EVERY_LAYER = frozenset(vars(paddle.nn.Layer()))
-
-
 @contextlib.contextmanager
-def unchanged_by(*layers: Any) -> Iterator[None]:
-    """Restore, after a call that the training does not make, the buffers of layers and the global random streams."""
-    changing = [one for layer in layers for one in (*layer.buffers(), *_statistics(layer))]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
-    with _global_streams_kept(), contextlib.ExitStack() as undo:
-        undo.callback(_put_back, [], buffers)
-        yield
+def unchanged_by_a_call(*layers: Any) -> Iterator[None]:
+    """Restore, after a call in a step that the training does not make, the state of layers and Paddle's streams.
+
+    Other streams are let alone: a thread that reads the next batches may draw from them meanwhile.
+    """
+    cpu = default_cpu_generator()
+    cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()
+    try:
+        with kept(*layers):
+            yield
+    finally:
+        if _numbers(cpu.get_state()) != _numbers(cpu_state):
+            cpu.set_state(cpu_state)
+        if list(map(_numbers, paddle.get_rng_state())) != list(map(_numbers, device_states)):
+            paddle.set_rng_state(device_states)
 
 
-def _put_back(flags: list[tuple[Any, bool]], buffers: list[tuple[Any, Any]]) -> None:
-    for layer, training in flags:
-        layer.training = training
-    for buffer, before in buffers:
-        if not bool(paddle.equal_all(buffer, before)):
-            buffer.set_value(before)
+def _numbers(state: Any) -> list[str]:
+    """What a generator's state holds, without addresses."""
+    return [word for word in str(state).split() if not word.startswith("0x")]
 
 
 @contextlib.contextmanager
@@ -275,16 +239,6 @@ def random_streams_kept() -> Iterator[None]:
     # By its type: `isinstance` asks a stand-in for its class, which may run foreign code, or raise.
     streams = [obj for obj in gc.get_objects() if issubclass(type(obj), _STREAMS)]
     states = [(stream, _state_of(stream)) for stream in streams]
-    with _global_streams_kept():
-        try:
-            yield
-        finally:
-            for stream, state in states:
-                _set_state(stream, state)
-
-
-@contextlib.contextmanager
-def _global_streams_kept() -> Iterator[None]:
     cpu = default_cpu_generator()
     cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
@@ -295,6 +249,8 @@ def _global_streams_kept() -> Iterator[None]:
         np.random.set_state(numpy_state)  # noqa: NPY002
         paddle.set_rng_state(device_states)
         cpu.set_state(cpu_state)
+        for stream, state in states:
+            _set_state(stream, state)
 
 
 _STREAMS = (random.Random, np.random.BitGenerator, np.random.Generator, np.random.RandomState)

@@ -56,8 +56,8 @@ def check_model(model: Any) -> None:
             "Paddle is in static-graph mode, where a callback cannot see the network's outputs; call "
             f"paddle.disable_static() before building the model, or {EXPLICIT_WAY}"
         )
-    # Of the class: on the model itself, another callback may have its own.
-    method = getattr(type(model), RUN_ONE_EPOCH, None)
+    # Paddle's own: a subclass may name its arguments otherwise, since Paddle passes them by place.
+    method = getattr(paddle.Model, RUN_ONE_EPOCH, None)
     parameters = list(inspect.signature(method).parameters)[1:] if callable(method) else None
     if parameters != _EPOCH_PARAMETERS:
         raise CaptureError(

@@ -1,4 +1,4 @@
-"""Attributes of a loss: which labels it ignores, and whether it takes probabilities.
+"""Attributes of a loss: which labels it ignores, whether it takes probabilities, and which layers it may call.
 
 A loss may be a layer, a function, a partial function, a method or any callable, and may hold the loss that does the
 work: as a sublayer, an attribute, in a list, in a closure. The outermost one that has the attribute counts.
@@ -26,14 +26,24 @@ _IGNORED_BY_DEFAULT = -100  # by Paddle's own losses; never a class
 
 def ignored_labels(loss: Any, n_classes: int) -> list[int]:
     """Labels that a loss ignores; where its parts disagree, none that is a class."""
-    labels = {int(one) for one in _answers(loss, _ignored) if isinstance(one, (int, np.integer))}
+    labels = {
+        int(one)
+        for one in _answers(loss, functools.partial(_ignored, n_classes=n_classes))
+        if isinstance(one, (int, np.integer)) and not isinstance(one, bool)
+    }
     if len(labels) > 1:
         labels = {one for one in labels if not 0 <= one < n_classes}
     return sorted({*labels, _IGNORED_BY_DEFAULT})
 
 
-def _ignored(part: Any) -> Any:
-    return _argument(part, IGNORE_INDEX)
+def _ignored(part: Any, n_classes: int) -> Any:
+    found = _argument(part, IGNORE_INDEX)
+    if found is None and inspect.isfunction(part) and not _is_paddles(part):
+        found, is_only_call = _passed(part, IGNORE_INDEX[0])
+        # A class that one of several calls ignores may be trained by another.
+        if not is_only_call and isinstance(found, (int, np.integer)) and 0 <= found < n_classes:
+            return None
+    return found
 
 
 def takes_probabilities(loss: Any) -> bool:
@@ -46,6 +56,8 @@ def _takes_probabilities(part: Any) -> bool | None:
     if isinstance(part, paddle.nn.BCELoss) or part is F.binary_cross_entropy:
         return True
     use_softmax = _argument(part, USE_SOFTMAX)
+    if use_softmax is None and inspect.isfunction(part) and not _is_paddles(part):
+        use_softmax = _passed(part, USE_SOFTMAX[0])[0]
     return None if use_softmax is None else not use_softmax
 
 
@@ -53,13 +65,30 @@ def _answers(loss: Any, ask: Callable[[Any], Any]) -> list[Any]:
     """Answers of the outermost parts of a loss that have one."""
     level, seen = [loss], {id(loss)}
     for _ in range(_DEPTH):
-        answers = [answer for answer in map(ask, level) if answer is not None]
+        answers = [answer for part in level if (answer := _asked(ask, part)) is not None]
         if answers:
             return answers
         inner = {id(one): one for part in level for one in _parts(part)}
         level = [one for key, one in inner.items() if key not in seen]
         seen.update(inner)
     return []
+
+
+def layers_in(function: Any) -> list[Any]:
+    """Layers that a function may call: those that it holds, or calls by a name of its own."""
+    found, level, seen = [], [function], {id(function)}
+    for _ in range(_DEPTH):
+        inner = {id(one): one for part in level for one in _parts(part)}
+        level = [one for key, one in inner.items() if key not in seen]
+        seen.update(inner)
+        found += [one for one in level if isinstance(one, paddle.nn.Layer)]
+    return found
+
+
+def _asked(ask: Callable[[Any], Any], part: Any) -> Any:
+    with contextlib.suppress(Exception):  # a signature, a property or a proxy may raise anything
+        return ask(part)
+    return None
 
 
 def _argument(part: Any, names: Iterable[str]) -> Any:
@@ -70,8 +99,6 @@ def _argument(part: Any, names: Iterable[str]) -> Any:
         elif inspect.isfunction(part):
             parameter = inspect.signature(part).parameters.get(name)
             value = None if parameter is None or parameter.default is parameter.empty else parameter.default
-            if value is None and not _is_paddles(part):
-                value = _passed(part, name)
         else:
             value = None
             with contextlib.suppress(Exception):  # a property may raise anything
@@ -81,9 +108,14 @@ def _argument(part: Any, names: Iterable[str]) -> Any:
     return None
 
 
-def _passed(function: Any, name: str) -> Any:
-    """What a function passes by this name in a call, as in `lambda z, y: F.cross_entropy(z, y, ignore_index=0)`."""
+def _passed(function: Any, name: str) -> tuple[Any, bool]:
+    """What a function passes by this name in a call, and whether it makes no other call.
+
+    Such as 255 in `lambda z, y: F.cross_entropy(z, y, ignore_index=255)`. None where that is not one constant, or the
+    value of one variable.
+    """
     instructions = list(dis.get_instructions(function))
+    n_calls = sum(one.opname.startswith("CALL") for one in instructions)
     for place, one in enumerate(instructions):
         is_unresolved = one.opname == "KW_NAMES" and one.arg is not None  # by Python 3.11
         keywords = function.__code__.co_consts[one.arg] if is_unresolved else one.argval
@@ -94,8 +126,9 @@ def _passed(function: Any, name: str) -> Any:
             variables = inspect.getclosurevars(function)
             known = {**variables.globals, **variables.nonlocals}
             value = loads[0].argval
-            return value if loads[0].opname in _CONSTANTS else known.get(value)
-    return None
+            found = value if loads[0].opname in _CONSTANTS else known.get(value)
+            return found, n_calls == 1
+    return None, False
 
 
 _CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT")

@@ -14,6 +14,8 @@ _SUM_TOLERANCE = 1e-2  # bfloat16 keeps no more
 _N_ROWS = 10_000  # the last of the epoch are checked
 _LEAST_ROWS = 30
 _SIGMAS = 4.0
+_LEAST_FALL = 0.02  # nats
+_COSINE, _COSINE_TOLERANCE = 0.9, 1e-3  # the largest of many cosines is nearly 1
 
 
 class Plausibility:
@@ -25,25 +27,28 @@ class Plausibility:
 
     def __init__(self, outputs: str) -> None:
         self._is_given = outputs != "auto"
-        self._may_be_sigmoid = not self._is_given  # so far
+        self._are_logits = True
+        self._ones = np.inf, -np.inf  # the smallest and the largest of a network's one output
         self._largest = 0.0
-        self._rows: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()
+        self._rows: deque[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]] = deque()
         self._n_rows = 0
 
     def check_batch(self, batch: Batch) -> str | None:
         """Take a batch; returns what is odd about the first one."""
         outputs, is_first = batch.outputs, not self._n_rows
         self._n_rows += len(outputs)
-        self._largest = max(self._largest, float(np.abs(outputs).max(initial=0)))
-        self._are_logits = not (self._is_given or batch.are_probabilities)
-        self._rows.append((outputs.argmax(axis=1), batch.labels))
-        while sum(len(labels) for _, labels in self._rows) - len(self._rows[0][1]) >= _N_ROWS:
-            self._rows.popleft()
-        z = outputs[:, 1]
-        is_like_sigmoid = batch.has_one_column and not batch.are_probabilities and ((z >= 0) & (z <= 1)).all()
-        self._may_be_sigmoid &= bool(is_like_sigmoid)
-        if self._is_given or batch.are_probabilities or not len(outputs):
+        if not len(outputs):
             return None
+        self._are_logits = not (self._is_given or batch.are_probabilities)
+        self._largest = max(self._largest, float(np.abs(outputs).max()))
+        self._rows.append((outputs.argmax(axis=1), batch.labels, _losses(batch)))
+        while sum(len(row[1]) for row in self._rows) - len(self._rows[0][1]) >= _N_ROWS:
+            self._rows.popleft()
+        if not self._are_logits:
+            return None
+        if batch.has_one_column:
+            one = outputs[:, 1]
+            self._ones = min(self._ones[0], float(one.min())), max(self._ones[1], float(one.max()))
         if not is_first or outputs.min() < 0 or np.abs(outputs.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
             return None
         return (
@@ -54,24 +59,46 @@ class Plausibility:
     def check_epoch(self, labels: npt.NDArray[np.int32], n_classes: int) -> list[str]:
         """What is odd about the epoch; `labels` `[sample]` are all that were seen, -1 = unseen."""
         messages = []
-        if self._may_be_sigmoid and self._n_rows:
+        if self._ones[0] >= 0 and self._ones[1] <= 1 and self._ones[1] - self._ones[0] >= 0.5:
             messages.append(
                 "the network's one output is recorded as a logit, as the loss takes it, but stayed in [0, 1] "
                 "through the first epoch, like a sigmoid's; pass outputs='probabilities' if it is one, or "
                 "outputs='logits' if it is not"
             )
-        if sum(len(given) for _, given in self._rows) >= _LEAST_ROWS:
-            predicted, given = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
-            odd = (
-                _columns_without_labels(predicted, labels, n_classes)
-                or _constant_shift(predicted, given)
-                or _below_chance(predicted, given, n_classes)
-            )
-            if odd is None and self._are_logits and self._largest <= 1 + _SUM_TOLERANCE:
+        if sum(len(row[1]) for row in self._rows) >= _LEAST_ROWS:
+            predicted, given, losses = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
+            odd = _constant_shift(predicted, given)
+            if odd is None and not _falls(losses):
+                odd = _columns_without_labels(predicted, labels, n_classes)
+            if odd is None and _falls(-losses):
+                odd = _below_chance(predicted, given, n_classes)
+            if odd is None and self._are_logits and _COSINE <= self._largest <= 1 + _COSINE_TOLERANCE:
                 odd = _unscaled(predicted, given, n_classes)
             messages += [odd] if odd else []
         self._rows.clear()
         return messages
+
+
+def _losses(batch: Batch) -> npt.NDArray[np.float32]:
+    """The cross-entropy of each row as it is recorded, `[row]`; NaN where it is not finite."""
+    rows = np.arange(len(batch.outputs))
+    with np.errstate(all="ignore"):
+        if batch.are_probabilities:
+            losses = -np.log(np.maximum(batch.outputs[rows, batch.labels], np.finfo(np.float32).tiny))
+        else:
+            shifted = batch.outputs - batch.outputs.max(axis=1, keepdims=True)
+            losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[rows, batch.labels]
+    return np.where(np.isfinite(losses), losses, np.nan).astype(np.float32)
+
+
+def _falls(losses: npt.NDArray[np.float32]) -> bool:
+    """Whether the last third is lower than the first one, by more than chance: what is trained on does, at first."""
+    losses = losses[~np.isnan(losses)]
+    first, last = np.array_split(losses, 3)[::2]
+    if not len(last):
+        return False
+    error = np.sqrt(first.var() / len(first) + last.var() / len(last))
+    return bool(first.mean() - last.mean() > max(_LEAST_FALL, 3 * error))
 
 
 def _unscaled(predicted: npt.NDArray[Any], given: npt.NDArray[Any], n_classes: int) -> str | None:

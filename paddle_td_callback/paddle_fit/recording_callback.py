@@ -65,7 +65,8 @@ class TrainingDynamicsCallback(paddle.callbacks.Callback):  # type: ignore[misc]
         overwrite: replace an existing file.
         on_error: what to do with errors after the first step: "warn" and go on, or "raise".
         logits: which output of the network holds the logits: its place, its key in a dictionary of outputs, or
-            a function of all outputs.
+            a function of all outputs. Buffers of the layers that it calls, and Paddle's random streams, are put back
+            after it; it must not draw from those of Python or NumPy.
         label: which of the loss's labels is the class.
         ignore_label: the label of samples that have none; None goes by the loss's `ignore_index`.
         outputs: whether the network gives "logits" or "probabilities"; "auto" goes by the loss.

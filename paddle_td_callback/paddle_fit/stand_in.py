@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -65,6 +66,12 @@ class StandIn:
 
     def __repr__(self) -> str:
         return repr(self._td_original)
+
+    def __copy__(self) -> Any:
+        return copy.copy(self._td_original)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self._td_original, memo)
 
     def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
         return _same, (self._td_original,)

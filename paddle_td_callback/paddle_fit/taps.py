@@ -17,9 +17,10 @@ import numpy as np
 import paddle
 
 from ..errors import CaptureError
-from .evaluation_pass import unchanged_by
+from .evaluation_pass import unchanged_by_a_call
 from .index_field import FIELD_WAY, IndexField
 from .internals import EXPLICIT_WAY, LOSS, PaddleBatches, n_inputs, sampler_places
+from .losses import layers_in
 from .outputs import DeviceBatch, OutputReader
 from .replacement import Replacement, replace
 from .stand_in import StandIn, original_of
@@ -52,6 +53,8 @@ class TappedLoader(StandIn):
             _check_sampler(real_loader(loader))
 
     def __iter__(self) -> Iterator[Any]:
+        if self._td_tap is not None:
+            self._td_tap.start_over()
         drawn: deque[Any] = deque()
         with self._noting(drawn):
             batches = iter(self._td_original)
@@ -77,15 +80,22 @@ class TappedLoader(StandIn):
         is_paddles = isinstance(real_loader(self), paddle.io.DataLoader)
         with contextlib.nullcontext() if is_paddles else self._noting(drawn):
             batch = next(batches, _END)
-        while batch is not _END:
-            indices: Any = drawn.popleft() if drawn else None
-            if self._td_field is not None:
-                indices, batch = self._td_field.split_off(batch)
-            if self._td_tap is not None:
-                self._td_tap.receive(indices, batch)
-            yield batch
-            batch = next(batches, _END)
-        if self._td_is_tapped and drawn:
+        is_over = False
+        try:
+            while batch is not _END:
+                indices: Any = drawn.popleft() if drawn else None
+                if self._td_field is not None:
+                    indices, batch = self._td_field.split_off(batch)
+                if self._td_tap is not None:
+                    self._td_tap.receive(indices, batch)
+                yield batch
+                batch = next(batches, _END)
+            is_over = True
+        finally:  # also where `fit` reads no more; Paddle's own loader may have drawn ahead by then
+            self._check_left(drawn, is_over or not is_paddles)
+
+    def _check_left(self, drawn: deque[Any], draws_no_more: bool) -> None:
+        if self._td_is_tapped and drawn and draws_no_more:
             self._td_tap.distrust(
                 f"the loader gave {len(drawn)} batches fewer than it drew from its batch sampler, so which samples the "
                 "others hold is not known"
@@ -217,8 +227,13 @@ class StepTap:
         self.needs_indices = needs_indices
         self._model, self._reader = model, reader
         self._step: _Step | None = None
+        self._called: list[Any] | None = None  # layers that a function of the user's may call
         self.doubt: CaptureError | None = None  # that the indices of this epoch are those of its batches
         self._replacement: Replacement | None = None
+
+    def start_over(self) -> None:
+        """The loader begins to read anew: what was read before was only looked at."""
+        self._step = self.doubt = None
 
     def distrust(self, why: str) -> None:
         """The indices of this epoch may be those of other batches."""
@@ -230,6 +245,11 @@ class StepTap:
             n_labels = max(0, _n_fields(batch) - n_inputs(self._model))
         except Exception as error:  # must not surface in the loader; `take` raises it
             n_labels, indices = 0, _unreadable(error)
+        if self._step is not None:
+            self.distrust(
+                "the training loop reads a batch before it has ended the step of the one before, so which batch a step "
+                "is of is not known"
+            )
         self._step = _Step(indices, n_labels)
 
     def arm(self) -> None:
@@ -260,8 +280,10 @@ class StepTap:
         """Around a function of the user's that computes logits, which the training without us does not call."""
         if not callable(self._reader.logits):
             return contextlib.nullcontext()
-        whole = (self._model.network, getattr(self._model, LOSS))
-        return unchanged_by(*(one for one in whole if isinstance(one, paddle.nn.Layer)))
+        if self._called is None:
+            whole = [self._model.network, getattr(self._model, LOSS), *layers_in(self._reader.logits)]
+            self._called = [one for one in whole if isinstance(one, paddle.nn.Layer)]
+        return unchanged_by_a_call(*self._called)
 
     def release(self) -> None:
         """Give the model its loss back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import functools
 import os
@@ -10,6 +11,7 @@ import random
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,6 +74,54 @@ class Counts(Net):
         self.means.append(float(x.mean()))
         self.latest = self.means[-1]
         return super().forward(x) * (1 + 0.01 * self.n_calls + 0.01 * sum(self.means))
+
+
+class Rebinds(Net):
+    """Its forward replaces a buffer, as a running mean is often written, and changes what lies deeper."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", paddle.zeros([8]))
+        self.plain = paddle.zeros([8])
+        self.late: Any = None
+        self.deep = {"counts": [0, collections.deque([1.0], maxlen=3)], "array": np.zeros(3)}
+        self.helper = SimpleNamespace(total=0.0)
+
+    def forward(self, x: Any) -> Any:
+        hidden = self.body(x[:, 1:])
+        mean = hidden.detach().mean(axis=0)
+        self.mean = 0.9 * self.mean + 0.1 * mean
+        self.plain = 0.5 * self.plain + mean
+        self.late = mean if self.late is None else self.late + mean
+        self.deep["counts"][0] += 1
+        self.deep["counts"][1].append(float(mean.sum()))
+        self.deep["array"] += 1
+        self.helper.total += float(mean.mean())
+        shift = self.mean + self.plain + self.late
+        scale = (
+            self.deep["counts"][0]
+            + sum(self.deep["counts"][1])
+            + self.deep["array"].sum()
+            + self.helper.total
+        )
+        return self.head(hidden - 0.1 * shift) * (1 + 0.01 * float(scale))
+
+
+class CopiesItsLoss(paddle.Model):  # type: ignore[misc]
+    """Computes its step with a changed copy of its loss."""
+
+    def train_batch(self, inputs: Any, labels: Any = None, update: bool = True) -> Any:
+        softer = copy.copy(self._loss)
+        softer.reduction = "sum"
+        assert self._loss.reduction == "mean"
+        return super().train_batch(inputs, labels, update)
+
+
+OUTER = nn.Sequential(nn.BatchNorm1D(N_CLASSES), nn.Dropout(0.5))
+
+
+def with_outer_head(logits: Any, *, head: Any) -> Any:
+    return head(logits)
 
 
 class Jittered(Points):
@@ -489,6 +539,12 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "loss": lambda: F.cross_entropy,
         "options": {"logits": lambda features: Headless.latest().head(doubled(features))},
     },
+    "copies-its-loss": {"model_class": CopiesItsLoss},
+    "logits-by-a-head-outside": {
+        "loss": lambda: F.cross_entropy,
+        "options": {"logits": functools.partial(with_outer_head, head=OUTER)},
+    },
+    "evaluation-pass-that-rebinds": {"network": Rebinds, "options": {"mode": "eval"}},
     "evaluation-pass-that-counts": {"network": Counts, "options": {"mode": "eval"}},
     "evaluation-pass": {"options": {"mode": "eval"}},
     "evaluation-pass-workers": {"data": lambda: loader(num_workers=1), "options": {"mode": "eval"}},
@@ -548,6 +604,7 @@ def train(path: str | None, others_first: bool, **case: Any) -> dict[str, Any]:
             assert (store.n_presentations() > 0).any(axis=0).all()
     return {
         "weights": [p.numpy() for p in network.state_dict().values()],
+        "outside": [p.numpy() for p in OUTER.state_dict().values()],
         "optimizer": {k: np.asarray(v) for k, v in model._optimizer.state_dict().items()},
         "streams": [np.random.get_state(), random.getstate()],  # noqa: NPY002
         "draws": [paddle.rand([3]).numpy(), np.random.rand(3), random.random()],  # noqa: NPY002

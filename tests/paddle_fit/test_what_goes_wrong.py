@@ -649,6 +649,33 @@ def test_no_batch_of_a_loader_that_chooses_is_taken_for_another(name: str, path:
     assert not os.path.exists(path)
 
 
+class ReadsAhead(paddle.Model):  # type: ignore[misc]
+    """A loop that fetches the next batch before the step."""
+
+    def _run_one_epoch(self, loader: Any, cbs: Any, kind: str, logs: Any = {}) -> Any:  # noqa: B006
+        batches = iter(loader)
+        ahead = next(batches)
+        for step in itertools.count():
+            batch, ahead = ahead, next(batches, None)
+            cbs.on_batch_begin(kind, step, logs)
+            self.train_batch(batch[:1], batch[1:])
+            cbs.on_batch_end(kind, step, logs)
+            if ahead is None:
+                return logs
+        return logs
+
+
+def test_a_loop_that_reads_ahead_is_refused(path: str) -> None:
+    model = model_of(Witness(), model_class=ReadsAhead)
+    with pytest.raises(CaptureError, match=r"reads a batch before it has ended the step.*index_field="):
+        model.fit(Points(), epochs=2, batch_size=BATCH, verbose=0, callbacks=[TrainingDynamicsCallback(path)])
+
+
+def test_batches_that_are_missing_are_noticed_where_fit_ends_early(path: str) -> None:
+    with pytest.warns(RuntimeWarning, match=r"1 batches fewer than it drew from its batch sampler"):
+        fit(Zipped(), TrainingDynamicsCallback(path), epochs=1, num_iters=3)
+
+
 def test_an_epoch_of_which_batches_are_missing_is_not_committed(path: str) -> None:
     with pytest.warns(
         RuntimeWarning, match="1 batches fewer than it drew from its batch sampler.*index_field="
@@ -804,6 +831,21 @@ def test_losses_that_disagree_on_a_class() -> None:
     assert ignored_labels(both, N_CLASSES) == [-100]
     assert ignored_labels(nn.CrossEntropyLoss(ignore_index=1), N_CLASSES) == [-100, 1]
     assert ignored_labels(lambda z, y: z, N_CLASSES) == [-100]
+    assert ignored_labels(lambda z, y: F.cross_entropy(z, y, ignore_index=1), N_CLASSES) == [-100, 1]
+    assert ignored_labels(
+        lambda z, y: F.cross_entropy(z, y) + F.cross_entropy(z, y, ignore_index=1), N_CLASSES
+    ) == [-100]
+    assert ignored_labels(nn.CrossEntropyLoss(ignore_index=False), N_CLASSES) == [-100]
+
+
+def test_a_loss_with_a_foreign_signature_is_let_alone(path: str) -> None:
+    def loss(logits: Any, labels: Any) -> Any:
+        return F.cross_entropy(logits, labels)
+
+    loss.__signature__ = "none"  # type: ignore[attr-defined]
+    loss.__wrapped__ = loss  # type: ignore[attr-defined]
+    fit(Points(), TrainingDynamicsCallback(path), loss=loss)
+    assert seen(path) == [N_SAMPLES] * 3
 
 
 @pytest.mark.parametrize(
@@ -943,6 +985,40 @@ def test_binary_labels_that_the_loss_flips_are_warned_of(n_outputs: int, path: s
     assert len(messages) == 1
     assert "fewer than by chance" in messages[0]
     assert "pass labels=, label= or logits=" in messages[0]
+
+
+@pytest.mark.parametrize("learning_rate", [1e-5, 1e-4, 1e-3])
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_slow_trainings_on_separate_classes_give_no_warning(
+    n_classes: int, seed: int, learning_rate: float, path: str
+) -> None:
+    """An untrained network takes each cluster for one class, which may be wrong for all of them."""
+    paddle.seed(seed)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(N_FEATURES + 1, 16), nn.Tanh(), nn.Linear(16, n_classes))
+    model = model_of(network, learning_rate=learning_rate)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        callback = TrainingDynamicsCallback(path)
+        model.fit(Separable(n_classes), epochs=1, batch_size=BATCH, verbose=0, callbacks=[callback])
+    assert [str(one.message) for one in said if one.category is RuntimeWarning] == []
+
+
+def test_a_logit_that_begins_at_a_prior_gives_no_warning(path: str) -> None:
+    network = nn.Linear(N_FEATURES + 1, 1)
+    network.weight.set_value(paddle.zeros_like(network.weight))
+    network.bias.set_value(paddle.full_like(network.bias, 0.4))
+    model = model_of(network, nn.BCEWithLogitsLoss(), learning_rate=1e-4)
+
+    class Binary(Points):
+        def __getitem__(self, i: int) -> Any:
+            features, label = super().__getitem__(i)
+            return features / 10, np.float32([label > 0])
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        model.fit(Binary(), epochs=1, batch_size=BATCH, verbose=0, callbacks=[TrainingDynamicsCallback(path)])
+    assert [str(one.message) for one in said if one.category is RuntimeWarning] == []
 
 
 @pytest.mark.parametrize("n_outputs", [N_CLASSES, 3 * N_CLASSES], ids=["all", "spare-columns"])
