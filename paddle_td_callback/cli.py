@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._version import __version__
 from .errors import StoreError, StoreExistsError, TrainingDynamicsError
-from .export.commands import add_commands, add_ranking_options, need_paddle, ranked, say, say_json, whole
+from .export.commands import (
+    add_commands,
+    add_ranking_options,
+    check_outs,
+    need_paddle,
+    ranked,
+    say,
+    say_json,
+    whole,
+)
 from .messages import escape, standard_output
 
 if TYPE_CHECKING:
@@ -184,13 +193,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _detect(options: argparse.Namespace) -> None:
-    from .detection.output_files import check_out, is_stdout
-
-    prints_csv = is_stdout(options.csv)
-    if options.json and prints_csv:
-        raise ValueError("--json and --csv both go to standard output; give --csv a file")
-    if options.csv is not None:
-        check_out(options.csv)
+    prints_csv = check_outs(options, "csv") and not options.json
     issues, _ = ranked(options, options.recordings)
     if options.csv is not None:
         issues.to_csv(options.csv, raw=options.raw_csv)

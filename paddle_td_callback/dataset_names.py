@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -73,19 +74,20 @@ def subset_of(dataset: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
     return dataset.dataset, indices.astype(np.int64)
 
 
-def selection_of(dataset: Any) -> int | None:
-    """A checksum of which samples a `Subset`, also one of another, holds; None = it is no subset, or cannot be read."""
-    checksum = None
+def selection_of(dataset: Any) -> tuple[int, int] | None:
+    """Size and checksum of which samples a `Subset`, also one of another, holds; None = it is none, or unreadable."""
+    size, checksum = None, 0
     try:
         for _ in range(_MAX_NESTING):
             subset = subset_of(dataset)
             if subset is None:
                 break
             dataset, indices = subset
-            checksum = zlib.crc32(indices.tobytes(), checksum or 0)
+            checksum = zlib.crc32(indices.tobytes(), checksum)
+            size = len(indices) if size is None else size
     except Exception:  # of a property
         return None
-    return checksum
+    return None if size is None else (size, checksum)
 
 
 def _is_a(dataset: Any, name: str) -> bool:
@@ -106,7 +108,15 @@ def _paths(dataset: Any) -> list[str] | None:
         if not isinstance(path, (str, os.PathLike)):
             return None
         paths.append(os.fspath(path))
-    return paths if all(isinstance(path, str) for path in paths) else None
+    is_path = isinstance(getattr(dataset, "root", None), (str, os.PathLike)) or all(
+        map(_has_ending, paths[:100])
+    )
+    return paths if is_path and all(isinstance(path, str) for path in paths) else None
+
+
+def _has_ending(path: Any) -> bool:
+    """Whether a text looks like the path of a file, and not like a sentence."""
+    return isinstance(path, str) and re.fullmatch(r"[^\n]{1,1000}\.\w{1,5}", path) is not None
 
 
 def _ids(paths: list[str] | None, root: Any) -> list[str] | None:

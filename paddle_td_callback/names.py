@@ -24,6 +24,8 @@ def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list
     """
     if names is None:
         return None
+    if hasattr(names, "to_dict") and any(isinstance(key, str) for key in getattr(names, "index", ())):
+        names = names.to_dict()  # a pandas.Series whose keys are names
     if isinstance(names, Mapping):
         listed = _by_index(names, argument)
     elif isinstance(names, (str, bytes, Set, Iterator)) or not (

@@ -254,7 +254,7 @@ def test_detect_prints_as_many_as_asked_for_in_text_and_json(tmp_path, capsys):
     assert main(["detect", run, "--method", "aum", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["samples"]) == 40
     assert main(["detect", run, "--method", "aum", "--json", "--csv", "-"]) == 1
-    assert "give --csv a file" in capsys.readouterr().err
+    assert "give the others a file" in capsys.readouterr().err
 
 
 def test_detect_prints_the_csv_and_takes_names_from_files(tmp_path, capsys):

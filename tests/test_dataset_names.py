@@ -83,17 +83,24 @@ def test_anything_with_classes():
         SimpleNamespace(class_to_idx={"a": [0], "b": None}),
         SimpleNamespace(class_to_idx={"a": 0, "b": "1"}),
         SimpleNamespace(dataset="cifar", indices={"a": 0}),
-        SimpleNamespace(dataset=SimpleNamespace(samples=["a"]), indices=np.zeros((1, 3), int)),
+        SimpleNamespace(dataset=SimpleNamespace(samples=["a.png"]), indices=np.zeros((1, 3), int)),
         SimpleNamespace(class_to_idx={"a": 1}),
         SimpleNamespace(samples=[1, 2]),
         SimpleNamespace(samples=[()]),
         SimpleNamespace(samples=np.zeros(3)),
-        SimpleNamespace(dataset=SimpleNamespace(samples=["a"]), indices=[7]),
+        SimpleNamespace(dataset=SimpleNamespace(samples=["a.png"]), indices=[7]),
         [1, 2],
     ],
 )
 def test_data_sets_without_names(dataset):
     assert names_of(dataset) == DatasetNames()
+
+
+def test_texts_are_no_ids():
+    assert (
+        names_of(SimpleNamespace(samples=[("what a film", 1), ("Never again. Truly", 0)])) == DatasetNames()
+    )
+    assert names_of(SimpleNamespace(samples=["a b/1.png", "2.jpeg"])).sample_ids == ["a b/1.png", "2.jpeg"]
 
 
 class Raises:
@@ -115,7 +122,7 @@ def test_foreign_attributes_are_no_names_and_no_reason_to_fail():
 
 
 def test_an_iterator_of_another_meaning_is_not_used_up():
-    dataset = SimpleNamespace(dataset=SimpleNamespace(samples=["a", "b"]), indices=iter([0, 1]))
+    dataset = SimpleNamespace(dataset=SimpleNamespace(samples=["a.png", "b.png"]), indices=iter([0, 1]))
     assert names_of(dataset) == DatasetNames()
     assert list(dataset.indices) == [0, 1]
 

@@ -79,6 +79,7 @@ def test_names_need_not_be_strings() -> None:
         (["a", None], TypeError, r"one string or number each, got None for index 1"),
         (pd.DataFrame({"name": ["a", "b"]}), ValueError, "must have one axis, .* or the column"),
         (["a"], ValueError, "must have 2 names, got 1"),
+        (pd.Series({"a": 0, "b": 1}), TypeError, "is a mapping from names"),
     ],
 )
 def test_what_has_none(names: Any, error: Any, match: str) -> None:

@@ -14,6 +14,7 @@ from . import scores
 if TYPE_CHECKING:
     from .label_issues import LabelIssues
 
+_MOST_NAMED = 10  # lines that a legend names
 MAX_POINTS = 20_000  # of the data map; more than these cover each other
 
 
@@ -44,7 +45,7 @@ def plot_issues(
         raise ValueError(
             f"'{escape(store.path)}' has {store.n_samples} samples, these issues {len(issues)}; pass their recording"
         )
-    drawn = issues.ranking[:n_trajectories] if samples is None else np.asarray(samples)
+    drawn = issues.ranking[: max(0, n_trajectories)] if samples is None else np.asarray(samples)
     if (
         drawn.ndim != 1
         or drawn.dtype.kind not in "iu"
@@ -78,6 +79,6 @@ def plot_issues(
         course.plot(line, marker=".", label=f"sample {name}".replace("$", r"\$"))
     course.set(xlabel="epoch", ylabel="probability of the given label", ylim=(-0.02, 1.02))
     course.set_title("Most suspicious" if samples is None else "Some samples")
-    if len(drawn):
+    if 0 < len(drawn) <= _MOST_NAMED:
         course.legend(fontsize="small")
     return figure

@@ -101,6 +101,9 @@ def import_cartography(
             f"'{folder}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
             "training_dynamics folder"
         )
+    if numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+        missing = next(number for number in range(numbers[0], numbers[-1]) if number not in numbers)
+        raise StoreError(f"'{folder}' lacks dynamics_epoch_{missing}.jsonl; give all files of one training")
     place: dict[str, int] = {}
     labels: list[int] = []
     n_classes = 0
@@ -108,6 +111,8 @@ def import_cartography(
         place[guid] = len(labels)
         labels.append(gold)
         n_classes = n_classes or len(logits)
+    if not labels:
+        raise ValueError(f"'{folder}': the first epoch's file holds no line; give cartography's files")
 
     def epochs() -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
         for number in numbers:

@@ -254,34 +254,54 @@ def _keep(text: str) -> Any:
     return text if text in ("all", "given") else whole(text)
 
 
-def _check_outs(*outs: str | None) -> bool:
-    """Refuse at the start what could not be written at the end; returns whether something is printed instead.
+_INPUTS = ("recordings", "marks", "class_names", "sample_ids", "texts", "rows", "detector")
+
+
+def check_outs(options: argparse.Namespace, *names: str) -> bool:
+    """Refuse at the start what could not be written at the end, or would replace what the command reads or writes.
+
+    Args:
+        options: of the command.
+        names: of the options that name its outputs.
+
+    Returns:
+        Whether something is printed instead.
 
     Raises:
-        ValueError: two things would be printed into one another.
+        ValueError: two things would be written into one another, or one over an input.
     """
-    from ..detection.output_files import check_out, is_stdout
+    from ..detection.output_files import check_out, is_stdout, is_stream
 
-    for out in outs:
-        if out is not None:
-            check_out(out)
-    n_printed = sum(map(is_stdout, outs))
+    outs = {name: out for name in names if (out := getattr(options, name)) is not None}
+    if getattr(options, "json", False):
+        outs["json"] = "-"
+    n_printed = sum(map(is_stdout, outs.values()))
     if n_printed > 1:
         raise ValueError("only one thing can go to standard output; give the others a file")
+    taken: dict[str, str] = {}
+    for name in _INPUTS:
+        given = getattr(options, name, None) or []
+        for path in [given] if isinstance(given, str) else given:
+            taken[os.path.realpath(path)] = f"replace what it reads, '{path}'"
+    for name, out in outs.items():
+        check_out(out)
+        real, option = os.path.realpath(out), f"--{name.replace('_', '-')}"
+        if not is_stream(out):
+            if real in taken:
+                raise ValueError(f"{option} '{out}' would {taken[real]}; give it another path")
+            taken[real] = f"be written over by {option}"
     return n_printed > 0
 
 
 def _report(options: argparse.Namespace) -> None:
     from .report import write_report
 
-    is_printed = _check_outs(options.out)
+    is_printed = check_outs(options, "out")
     if options.images is not None and not os.path.isdir(options.images):
         raise ValueError(f"--images '{options.images}' is no folder; give the folder that holds the pictures")
     shown = _lines_or_rows(options)
+    _check_contents(options, shown)  # before the ranking, which may take minutes
     issues, _ = ranked(options, options.recordings)
-    if shown is not None and len(shown) != len(issues):
-        name, file = ("--rows", options.rows) if options.texts is None else ("--texts", options.texts)
-        raise ValueError(f"{name} '{file}' holds {len(shown)} for {len(issues)} samples; give one for each")
     images, picture_ids = options.images, [] if shown else _picture_ids(issues)
     if images is None and any(map(_is_here, picture_ids)):
         images = "."
@@ -302,6 +322,23 @@ def _report(options: argparse.Namespace) -> None:
                 f"It has no pictures: ids such as '{picture_ids[0]}' are no files below this folder. Pass --images "
                 "FOLDER, the one that they begin in."
             )
+
+
+def _check_contents(options: argparse.Namespace, shown: list[Any] | None) -> None:
+    """Refuse what does not fit the recording.
+
+    Raises:
+        ValueError: another number of texts, rows or pictures.
+    """
+    from ..store import TrainingDynamicsStore
+    from .thumbnails import Pictures
+
+    with TrainingDynamicsStore(options.recordings[0]) as store:
+        n_samples, ids = store.n_samples, lines_of(options.sample_ids) or store.sample_ids
+    if shown is not None and len(shown) != n_samples:
+        name, file = ("--rows", options.rows) if options.texts is None else ("--texts", options.texts)
+        raise ValueError(f"{name} '{file}' holds {len(shown)} for {n_samples} samples; give one for each")
+    Pictures(images=options.images, sample_ids=ids, n_samples=n_samples)
 
 
 def _lines_or_rows(options: argparse.Namespace) -> list[Any] | None:
@@ -347,21 +384,16 @@ def _picture_ids(issues: LabelIssues) -> list[str]:
 
 def _is_here(path: str) -> bool:
     """Whether it is a file below this folder."""
-    here, real = os.path.join(os.path.realpath("."), ""), os.path.realpath(path)
-    return real.startswith(here) and os.path.isfile(real)
+    here, file = os.path.join(os.path.abspath("."), ""), os.path.abspath(path)
+    return file.startswith(here) and os.path.isfile(file)
 
 
 def _review(options: argparse.Namespace) -> None:
+    from ..store.paths import existing_file
     from .marks import read_marks, review_marks, write_labels
 
-    is_printed = _check_outs(options.corrected, options.csv, "-" if options.json else None)
-    _check_outs(options.save_detector)
-    for name in ("corrected", "csv", "save_detector"):
-        out = getattr(options, name)
-        if out is not None and os.path.realpath(out) == os.path.realpath(options.marks):
-            raise ValueError(
-                f"--{name.replace('_', '-')} '{out}' would replace the marks; give it another path"
-            )
+    is_printed = check_outs(options, "corrected", "csv", "save_detector")
+    existing_file(options.marks, "the marks that the report exported")
     issues, detector = ranked(options, options.recordings)
     review = review_marks(
         read_marks(options.marks, issues),
@@ -376,11 +408,9 @@ def _review(options: argparse.Namespace) -> None:
         write_labels(options.corrected, review)
     if options.csv is not None:
         review.issues.to_csv(options.csv)
-    if options.save_detector is not None:
-        if review.detector is None:
-            reason = review.why_not or "fine-tuning on the marks did not help"
-            raise ValueError(f"no detector was saved: {reason}; leave --save-detector out")
-        review.detector.save(options.save_detector)
+    saved = options.save_detector if review.detector is not None else None
+    if saved is not None:
+        review.detector.save(saved)
     if options.json:
         say_json(_facts(review))
     elif not (options.quiet or is_printed):
@@ -388,10 +418,13 @@ def _review(options: argparse.Namespace) -> None:
         for name, path in (
             ("corrected labels", options.corrected),
             ("new ranking", options.csv),
-            ("detector", options.save_detector),
+            ("detector", saved),
         ):
             if path is not None:
                 say(f"{name}: {path}")
+    if saved != options.save_detector:
+        reason = review.why_not or "fine-tuning on the marks did not help"
+        raise ValueError(f"no detector was saved: {reason}; leave --save-detector out")
 
 
 def _facts(review: Review) -> dict[str, Any]:
@@ -417,7 +450,9 @@ def _export(options: argparse.Namespace) -> None:
     if kind is None:
         raise ValueError(f"the ending of '{options.out}' names no format; pass --to {', '.join(FORMATS)}")
     written = FORMATS[kind]
-    is_printed = not written.is_folder and _check_outs(options.out)
+    if written.is_folder and options.out == "-":
+        raise ValueError(f"--to {kind} is a folder, which is not printed; give -o one")
+    is_printed = not written.is_folder and check_outs(options, "out")
     if is_printed and not written.is_text:
         printed = ", ".join(name for name, one in FORMATS.items() if one.is_text)
         raise ValueError(f"--to {kind} is not printed, give -o a file; printed are {printed}")

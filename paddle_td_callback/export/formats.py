@@ -32,13 +32,19 @@ def _fiftyone(issues: LabelIssues, out: str, **_: Any) -> None:
 def _label_studio(
     issues: LabelIssues, out: str, *, prefix: str, texts: Sequence[str] | None, quiet: bool
 ) -> None:
-    from ..detection.output_files import is_stdout, new_text_file
+    from ..detection.output_files import check_out, is_stdout, new_text_file
     from .label_studio import labeling_config, write_label_studio
 
+    interface = os.path.splitext(out)[0] + ".xml"
+    if interface == out:
+        raise ValueError(
+            f"'{out}' is the name of the labeling interface; give the tasks one that ends in .json"
+        )
+    if not is_stdout(out):
+        check_out(interface)
     write_label_studio(issues, out, prefix=prefix, texts=texts)
     if is_stdout(out):
         return
-    interface = os.path.splitext(out)[0] + ".xml"
     with new_text_file(interface) as file:
         file.write(labeling_config(issues, kind="image" if texts is None else "text"))
     if not quiet:

@@ -39,7 +39,7 @@ def write_label_studio(
     """
     if texts is not None and len(texts) != len(issues):
         raise ValueError(f"got {len(texts)} texts for {len(issues)} samples; give one for each")
-    sources = check_paths(issues, paths) if texts is None else texts
+    sources = [str(one) for one in (check_paths(issues, paths) if texts is None else texts)]
     kind = "image" if texts is None else "text"
     tasks = []
     for rank, sample in enumerate(

@@ -188,7 +188,7 @@ class _MarkReader:
         self._issues = issues
         self._labels: dict[str, set[int]] = {}
         for label, name in enumerate(issues.class_names or ()):
-            self._labels.setdefault(name, set()).add(label)
+            self._labels.setdefault(_plain(name), set()).add(label)  # a spreadsheet makes 2 of "02"
         highest = (int(labels.max(initial=0)) for labels in (issues.given_label, issues.suggested_label))
         self._n_classes = max(len(self._labels), *(label + 1 for label in highest))
 
@@ -203,10 +203,14 @@ class _MarkReader:
         sample = _whole(row["sample"], "sample", len(self._issues))
         self._check_sample(sample, row)
         label = self._label(correction) if correction else -1
-        if label >= 0 and verdict != "wrong" and label != self._issues.given_label[sample]:
+        is_given = label == self._issues.given_label[sample]
+        if not row["mark"] and is_given:
+            verdict = "right"
+        if label >= 0 and (is_given if verdict == "wrong" else not is_given):
+            which = "the given label as its" if is_given else "another"
             raise ValueError(
-                f"sample {sample} is marked {verdict} and has another corrected_label, {correction[:40]!r}; mark it "
-                "wrong, or leave corrected_label empty"
+                f"sample {sample} is marked {verdict} and has {which} corrected_label, {correction[:40]!r}; mark it "
+                f"{'right' if is_given else 'wrong'}, or leave corrected_label empty"
             )
         return sample, _MARKS[verdict], label if verdict == "wrong" else -1
 
@@ -226,14 +230,14 @@ class _MarkReader:
         if not is_same and not (marked.endswith("…") and name.startswith(marked[:-1])):
             raise ValueError(
                 f"sample {sample} was {marked[:80]!r} when it was marked, and is {name[:80]!r} in the recording; give "
-                "the recording that was reviewed, and where a spreadsheet has changed the ids, the marks as they were "
-                "exported"
+                "the recording that was reviewed, or, where a spreadsheet has changed ids, delete the column of them"
             )
 
     def _label(self, text: str) -> int:
-        named, is_number = self._labels.get(text, set()), text.startswith("#")
-        is_other = text.isascii() and text.isdecimal() and len(text) < 19 and int(text) < self._n_classes
-        meant = named | ({int(text)} if is_other else set())
+        is_number, plain = text.startswith("#"), _plain(text)
+        named = set() if is_number else self._labels.get(plain, set())
+        is_other = plain.isascii() and plain.isdecimal() and len(plain) < 19 and int(plain) < self._n_classes
+        meant = named | ({int(plain)} if is_other else set())
         if named and len(meant) == 1:
             return next(iter(named))
         if named:
@@ -243,8 +247,10 @@ class _MarkReader:
             )
         known = ""
         if self._labels:
-            listed = ", ".join(repr(escape(name, limit=40)) for name in [*self._labels][:5])
+            listed = ", ".join(repr(escape(name, limit=40)) for name in (self._issues.class_names or ())[:5])
             known = f" or a class name such as {listed}"
+        else:
+            known = " (class names count where the ranking has them: pass --class-names, or class_names=)"
         return _whole(text[is_number:], "corrected_label", self._n_classes, known)
 
 

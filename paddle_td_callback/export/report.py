@@ -97,7 +97,10 @@ def write_report(
 def _shown_path(source: Source) -> str:
     """A path as a command takes it, without the folders of this machine."""
     path = source.path if isinstance(source, TrainingDynamicsStore) else path_text(source)
-    return os.path.basename(path) if os.path.isabs(path) else path
+    if not os.path.isabs(path):
+        return path
+    below = os.path.relpath(path)
+    return os.path.basename(path) if below.startswith(os.pardir) else below
 
 
 @contextlib.contextmanager

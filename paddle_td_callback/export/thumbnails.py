@@ -25,6 +25,7 @@ Thumbnail = Callable[[Any], Any]
 
 SIDE = 144  # pixels of the longer side; the page shows 72, and all of them when one presses it
 _OVERSHOOT = 0.5  # beyond 0 and 1
+_DARK = 63  # of 255: pictures whose brightest pixel is no brighter are stretched
 MAX_TEXT = 20_000  # characters
 MAX_CELLS = 40
 _MAX_RAW_FILE = 64 << 10  # of a picture that cannot be scaled, because Pillow is not installed
@@ -64,7 +65,7 @@ class Pictures:
             raise ValueError("thumbnail= is given the items of dataset=, which is missing; pass both")
         self._thumbnail, self._side = thumbnail, side
         self._dataset = dataset = _readable(dataset)
-        self._folder = None if images is None else os.path.realpath(images)
+        self._folder = None if images is None else os.path.abspath(images)
         self._ids = sample_ids
         self._files: list[str] | None = None
         self.there = dataset is not None or images is not None
@@ -117,12 +118,10 @@ class Pictures:
     def _below(self, name: str) -> str:
         """The file that an id names. An id is what a file claims, so it opens nothing outside the folder."""
         assert self._folder is not None
-        for start in (
-            self._folder,
-            os.path.dirname(self._folder),
-        ):  # an id may begin with the folder's own name
-            path = os.path.realpath(os.path.join(start, name.replace("\\", "/")))
-            if os.path.commonpath([self._folder, path]) == self._folder and os.path.isfile(path):
+        # An id may begin with the folder's own name. Links in the folder are the user's own, so they are followed.
+        for start in (self._folder, os.path.dirname(self._folder)):
+            path = os.path.normpath(os.path.join(start, name.replace("\\", "/")))
+            if path.startswith(os.path.join(self._folder, "")) and os.path.isfile(path):
                 return path
         raise ValueError(
             f"the id {name[:100]!r} is no file below '{self._folder}'; give the folder that the ids begin in"
@@ -232,7 +231,7 @@ def of_file(path: str, side: int = SIDE) -> Content:
 def of_bytes(data: bytes) -> Content:
     """The bytes of a PNG, JPEG, GIF, WebP or BMP."""
     for magic, kind in _MAGIC.items():
-        if data.startswith(magic):
+        if data.startswith(magic) and (kind != "webp" or data[8:12] == b"WEBP"):
             return {"image": f"data:image/{kind};base64,{base64.b64encode(data).decode()}"}
     raise ValueError("these bytes are no PNG, JPEG, GIF, WebP or BMP; give a picture of one of these kinds")
 
@@ -253,17 +252,23 @@ def describe(item: Any, side: int = SIDE) -> Content | None:
                 found = describe(value, side)
                 if found is not None and "image" in found:
                     return found
-        return {"row": [[str(key), _value(value)] for key, value in list(item.items())[:MAX_CELLS]]}
+        return _row([(str(key), value) for key, value in item.items()])
     if hasattr(item, "__array__") and not isinstance(item, np.generic):
         return _of_array(as_array(item), side)
     if isinstance(item, (tuple, list)):
         if item and all(isinstance(value, (str, int, float, np.generic)) for value in item):
-            return {"row": [["", _value(value)] for value in item[:MAX_CELLS]]}
+            return _row([("", value) for value in item])
         for value in item:
             found = describe(value, side)
             if found is not None:
                 return found
     return None
+
+
+def _row(cells: Sequence[tuple[str, Any]]) -> Content:
+    shown = [[name, _value(value)] for name, value in cells[:MAX_CELLS]]
+    left = len(cells) - len(shown)
+    return {"row": shown + ([["", f"and {left} more"]] if left else [])}
 
 
 def _value(value: Any) -> str:
@@ -274,7 +279,7 @@ def _of_array(array: npt.NDArray[Any], side: int) -> Content | None:
     if array.dtype.kind not in "biuf" or array.size == 0 or array.ndim == 0:
         return None
     if array.ndim == 1:
-        return {"row": [["", _value(value)] for value in array[:MAX_CELLS]]}
+        return _row([("", value) for value in array])
     pixels = _as_pixels(array, side)
     return (
         None
@@ -293,7 +298,7 @@ def _as_pixels(array: npt.NDArray[Any], side: int) -> npt.NDArray[np.uint8] | No
         array = array.mean(axis=-1) if array.shape[-1] > 1 else array[..., 0]  # no colours: their mean
     if array.ndim not in (2, 3):
         return None
-    step = -(-max(array.shape[:2]) // side)
+    step = max(1, round(max(array.shape[:2]) / side))  # to about that size
     if step > 1:  # mean of blocks, the incomplete ones at the edge left out
         rows, columns = (max(1, size // step) for size in array.shape[:2])
         array = array[: rows * step, : columns * step]
@@ -301,9 +306,13 @@ def _as_pixels(array: npt.NDArray[Any], side: int) -> npt.NDArray[np.uint8] | No
         dtype = array.dtype
         array = array.reshape(block).mean(axis=(1, 3))
         array = array.astype(dtype) if dtype == np.uint8 else array
-    if array.dtype == np.uint8:
+    if array.dtype == np.uint8 and array.max() > _DARK:
         return array
-    array = np.nan_to_num(array.astype(np.float64))
+    array = array.astype(np.float64)
+    finite = array[np.isfinite(array)]
+    if not finite.size:
+        return np.zeros(array.shape, np.uint8)
+    array = np.nan_to_num(array, nan=finite.min(), posinf=finite.max(), neginf=finite.min())
     low, high = _range_of(array)
     shades: npt.NDArray[np.uint8] = np.round(
         (np.clip(array, low, high) - low) / (high - low or 1) * 255
@@ -316,7 +325,7 @@ def _range_of(array: npt.NDArray[np.float64]) -> tuple[float, float]:
     low, high = float(array.min()), float(array.max())
     if (low >= 0 and high <= 1) or (low >= -_OVERSHOOT and 1 < high <= 1 + _OVERSHOOT):  # resizing overshoots
         return 0.0, 1.0
-    if low >= 0 and 127 < high <= 255:
+    if low >= 0 and _DARK < high <= 255:
         return 0.0, 255.0
     return low, high
 
@@ -340,6 +349,15 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     )
 
 
+def _as_rgb(image: Any) -> Any:
+    if image.mode == "LAB":  # which Pillow turns into no other mode without a profile
+        from PIL import ImageCms
+
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB")
+    return image.convert("RGB")
+
+
 def _of_pillow(image: Any, side: int) -> Content:
     if image.mode in ("F", "I") or image.mode.startswith("I;"):  # numbers of any range
         found = _of_array(np.asarray(image), side)
@@ -351,8 +369,10 @@ def _of_pillow(image: Any, side: int) -> Content:
     small.thumbnail((side, side))
     small = ImageOps.exif_transpose(small)  # photographs are turned by a note in the file
     out = io.BytesIO()
-    if small.mode in ("RGB", "CMYK", "YCbCr"):
-        small.convert("RGB").save(out, "JPEG", quality=82)
+    if small.mode in ("1", "L"):
+        small.convert("L").save(out, "PNG")
+    elif small.mode in ("LA", "PA", "RGBA", "P", "RGBa", "La"):
+        small.convert("RGBA").save(out, "PNG")
     else:
-        small.convert("RGBA" if "A" in small.getbands() or small.mode == "P" else "L").save(out, "PNG")
+        _as_rgb(small).save(out, "JPEG", quality=82)
     return of_bytes(out.getvalue())

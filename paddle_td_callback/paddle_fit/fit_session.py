@@ -72,7 +72,9 @@ class FitSession:
         self._warned: set[type[Exception]] = set()
         self._n_lost_batches = 0
         self._size: int | None = None  # of the data set when the last epoch began
-        self._selection: int | None = None  # checksum of what the last epoch chose from a data set
+        self._selection: tuple[int, int] | None = (
+            None  # size and checksum of what the last epoch chose from a data set
+        )
         # The epoch under way.
         self._epoch: int | None = None  # None = none that is recorded
         self._loader: Any = None
@@ -304,7 +306,9 @@ class FitSession:
         """
         selection = selection_of(self.dataset)
         before, self._selection = self._selection, selection
-        if before not in (None, selection):
+        if before is None or selection is None or before[0] != selection[0]:
+            return  # another size is judged by the next check
+        if before != selection:
             raise CaptureError(
                 "the subset that is trained on holds other samples than in the epoch before, so an index means another "
                 f"one; {FIELD_WAY}, or record each selection to a path of its own"

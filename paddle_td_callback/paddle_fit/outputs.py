@@ -21,6 +21,7 @@ from .internals import EXPLICIT_WAY, LOSS, memory_of
 from .losses import ignored_labels, takes_probabilities
 
 _SMALL = 16_384  # numbers of which Paddle's own copy is faster than one through DLPack
+_ROUNDING = 1e-2  # of probabilities; bfloat16 keeps no more
 OUTPUTS = ("auto", "logits", "probabilities")
 
 
@@ -138,6 +139,8 @@ class OutputReader:
         parts = [step.values for step in steps]
         is_here = isinstance(parts[0], np.ndarray)
         values = self._staging.take(parts) if is_here else paddle.concat(parts).numpy()
+        if are_probabilities:
+            _check_range(values, is_given=is_given)
         has_one_column = values.shape[1] == 1
         if has_one_column:
             other = 1 - values if are_probabilities else np.zeros_like(values)
@@ -279,6 +282,16 @@ def as_indices(listed: Sequence[Any]) -> npt.NDArray[np.int64]:
             f"the batch sampler gave {str(joined)[:80]}, wanted a list of integers; yield the samples' places "
             f"in the data set, or {FIELD_WAY}, or {EXPLICIT_WAY}"
         ) from error
+
+
+def _check_range(values: npt.NDArray[np.float32], *, is_given: bool) -> None:
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < -_ROUNDING or high > 1 + _ROUNDING:  # NaN is counted later
+        why = "outputs='probabilities'" if is_given else "the loss takes probabilities"
+        raise CaptureError(
+            f"{why}, but the network's outputs reach from {low:.3g} to {high:.3g}; pass outputs='logits' if the loss "
+            "makes probabilities of them itself, or logits= to say which output holds them"
+        )
 
 
 def _check_lengths(batch: Batch) -> None:

@@ -27,17 +27,18 @@ class Replacement(StandIn):
         call: is called with the replaced object and the arguments.
     """
 
-    __slots__ = ("_td_call", "_td_is_over", "_td_name", "_td_own", "_td_was_own")
+    __slots__ = ("_td_call", "_td_is_asked_always", "_td_is_over", "_td_name", "_td_own", "_td_was_own")
 
     def __init__(self, original: Any, holder: Any, name: str, call: Callable[..., Any]) -> None:
         super().__init__(original)
         own = vars(holder)
+        self._td_set(_td_is_asked_always=False)
         self._td_set(_td_own=own, _td_name=name, _td_was_own=name in own, _td_call=call, _td_is_over=False)
         own[name] = self
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Call what it was made for; when that is over, what it replaced."""
-        if self._td_is_over:
+        if self._td_is_over and not self._td_is_asked_always:
             return self._td_original(*args, **named)
         return self._td_call(self._td_original, *args, **named)
 
@@ -82,6 +83,8 @@ def intercept_next_epoch(
         if running is not model:  # a copy of the model, made while this replacement was there
             Replacement.clear(vars(running), RUN_ONE_EPOCH, all_of_them=True)
             return getattr(running, RUN_ONE_EPOCH)(loader, callbacks, mode, *args, **named)
+        if replacement._td_is_over:
+            return original(loader, callbacks, mode, *args, **named)
         if mode == "train" and any(getattr(one, "params", None) is params for one in callbacks):
             replacement.remove()
             with around(loader, callbacks) as tapped:
@@ -91,6 +94,7 @@ def intercept_next_epoch(
         return original(loader, callbacks, mode, *args, **named)
 
     replacement = replace(model, RUN_ONE_EPOCH, run_one_epoch)
+    replacement._td_set(_td_is_asked_always=True)  # a copy of the model keeps it, and is to run itself
     return replacement
 
 

@@ -34,7 +34,11 @@ class StandIn:
             object.__setattr__(self, slot, value)
 
     def __new__(cls, original: Any, *_args: Any, **_named: Any) -> Any:  # noqa: D102
-        return object.__new__(_class_for(cls, type(original)))  # type: ignore[arg-type]
+        kind = type(original)
+        try:
+            return object.__new__(_class_for(cls, kind))  # type: ignore[arg-type]
+        except TypeError:  # a metaclass without a hash
+            return object.__new__(_class_for.__wrapped__(cls, kind))
 
     def __init__(self, original: Any) -> None:
         self._td_set(_td_original=original)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import CaptureError, StoreError, StoreNotFoundError
-from ..messages import warn
+from ..messages import escape, warn
 from ..names import ordered_names
 from ..store import StoreWriter, TrainingDynamicsStore
 from ..store.paths import absolute, check_space
@@ -127,6 +128,11 @@ class TrainingDynamicsRecorder:
         )
         names = ordered_names(class_names, "class_names", self.layout.n_classes)
         ids = ordered_names(sample_ids, "sample_ids", self.layout.n_samples)
+        if ids is not None and len(set(ids)) != len(ids):
+            twice = next(one for one, n in Counter(ids).items() if n > 1)
+            raise ValueError(
+                f"sample_ids holds {escape(twice, limit=60)!r} more than once; give every sample an id of its own"
+            )
         shifts = None if label_shifts is None else _shifts(label_shifts, self.layout)
         self.path = absolute(path)  # the training may change the working folder
         close_abandoned()

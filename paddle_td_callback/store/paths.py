@@ -100,9 +100,21 @@ def resolve_output(
     if in_place and mode:
         if not os.access(real, os.W_OK):
             raise StoreError(f"'{name}' may not be written; get write permission on it, or give another path")
+    elif mode and not in_place and _is_kept_by_folder(real, folder):
+        raise StoreError(
+            f"'{name}' is another user's, and its folder lets nobody else replace it; give another path"
+        )
     elif not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(f"'{name}': the folder '{folder}' may not be written; give a path in another folder")
     return real
+
+
+def _is_kept_by_folder(real: str, folder: str) -> bool:
+    """Whether only others may rename or remove the file, as in /tmp."""
+    if not hasattr(os, "geteuid"):
+        return False
+    file, above, user = os.stat(real), os.stat(folder), os.geteuid()
+    return bool(above.st_mode & stat.S_ISVTX) and user not in (0, file.st_uid, above.st_uid)
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
@@ -190,13 +202,18 @@ def move_into_place(fresh: str, real: str, *, overwrite: bool) -> None:
     else:
         try:
             os.link(fresh, real)  # unlike a rename, fails where a file has come to lie there
-            os.unlink(fresh)
         except FileExistsError:
             raise
         except OSError:  # a file system without links
             if os.path.exists(real):
                 raise FileExistsError(f"'{real}' exists already") from None
             os.rename(fresh, real)
+        else:
+            try:
+                os.unlink(fresh)
+            except OSError:  # another user's file in a folder like /tmp
+                os.unlink(real)
+                raise
     if os.name == "posix":
         folder = os.open(os.path.dirname(real), os.O_RDONLY)
         with contextlib.suppress(OSError):  # a file system that cannot sync folders

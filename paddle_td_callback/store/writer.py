@@ -149,7 +149,7 @@ class StoreWriter(EpochLog):
         if not 0 <= n_kept <= state.n_epochs:
             raise StoreError(
                 f"'{name}' has {state.n_epochs} epochs, so the first {n_kept} cannot be kept; "
-                f"resume with a number up to {state.n_epochs}"
+                f"give a number up to {state.n_epochs}"
             )
         self._written = state.read_labels(file), state.read_dropped(file)
         self.labels, self._dropped = self._written

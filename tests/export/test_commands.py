@@ -148,8 +148,57 @@ def test_marks_are_not_replaced_by_their_own_review(recording, tmp_path, capsys)
     marks = tmp_path / "marks.csv"
     marks.write_text("sample,mark\n5,wrong\n")
     assert run("review", marks, recording, "--method", "aum", "--corrected", marks) == 1
-    assert "would replace the marks; give it another path" in capsys.readouterr().err
+    assert "would replace what it reads" in capsys.readouterr().err
     assert marks.read_text() == "sample,mark\n5,wrong\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("detect", "run.h5", "--class-names", "x.txt", "--csv", "./x.txt"),
+        ("detect", "run.h5", "--sample-ids", "x.txt", "--csv", "x.txt"),
+        ("report", "run.h5", "--texts", "x.txt", "-o", "x.txt"),
+        ("export", "run.h5", "--to", "label-studio", "--texts", "x.txt", "-o", "x.txt"),
+        ("review", "x.txt", "run.h5", "--corrected", "y.csv", "--csv", "./y.csv"),
+        ("export", "run.h5", "--to", "label-studio", "--texts", "x.txt", "-o", "y.xml"),
+        ("export", "run.h5", "--to", "cartography", "-o", "-"),
+    ],
+)
+def test_no_output_replaces_an_input_or_another(recording, tmp_path, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(recording.parent)
+    (recording.parent / "x.txt").write_text("a\n" * 300)
+    assert run(*arguments, "--method", "aum") == 1
+    assert re.search("give (it another path|the tasks one|-o one)", capsys.readouterr().err)
+    assert (recording.parent / "x.txt").read_text() == "a\n" * 300
+    assert not (recording.parent / "y.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("review", "none.csv", "run.h5"),
+        ("report", "run.h5", "--texts", "x.txt"),
+        ("report", "run.h5", "--rows", "x.txt"),
+    ],
+)
+def test_what_can_be_refused_is_refused_before_the_ranking(recording, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(recording.parent)
+    monkeypatch.setattr(
+        "paddle_td_callback.detection.find_issues.find_label_issues", lambda *_, **__: pytest.fail("ranked")
+    )
+    (recording.parent / "x.txt").write_text("a\n" * 30)
+    assert run(*arguments) == 1
+    assert re.search("there is no such file|samples; give one for each", capsys.readouterr().err)
+
+
+def test_a_review_without_a_detector_to_save_is_said_with_the_rest(recording, tmp_path, capsys):
+    (tmp_path / "marks.csv").write_text("sample,mark\n5,wrong\n")
+    review = ("review", tmp_path / "marks.csv", recording, "--method", "aum")
+    assert run(*review, "--save-detector", tmp_path / "d.weights") == 1
+    printed = capsys.readouterr()
+    assert "of the judged labels 100.0% are wrong" in printed.out
+    assert "no detector was saved: " in printed.err
+    assert not (tmp_path / "d.weights").exists()
 
 
 def test_averaged_runs_are_reviewed(recording, tmp_path, capsys):

@@ -321,6 +321,23 @@ def test_cartography_does_not_wait_for_a_pipe(tmp_path):
         import_cartography(tmp_path, tmp_path / "out.h5")
 
 
+def test_cartography_wants_all_epochs_and_a_line(tmp_path):
+    for epoch in (0, 2):
+        line = {"guid": 1, "gold": 0, f"logits_epoch_{epoch}": [1, 2]}
+        (tmp_path / f"dynamics_epoch_{epoch}.jsonl").write_text(json.dumps(line))
+    with pytest.raises(StoreError, match=r"lacks dynamics_epoch_1.jsonl; give all files of one training"):
+        import_cartography(tmp_path, tmp_path / "out.h5")
+    (tmp_path / "dynamics_epoch_2.jsonl").unlink()
+    (tmp_path / "dynamics_epoch_0.jsonl").write_text("")
+    with pytest.raises(ValueError, match="the first epoch's file holds no line"):
+        import_cartography(tmp_path, tmp_path / "out.h5")
+
+
+def test_sample_ids_are_all_different(path):
+    with pytest.raises(ValueError, match="sample_ids holds 'a' more than once"):
+        import_arrays(path, [np.full((3, 2), 0.5)], [0, 1, 0], sample_ids=["a", "b", "a"])
+
+
 def test_cartography_does_not_mix_two_trainings(recording, tmp_path):
     (tmp_path / "td").mkdir()
     (tmp_path / "td" / "dynamics_epoch_17.jsonl").write_text("")

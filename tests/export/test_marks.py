@@ -42,7 +42,10 @@ def write(path, text):
 
 
 def test_marks_are_read_in_every_form_that_spreadsheets_save(issues, tmp_path):
-    plain = "sample,mark,corrected_label\n5,wrong,dog\n6,Right,\n7,unsure,\n8,,\n9,wrong,3\n10,wrong,'=owl\n"
+    owl = int(np.flatnonzero(issues.given_label[10:] != 2)[0]) + 10
+    plain = (
+        f"sample,mark,corrected_label\n5,wrong,dog\n6,Right,\n7,unsure,\n8,,\n9,wrong,3\n{owl},wrong,'=owl\n"
+    )
     for text in (
         plain,
         "\ufeff" + plain.replace("\n", "\r\n"),
@@ -50,7 +53,7 @@ def test_marks_are_read_in_every_form_that_spreadsheets_save(issues, tmp_path):
         plain.replace(",", "\t"),
     ):
         marks = read_marks(write(tmp_path / "m.csv", text), issues)
-        assert marks.samples.tolist() == [5, 6, 7, 9, 10]
+        assert marks.samples.tolist() == [5, 6, 7, 9, owl]
         assert marks.verdicts.tolist() == [WRONG, RIGHT, UNSURE, WRONG, WRONG]
         assert marks.corrections.tolist() == [1, -1, -1, 3, 2]
 
@@ -134,13 +137,30 @@ def test_a_number_that_is_also_a_name_is_asked_about(path, tmp_path):
     issues = find_label_issues(path, method="aum", progress=False)
 
     def corrected(text):
-        return read_marks(
-            write(tmp_path / "m.csv", f"sample,corrected_label\n5,{text}\n"), issues
-        ).corrections
+        label = {"x": 2}.get(text, 3 if "3" in text else int(text.strip("#")[0]))
+        sample = int(np.flatnonzero((issues.given_label != label) & (issues.given_label >= 0))[0])
+        write(tmp_path / "m.csv", f"sample,corrected_label\n{sample},{text}\n")
+        return read_marks(tmp_path / "m.csv", issues).corrections
 
+    others = find_label_issues(path, method="aum", progress=False, class_names=["02", "01", "x", "3"])
+    write(tmp_path / "m.csv", "sample,corrected_label\n5,2\n")  # as Excel writes 02
+    with pytest.raises(ValueError, match=r"'2' may be the name or the number of class #0 or #2"):
+        read_marks(tmp_path / "m.csv", others)
+    with pytest.raises(ValueError, match=r"line 2: .* '1.0' may be"):
+        corrected("1.0")
     with pytest.raises(ValueError, match=r"line 2: .* '1' may be the name or the number .*; write #0 or #1"):
         corrected("1")
     assert [corrected(text)[0] for text in ("#0", "#1", "x", "2", "3", "#3")] == [0, 1, 2, 2, 3, 3]
+
+
+def test_the_given_label_as_its_own_correction_says_right(issues, tmp_path):
+    given = int(issues.given_label[5])
+    marks = read_marks(write(tmp_path / "m.csv", f"sample,mark,corrected_label\n5,,{given}\n"), issues)
+    assert (marks.verdicts.tolist(), marks.corrections.tolist()) == ([RIGHT], [-1])
+    with pytest.raises(
+        ValueError, match="line 2: sample 5 is marked wrong and has the given label as its corrected"
+    ):
+        read_marks(write(tmp_path / "m.csv", f"sample,mark,corrected_label\n5,wrong,{given}\n"), issues)
 
 
 def test_a_quote_that_is_not_closed_swallows_no_marks(issues, tmp_path):

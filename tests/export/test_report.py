@@ -322,6 +322,10 @@ def shades(item):
         ([[0, 8], [4, 16]], 255),
         ([[0.0, 100], [4, 200]], 200),
         ([[-2.0, 0], [1, 3]], 255),
+        (np.uint8([[0, 1], [1, 0]]), 255),
+        (np.uint8([[0, 100], [1, 0]]), 100),
+        ([[0.0, 2], [4, np.inf]], 255),
+        ([[np.inf, -np.inf], [np.nan, np.inf]], 0),
     ],
 )
 def test_no_usual_range_of_numbers_is_black(array, brightest):
@@ -330,6 +334,12 @@ def test_no_usual_range_of_numbers_is_black(array, brightest):
 
 def test_pillow_modes_and_turned_photographs():
     image = pytest.importorskip("PIL.Image")
+    red = image.new("RGB", (8, 8), "red")
+    for mode in ("HSV", "YCbCr", "CMYK", "RGBX", "RGBA", "P"):
+        pixel = shades(red.convert(mode))[4, 4]
+        assert pixel[0] > 200
+        assert pixel[1] < 60
+    assert shades(image.new("LAB", (8, 8), (128, 200, 128)))[4, 4, 0] > 150
     ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
     for item in (image.fromarray(ramp), image.fromarray((ramp * 60_000).astype(np.uint16))):
         found = shades(item)
@@ -347,6 +357,15 @@ class Streams:
 
     def __getitem__(self, index):
         raise RuntimeError("a stream has no items")
+
+
+def test_bytes_of_a_sound_are_no_picture():
+    with pytest.raises(ValueError, match="no PNG, JPEG, GIF, WebP or BMP"):
+        describe(b"RIFF\0\0\0\0WAVEfmt ")
+
+
+def test_cells_that_are_left_out_are_counted():
+    assert describe(np.arange(100.0))["row"][-1] == ["", "and 60 more"]
 
 
 def test_a_data_set_that_shows_nothing_costs_no_page_and_is_said(path, tmp_path):
@@ -419,11 +438,12 @@ def test_pictures_by_ids_below_a_folder_and_none_outside(path, tmp_path):
     (tmp_path / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
     names[0], names[1], names[2] = "../secret.png", str(tmp_path / "secret.png"), "link.png"
     record(path, sample_ids=names)
-    with pytest.warns(RuntimeWarning, match="3 samples could not be shown.*no file below"):
+    with pytest.warns(RuntimeWarning, match="2 samples could not be shown.*no file below"):
         write_report(issues_of(path), path, tmp_path / "r.html", images=tmp_path / "pictures")
     data, _ = data_of(tmp_path / "r.html")
     shown = dict(zip(data["suspects"]["sample"], data["content"], strict=True))
-    assert [shown[i] for i in range(3)] == [None] * 3
+    assert [shown[i] for i in range(2)] == [None] * 2
+    assert shown[2]["image"]  # links in the folder are the user's own
     assert shown[3]["image"]
 
 

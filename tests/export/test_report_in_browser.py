@@ -380,6 +380,20 @@ def test_marks_are_not_those_of_other_samples_of_the_same_name(browser, tmp_path
     assert text_of(browser, "#marks-said").startswith("1 wrong")
 
 
+def test_clear_asks_each_time(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    clear = browser.find_element(By.ID, "clear")
+    rows(browser)[0].find_element(By.CSS_SELECTOR, "button.wrong").click()
+    clear.click()
+    clear.click()
+    assert text_of(browser, "#marks-said") == "Nothing marked yet."
+    rows(browser)[0].find_element(By.CSS_SELECTOR, "button.wrong").click()
+    assert clear.text == "Clear marks"
+    clear.click()
+    assert text_of(browser, "#marks-said").startswith("1 wrong")
+
+
 def test_keys_count_with_caps_lock_too(browser, made):
     path, _ = made
     open_page(browser, path)
@@ -467,7 +481,9 @@ def test_marks_of_a_browser_that_stores_nothing_stay_in_the_page(browser, made):
     browser.execute_script("document.querySelector('.suspect').focus()")
     for key in "wru":
         press(browser, key)
-    assert text_of(browser, "#marks-said").startswith("1 wrong, 1 right, 1 unsure")
+    said = text_of(browser, "#marks-said")
+    assert said.startswith("1 wrong, 1 right, 1 unsure")
+    assert said.endswith("This browser keeps no marks: export them before you leave the page.")
     assert len(exported(browser, issues).samples) == 3
 
 

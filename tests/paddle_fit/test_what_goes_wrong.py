@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import io
 import itertools
@@ -577,6 +578,35 @@ def test_a_subset_that_chooses_anew_ends_the_recording(path: str) -> None:
     assert seen(path) == [20]
 
 
+def test_a_subset_that_grows_as_was_said_is_recorded(path: str) -> None:
+    subset = paddle.io.Subset(Points(), list(range(20)))
+
+    def grow(_: Any) -> None:
+        subset.indices = [*subset.indices, 30, 31]
+
+    sampler = paddle.io.BatchSampler(subset, batch_size=BATCH)
+    data = paddle.io.DataLoader(subset, batch_sampler=sampler)
+    fit(data, [On("epoch_begin", grow, [1]), TrainingDynamicsCallback(path, n_samples=22)])
+    assert seen(path) == [20, 22, 22]
+
+
+def test_a_copy_of_the_model_evaluates_itself(path: str) -> None:
+    copies = []
+
+    def take(model: Any) -> None:
+        twin = copy.copy(model)
+        twin.network = Witness(exact=False)
+        twin._adapter = type(model._adapter)(twin)  # which a copy shares with the original otherwise
+        twin.prepare(loss=nn.CrossEntropyLoss())
+        copies.append((twin, paddle.Model(twin.network)))
+
+    fit(Points(), [TrainingDynamicsCallback(path), On("epoch_begin", take, [0])])
+    twin, alone = copies[0]
+    alone.prepare(loss=nn.CrossEntropyLoss())
+    wanted = alone.evaluate(Points(), batch_size=BATCH, verbose=0)
+    assert twin.evaluate(Points(), batch_size=BATCH, verbose=0) == wanted
+
+
 def test_another_network_in_the_same_fit_ends_the_recording(path: str) -> None:
     def exchange(model: Any) -> None:
         model.network = Witness()
@@ -1041,6 +1071,28 @@ def test_a_network_that_has_learned_nothing_gives_no_warning(constant: int, weig
         plausibility = Plausibility("auto")
         assert plausibility.check_batch(batch_of(predicted, labels, 4)) is None
         assert plausibility.check_epoch(labels.astype(np.int32), 4) == []
+
+
+class MakesProbabilities(nn.Layer):
+    """A loss that takes logits, and probabilities inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.BCELoss()
+
+    def forward(self, logits: Any, labels: Any) -> Any:
+        return self.inner(F.sigmoid(logits[:, 0]), labels.astype("float32").reshape([-1]))
+
+
+def test_logits_are_not_recorded_as_probabilities(path: str) -> None:
+    data = Separable(n_classes=2)
+    with pytest.raises(
+        CaptureError, match=r"the loss takes probabilities, but .* reach from .*pass outputs='logits'"
+    ):
+        fit(data, TrainingDynamicsCallback(path), network=Witness(1), loss=MakesProbabilities())
+    fit(data, TrainingDynamicsCallback(path, outputs="logits"), network=Witness(1), loss=MakesProbabilities())
+    with TrainingDynamicsStore(path) as store:
+        assert store.probabilities().min() >= 0
 
 
 # ---------------------------------------------------------------------------------------------------------------

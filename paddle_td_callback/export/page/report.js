@@ -413,6 +413,7 @@
       const [low, high] = wilson(count.wrong, judged);
       text += `. Of the judged labels ${percent(count.wrong / judged, 0)} are wrong (95% interval ${percent(low, 0)} to ${percent(high, 0)}).`;
     }
+    if (!isKept) text += " This browser keeps no marks: export them before you leave the page.";
     $("marks-said").textContent = text;
     $("export").disabled = $("clear").disabled = marks.size === 0;
   }
@@ -602,14 +603,14 @@
     let sure = false;
     $("clear").addEventListener("click", () => {
       if (sure) { marks.clear(); keepMarks(); find(); drawList(); sayMarks(); $("f-given").focus(); }
-      sure = !sure;
+      else sure = true;
       $("clear").textContent = sure ? "Really clear all marks?" : "Clear marks";
     });
     $("clear").addEventListener("blur", () => { sure = false; $("clear").textContent = "Clear marks"; });
     $("list").addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.altKey || event.metaKey) return;
       const node = event.target.closest(".suspect");
-      if (!node) return;
+      if (!node || (event.target.closest("details div") && event.key.startsWith("Arrow"))) return; // it scrolls
       const i = Number(node.dataset.place), key = event.key.length === 1 ? event.key.toLowerCase() : event.key, mark = { w: "wrong", r: "right", u: "unsure" }[key];
       if (mark) { setMark(i, mark, node); step(node, 1); }
       else if (key === "x" || key === "Backspace") setMark(i, null, node);
