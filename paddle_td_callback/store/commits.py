@@ -98,7 +98,7 @@ class EpochLog:
         Args:
             index: number of the epoch; a gap behind the last committed one stays unseen and is noted as
                 dropped, an epoch already committed is left alone.
-            epoch: arrays as `Layout.unseen_epoch` makes them; samples whose `n_presentations` is 0 are
+            epoch: one array for each field of the layout; samples whose `n_presentations` is 0 are
                 stored as unseen, whatever the other arrays hold for them.
             labels: `[sample]` int32, -1 = not seen so far.
 

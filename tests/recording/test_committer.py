@@ -11,7 +11,7 @@ import warnings
 
 import numpy as np
 import pytest
-from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs
+from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, unseen_epoch
 
 from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.recording import committer as committer_module
@@ -131,7 +131,7 @@ def test_whatever_goes_wrong_in_a_commit_training_goes_on(path, error, monkeypat
     assert f"epoch 0 cannot be written ({error})" in messages[0]
     assert "epochs [1, 2] could not be written and are missing" in messages[1]
     found, _ = read_epochs(path)
-    unseen = LAYOUT.unseen_epoch()
+    unseen = unseen_epoch(LAYOUT)
     assert_same_epochs(found, [epochs[0], unseen, unseen, epochs[3]])
 
 

@@ -10,7 +10,14 @@ import h5py
 import numpy as np
 import pytest
 from support.forging import forge, newest
-from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
+from support.recordings import (
+    assert_same_epochs,
+    make_epoch,
+    make_labels,
+    read_epochs,
+    unseen_epoch,
+    write_recording,
+)
 
 from paddle_td_callback import (
     StoreError,
@@ -119,7 +126,7 @@ def test_a_gap_is_dropped_epochs_and_an_epoch_committed_twice_is_left_alone(path
     with TrainingDynamicsStore(path) as store:
         assert (store.n_epochs, store.dropped_epochs) == (5, [0, 2, 3])
     found, _ = read_epochs(path)
-    unseen = layout.unseen_epoch()
+    unseen = unseen_epoch(layout)
     assert_same_epochs(found, [unseen, epochs[1], unseen, unseen, epochs[4]])
 
 
@@ -316,7 +323,7 @@ def test_resume_keeps_the_first_epochs_and_goes_on_from_there(path):
         writer = StoreWriter.resume(path, n_epochs=n_kept)
         assert writer.n_epochs == n_kept
         wanted = [
-            layout.unseen_epoch() if index == 4 else epoch for index, epoch in enumerate(epochs[:n_kept])
+            unseen_epoch(layout) if index == 4 else epoch for index, epoch in enumerate(epochs[:n_kept])
         ]
         assert_same_epochs(read_epochs(path)[0], wanted)
         writer.commit_epoch(n_kept, epochs[29], labels)
@@ -421,7 +428,7 @@ def test_no_sector_of_a_chunk_may_be_another(fill, path):
     layout = Layout(400, 3, keep="given")
     with contextlib.closing(StoreWriter.create(path, layout)) as writer:
         for index in (0, 2):  # epoch 1 is dropped
-            epoch = layout.unseen_epoch()
+            epoch = unseen_epoch(layout)
             epoch["predicted"][::2], epoch["n_presentations"][::2] = fill % 2, 1
             writer.commit_epoch(index, epoch, np.zeros(400, np.int32))
     whole = path.read_bytes()

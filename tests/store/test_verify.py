@@ -7,7 +7,14 @@ import h5py
 import numpy as np
 import pytest
 from support.forging import forge, newest
-from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
+from support.recordings import (
+    assert_same_epochs,
+    make_epoch,
+    make_labels,
+    read_epochs,
+    unseen_epoch,
+    write_recording,
+)
 
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.store import StoreWriter
@@ -138,7 +145,7 @@ def test_the_first_bad_epoch_and_sample_are_named_and_the_good_ones_saved(field,
     assert str(salvage(path, out)) == text  # what is read again to be saved is not counted again
     assert verify(out).ok
     found, _ = read_epochs(out)
-    assert_same_epochs(found, [written[0], written[1], layout.unseen_epoch(), written[3]])
+    assert_same_epochs(found, [written[0], written[1], unseen_epoch(layout), written[3]])
     with pytest.raises(StoreError, match="exists already"):
         salvage(path, out)
 
