@@ -6,7 +6,6 @@ import os
 import shutil
 import stat
 import sys
-import threading
 from dataclasses import replace
 
 import h5py
@@ -299,18 +298,16 @@ def test_names_may_be_given_later(tmp_path, as_mapping):
 
 def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    got = []
-    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
-    reader.start()
-    issues.to_csv(tmp_path / "pipe")
-    reader.join(10)
-    assert got[0].startswith("sample,rank")
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), newline="") as reader:
+        issues.to_csv(tmp_path / "pipe")
+        got = reader.read()
+    assert got.startswith("sample,rank")
     assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
     (tmp_path / "real.csv").write_text("old")
     os.symlink("real.csv", tmp_path / "link.csv")
     issues.to_csv(tmp_path / "link.csv")
     assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "real.csv").read_text() == got[0]
+    assert (tmp_path / "real.csv").read_bytes() == got.encode()
     with h5py.File(tmp_path / "run.h5", "w"):
         pass
     with pytest.raises(StoreError, match="is an HDF5 file, perhaps a recording; give another path"):

@@ -173,7 +173,13 @@ def assert_quiet(browser):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             assert message["params"]["request"]["url"].startswith(
-                ("file:", "data:", "blob:", "chrome:")  # the last: of the page that Chromium starts with
+                (
+                    "file:",
+                    "data:",
+                    "blob:",
+                    "chrome:",
+                    "chrome-untrusted:",
+                )  # the last two: of the page that Chromium starts with
             )
 
 
