@@ -21,6 +21,7 @@ from paddle_td_callback import (
     TrainingDynamicsStore,
     find_label_issues,
 )
+from paddle_td_callback.export.trackers import log_issues
 
 N = 30
 
@@ -233,6 +234,8 @@ def test_the_run_of_paddles_own_wandb_callback_is_written_to(
     assert len(suspects) == 8
     assert suspects[0][:2] == ("picture", 3)
     assert suspects[0][2].startswith("1: sample ")
+    log_issues(finder.issues, path, run)  # without a data set, and so without pictures
+    assert "label_issues/suspects" not in logged[-1]
 
 
 def test_what_fails_is_said_once_and_costs_nothing(path: str) -> None:
@@ -325,3 +328,17 @@ def test_a_finder_of_what_this_fit_does_not_record_says_so_before_training(
         fit(Points(), [other, finder, Watching()], epochs=2)
     assert steps[0] == 1
     assert (finder.issues is not None) == is_there
+
+
+def test_a_writer_gets_what_can_be_shown_without_matplotlib_and_pillow(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, writer = TrainingDynamicsCallback(path), Writer()
+    finder = LabelIssuesCallback(recorder, method="aum", every=4, log_writer=writer, progress=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    fit(Pictures(), [recorder, finder])
+    assert [tag for _, tag, _ in writer.said] == [
+        "label_issues/share_that_looks_wrong",
+        "label_issues/ranking",
+    ]
