@@ -249,5 +249,5 @@ def _close_in_child() -> None:
         log._file.close()
 
 
-if hasattr(os, "register_at_fork"):
+with contextlib.suppress(AttributeError):  # a system that cannot fork
     os.register_at_fork(after_in_child=_close_in_child)

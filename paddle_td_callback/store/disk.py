@@ -12,9 +12,6 @@ from typing import Any
 from ..errors import StoreError, StoreNotFoundError
 from ..messages import warn
 
-if sys.platform != "win32":
-    import fcntl
-
 
 def _at(function: str, fd: int, data: Any, offset: int) -> Any:
     """`os.pread` or `os.pwrite`, also where the system has none."""
@@ -123,6 +120,8 @@ def lock(file: RawFile) -> None:
     """
     if sys.platform == "win32":
         return
+    import fcntl
+
     try:
         if sys.platform == "linux":
             # struct flock: type, whence, start, length, pid
