@@ -45,6 +45,7 @@ from paddle_td_callback import (
     train_several_runs,
 )
 from paddle_td_callback.paddle_fit.fit_session import FitSession
+from paddle_td_callback.paddle_fit.index_field import IndexField
 from paddle_td_callback.paddle_fit.internals import check_model
 from paddle_td_callback.paddle_fit.losses import ignored_labels, takes_probabilities
 from paddle_td_callback.paddle_fit.outputs import Batch
@@ -832,6 +833,17 @@ def test_a_network_that_has_learned_nothing_gives_no_warning(constant: int, weig
         assert plausibility.check_epoch(labels.astype(np.int32), 4) == []
 
 
+def test_only_the_last_rows_of_the_first_epoch_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddle_td_callback.paddle_fit.plausibility._N_ROWS", 200)
+    labels = np.arange(100) % 4
+    for n_right, is_odd in ((0, True), (2, False)):
+        plausibility = Plausibility("auto")
+        for number in range(10):
+            predicted = labels if number >= 10 - n_right else (labels + 1) % 4
+            plausibility.check_batch(batch_of(predicted, labels, 4))
+        assert bool(plausibility.check_epoch(labels.astype(np.int32), 4)) == is_odd
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # F. Names have an order.
 
@@ -1023,6 +1035,11 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "ragged": ("holds no indices.*index_field=", {"index_field": -1}, "ragged"),
     "fewer-labels": ("rows and .* labels; pass logits= and label=.*or labels=", {}, "fewer labels"),
     "no-field": ("index_field=", {"index_field": 7}, None),
+    "no-key": (
+        r"a batch of the data is a dictionary with keys \['a', 'b'\]; pass",
+        {"index_field": "c"},
+        "keys",
+    ),
     "unknown-id": ("sample_ids=", {"index_field": -1, "sample_ids": ["a", "b"]}, "strings"),
 }
 
@@ -1036,6 +1053,8 @@ class Odd(Points):
         if self.kind == "tuples":
             return super().__getitem__(i[1])
         features, label = super().__getitem__(i)
+        if self.kind == "keys":
+            return {"a": features, "b": label}
         if self.kind == "regression":
             return features, np.float32([label * 0.3])
         extra = {"strings": (f"id-{i}",), "fractions": (np.float32(i),), "ragged": ([i] * (i % 3),)}
@@ -1076,6 +1095,13 @@ def test_refusals_name_the_argument_that_solves_them(name: str, path: str) -> No
     with pytest.raises((CaptureError, ValueError), match=match):
         fit(data, TrainingDynamicsCallback(path, **options), network=network, loss=loss)
     assert not os.path.exists(path)
+
+
+def test_a_batch_that_has_no_fields_is_named_by_its_type() -> None:
+    with pytest.raises(
+        CaptureError, match="index_field=-1, but a batch of the data is ndarray; pass index_field="
+    ):
+        IndexField(-1).without(np.zeros(3))
 
 
 # ---------------------------------------------------------------------------------------------------------------
