@@ -11,11 +11,12 @@ import contextlib
 import dataclasses
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ._version import __version__
 from .errors import StoreError, StoreExistsError, TrainingDynamicsError
@@ -65,10 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain("interrupted")
         status = 130
     except (TrainingDynamicsError, OSError, ValueError, TypeError, ImportError) as error:
-        message = str(error)
-        for name, option in OPTIONS.items():
-            message = message.replace(name, option)
-        _complain(message)
+        _complain(_with_options(str(error)))
         status = 1
     try:
         with standard_output():
@@ -76,6 +74,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError:  # Python itself writes what is left when it ends, and would fail at it again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return status
+
+
+def _with_options(message: str) -> str:
+    """A message that names the options of this command; what is quoted, such as the name of a file, stays."""
+    names = "|".join(map(re.escape, OPTIONS))
+    return re.sub(rf"(?<!\w)'[^']*'|{names}", lambda found: OPTIONS.get(found[0], found[0]), message)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(escape(message))
 
 
 @contextlib.contextmanager
@@ -94,7 +103,7 @@ def _complain(message: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="paddle-td", description="Find mislabeled training samples from recorded training dynamics."
     )
     parser.add_argument("--version", action="version", version=f"paddle-td {__version__}")
@@ -219,7 +228,11 @@ def _keep(options: argparse.Namespace) -> None:
     path, n_kept = options.recording, options.n_epochs
     with TrainingDynamicsStore(path) as store:
         n_epochs = store.n_epochs
-    StoreWriter.resume(path, n_epochs=n_kept).close()
+    writer = StoreWriter.resume(path, n_epochs=n_kept)
+    try:
+        writer.drop_others()
+    finally:
+        writer.close()
     say(
         f"'{path}': {n_kept} epochs kept, {n_epochs - n_kept} dropped; resume=True continues after epoch {n_kept}"
     )
@@ -228,19 +241,27 @@ def _keep(options: argparse.Namespace) -> None:
 def _info(options: argparse.Namespace) -> None:
     from .store import TrainingDynamicsStore
 
-    all_facts = []
+    all_facts, failures = [], []
     for path in options.recordings:
-        with TrainingDynamicsStore(path) as store:
+        try:
+            store = TrainingDynamicsStore(path)
+        except TrainingDynamicsError as error:  # the others can be read all the same
+            failures.append(error)
+            continue
+        with store:
             all_facts.append(_facts(store))
-    if options.json:
-        say_json(all_facts if len(all_facts) > 1 else all_facts[0])
-        return
-    for number, facts in enumerate(all_facts):
+    if options.json and all_facts:
+        say_json(all_facts if len(options.recordings) > 1 else all_facts[0])
+    for number, facts in enumerate([] if options.json else all_facts):
         if number:
             say("")
         width = max(map(len, facts))
         for name, value in facts.items():
             say(f"{name.replace('_', ' '):<{width}}  {escape(_shown(value), limit=1000)}")
+    for failure in failures[:-1]:
+        _complain(str(failure))
+    if failures:
+        raise failures[-1]
 
 
 def _facts(store: TrainingDynamicsStore) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 _MAX_NESTING = 16  # subsets of subsets
 
@@ -31,26 +34,63 @@ def names_of(dataset: Any) -> DatasetNames:
     """The names of a `DatasetFolder`, an `ImageFolder`, a `Subset` of these, or anything with `classes`.
 
     Data sets of Paddle and of PyTorch (`samples` or `imgs`, `classes` or `class_to_idx`, `root`) are understood.
-    Nothing is read but attributes: no item, no file.
+    Nothing is read but attributes: no item, no file. Attributes that mean something else give no names.
 
     Args:
         dataset: any data set.
     """
-    chosen: Sequence[int] | None = None
+    try:
+        return _names_of(dataset)
+    except Exception:  # of a property; names are no reason to end a training
+        return DatasetNames()
+
+
+def _names_of(dataset: Any) -> DatasetNames:
+    chosen: npt.NDArray[np.int64] | None = None
     for _ in range(_MAX_NESTING):
-        inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
-        if inner is not None and hasattr(dataset, "label_shifts"):  # `PlantedLabelErrors`
-            dataset = inner
+        if _is_a(dataset, "PlantedLabelErrors"):
+            dataset = dataset.dataset
             continue
-        if inner is None or indices is None:
+        subset = subset_of(dataset)
+        if subset is None:
             break
-        outer = [int(index) for index in indices]
-        chosen = outer if chosen is None else [outer[index] for index in chosen]
-        dataset = inner
+        dataset, outer = subset
+        chosen = outer if chosen is None else outer[chosen]
     paths = _paths(dataset)
     if paths is not None and chosen is not None:
-        paths = [paths[index] for index in chosen] if _all_within(chosen, len(paths)) else None
+        is_within = not len(chosen) or (chosen.min() >= 0 and chosen.max() < len(paths))
+        paths = [paths[index] for index in chosen] if is_within else None
     return DatasetNames(_ids(paths, getattr(dataset, "root", None)), _classes(dataset), paths)
+
+
+def subset_of(dataset: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
+    """The data set that a `Subset` is of, and which of its samples `[sample]`; None = it is no subset."""
+    if not _is_a(dataset, "Subset"):
+        return None
+    indices = np.asarray(dataset.indices)
+    if indices.ndim != 1 or (len(indices) and indices.dtype.kind not in "iu"):
+        return None
+    return dataset.dataset, indices.astype(np.int64)
+
+
+def selection_of(dataset: Any) -> int | None:
+    """A checksum of which samples a `Subset`, also one of another, holds; None = it is no subset, or cannot be read."""
+    checksum = None
+    try:
+        for _ in range(_MAX_NESTING):
+            subset = subset_of(dataset)
+            if subset is None:
+                break
+            dataset, indices = subset
+            checksum = zlib.crc32(indices.tobytes(), checksum or 0)
+    except Exception:  # of a property
+        return None
+    return checksum
+
+
+def _is_a(dataset: Any, name: str) -> bool:
+    """By the name of a class, since this module knows neither Paddle nor PyTorch."""
+    return any(base.__name__ == name for base in type(dataset).__mro__)
 
 
 def _paths(dataset: Any) -> list[str] | None:
@@ -82,18 +122,31 @@ def _ids(paths: list[str] | None, root: Any) -> list[str] | None:
 
 
 def _classes(dataset: Any) -> list[str] | None:
-    classes = getattr(dataset, "classes", None)
-    if classes is None and isinstance(getattr(dataset, "class_to_idx", None), Mapping):
-        numbered = dataset.class_to_idx
-        if sorted(numbered.values()) != list(range(len(numbered))):
+    """One name a class; None where there are none, or where two attributes disagree."""
+    found = [
+        names
+        for names in (
+            _class_names(getattr(dataset, "classes", None)),
+            _class_names(getattr(dataset, "class_to_idx", None)),
+        )
+        if names is not None
+    ]
+    return found[0] if found and all(names == found[0] for names in found) else None
+
+
+def _class_names(classes: Any) -> list[str] | None:
+    """Of a list or an array of names or numbers, a mapping from name to number, or one from number to name."""
+    if isinstance(classes, Mapping):
+        by_number = classes if all(map(_is_number, classes)) else {v: k for k, v in classes.items()}
+        if not all(map(_is_number, by_number)) or sorted(by_number) != list(range(len(classes))):
             return None
-        classes = sorted(numbered, key=numbered.__getitem__)
-    if isinstance(classes, (str, bytes)) or not isinstance(classes, Sequence) or not len(classes):
+        classes = [by_number[number] for number in range(len(classes))]
+    if isinstance(classes, np.ndarray) and classes.ndim == 1:
+        classes = classes.tolist()
+    if not isinstance(classes, (list, tuple)) or not classes:
         return None
-    if not all(isinstance(name, str) for name in islice(classes, 1_000_000)):
-        return None
-    return list(classes)
+    return [str(name) for name in classes] if all(isinstance(name, (str, int)) for name in classes) else None
 
 
-def _all_within(indices: Sequence[int], length: int) -> bool:
-    return not indices or (min(indices) >= 0 and max(indices) < length)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

@@ -60,7 +60,10 @@ def show(text: object, stream: TextIO | None = None) -> bool:
             # fail to write it again when it exits, with status 120.
             rest = memoryview(data)
             while rest:
-                rest = rest[raw.write(rest) or 0 :]
+                n_bytes = raw.write(rest)
+                if not n_bytes:  # a full pipe that does not block
+                    return False
+                rest = rest[n_bytes:]
     except Exception:
         return False
     return True

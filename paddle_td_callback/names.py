@@ -6,6 +6,8 @@ import operator
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
+from .messages import escape
+
 
 def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list[str] | None:
     """Names in the order of their indices.
@@ -17,7 +19,7 @@ def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list
         n_names: how many there must be, None = any number.
 
     Raises:
-        TypeError: they have no order: a set, a mapping from name to index, a generator, a string.
+        TypeError: they have no order: a set, a mapping from name to index, a generator, a string; or one is no name.
         ValueError: there are not `n_names`, or the keys of a mapping are not 0, 1, 2, ...
     """
     if names is None:
@@ -32,12 +34,19 @@ def ordered_names(names: Any, argument: str, n_names: int | None = None) -> list
             f"{_described(names)}; pass {argument}=list(...) of names in that order"
         )
     else:
+        n_axes = getattr(names, "ndim", 1)
+        if n_axes != 1:
+            way = "names[:, 0], or the column that holds them" if n_axes else "a list of names"
+            raise ValueError(
+                f"{argument} must have one axis, got an array of {n_axes} axes; pass {argument}={way}"
+            )
         # A column of a data frame is indexed by its own keys, so it is iterated.
         listed = list(names.tolist() if hasattr(names, "tolist") else names)
-        if getattr(names, "ndim", 1) != 1:
-            raise ValueError(
-                f"{argument} must have one axis, got an array {names.shape}; pass {argument}=names[:, 0], or the "
-                "column that holds them"
+    for index, name in enumerate(listed):
+        if name is None or (hasattr(name, "__len__") and not isinstance(name, (str, bytes))):
+            raise TypeError(
+                f"{argument} must be one string or number each, got {escape(repr(name), limit=60)} for index {index}; "
+                f"pass {argument}=[str(name) for name in names], or what names them"
             )
     if n_names is not None and len(listed) != n_names:
         raise ValueError(f"{argument} must have {n_names} names, got {len(listed)}; give one for each index")
@@ -54,7 +63,7 @@ def _by_index(names: Mapping[Any, Any], argument: str) -> list[Any]:
         named = {operator.index(key): name for key, name in names.items()}
     except TypeError:
         # JSON knows no keys but texts.
-        is_json = all(isinstance(key, str) and key.isdecimal() for key in names)
+        is_json = all(str(key).removesuffix(".0").isdecimal() for key in names)
         way = "{int(key): name for key, name in names.items()}" if is_json else "sorted(names, key=names.get)"
         raise TypeError(
             f"{argument} is a mapping from names, {_described(names)}, wanted one from indices; pass "

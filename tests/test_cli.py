@@ -306,6 +306,27 @@ def test_info_takes_several_files(recording, tmp_path, capsys):
     assert [facts["samples"] for facts in json.loads(capsys.readouterr().out)] == [6, 40]
 
 
+def test_info_says_all_that_can_be_read(recording, tmp_path, capsys):
+    (tmp_path / "bad.h5").write_bytes(b"x" * 100)
+    assert main(["info", str(tmp_path / "bad.h5"), str(recording), str(tmp_path / "gone.h5")]) == 1
+    printed = capsys.readouterr()
+    assert "committed epochs" in printed.out
+    assert printed.err.count("paddle-td: ") == 2
+    assert main(["info", "--json", str(recording), str(tmp_path / "gone.h5")]) == 1
+    assert len(json.loads(capsys.readouterr().out)) == 1
+
+
+def test_options_are_named_and_files_keep_their_names(tmp_path, capsys):
+    assert main(["info", str(tmp_path / "class_names.h5")]) == 1
+    assert "class_names.h5'" in capsys.readouterr().err
+
+
+def test_wrong_usage_is_escaped(capsys):
+    with pytest.raises(SystemExit):
+        main(["info", "run.h5", "--\x1b]0;title\x07"])
+    assert "\x1b" not in capsys.readouterr().err
+
+
 def test_a_missing_device_is_said_before_any_work(recording, capsys):
     pytest.importorskip("paddle")
     assert main(["detect", str(recording), "--device", "no-such:0"]) == 1

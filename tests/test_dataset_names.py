@@ -75,8 +75,15 @@ def test_anything_with_classes():
         SimpleNamespace(),
         SimpleNamespace(classes=3),
         SimpleNamespace(classes="ab"),
-        SimpleNamespace(classes=[1, 2]),
         SimpleNamespace(classes=[]),
+        SimpleNamespace(classes=[None, "b"]),
+        SimpleNamespace(classes=np.array([["a"], ["b"]])),
+        SimpleNamespace(classes={"a": 0, "b": 2}),
+        SimpleNamespace(classes=["a", "b"], class_to_idx={"b": 0, "a": 1}),
+        SimpleNamespace(class_to_idx={"a": [0], "b": None}),
+        SimpleNamespace(class_to_idx={"a": 0, "b": "1"}),
+        SimpleNamespace(dataset="cifar", indices={"a": 0}),
+        SimpleNamespace(dataset=SimpleNamespace(samples=["a"]), indices=np.zeros((1, 3), int)),
         SimpleNamespace(class_to_idx={"a": 1}),
         SimpleNamespace(samples=[1, 2]),
         SimpleNamespace(samples=[()]),
@@ -87,6 +94,42 @@ def test_anything_with_classes():
 )
 def test_data_sets_without_names(dataset):
     assert names_of(dataset) == DatasetNames()
+
+
+class Raises:
+    """A data set whose attributes are made when they are asked for, and cannot be made."""
+
+    def __getattr__(self, name):
+        raise RuntimeError(f"no {name} before the download")
+
+
+class Answers:
+    """A data set that has every attribute, as a mock has."""
+
+    def __getattr__(self, name):
+        return lambda *_: None
+
+
+def test_foreign_attributes_are_no_names_and_no_reason_to_fail():
+    assert names_of(Raises()) == names_of(Answers()) == DatasetNames()
+
+
+def test_an_iterator_of_another_meaning_is_not_used_up():
+    dataset = SimpleNamespace(dataset=SimpleNamespace(samples=["a", "b"]), indices=iter([0, 1]))
+    assert names_of(dataset) == DatasetNames()
+    assert list(dataset.indices) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "classes", [np.array(["a", "b"]), {0: "a", 1: "b"}, {np.int64(1): "b", 0: "a"}, {"b": 1, "a": 0}]
+)
+def test_classes_in_every_form(classes):
+    assert names_of(SimpleNamespace(classes=classes)).class_names == ["a", "b"]
+    assert names_of(SimpleNamespace(classes=classes, class_to_idx={"a": 0, "b": 1})).class_names == ["a", "b"]
+
+
+def test_numbers_may_be_class_names():
+    assert names_of(SimpleNamespace(classes=[3, 7])).class_names == ["3", "7"]
 
 
 def test_a_file_listed_twice_is_no_id():

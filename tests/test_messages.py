@@ -57,6 +57,14 @@ def test_any_text_in_any_encoding(encoding: str) -> None:
     assert stream.read().rstrip().endswith("é" if encoding != "ascii" else "\\xe9")
 
 
+def test_a_full_pipe_that_does_not_block_is_given_up() -> None:
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with os.fdopen(writer, "w") as stream:
+        assert not show("x" * 1_000_000, stream)
+    os.close(reader)
+
+
 class Broken(io.StringIO):
     def write(self, text: str) -> int:
         raise BrokenPipeError

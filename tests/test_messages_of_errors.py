@@ -61,6 +61,7 @@ CAUSES = {
     "is no regular file",
     "an array claims shape {} of {}, its file holds {} bytes",
     "a member lies before the file's first byte",
+    "logits are no list of numbers",
     "a stage without arrays or without a description",
     "a size that is no whole number of at least 1",
     "HDF5 is bound to it already",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import select
 from collections.abc import Callable
@@ -23,11 +24,13 @@ from paddle_td_callback import (
     TrainingDynamicsStore,
     find_label_issues,
 )
-from paddle_td_callback.export.cartography import write_cartography
+from paddle_td_callback.export.cartography import import_cartography, write_cartography
 from paddle_td_callback.export.fiftyone import write_fiftyone
-from paddle_td_callback.export.interpretdl_npz import write_interpretdl
+from paddle_td_callback.export.import_arrays import import_npz
+from paddle_td_callback.export.interpretdl_npz import import_interpretdl, write_interpretdl
 from paddle_td_callback.export.label_studio import write_label_studio
-from paddle_td_callback.store.verify import salvage
+from paddle_td_callback.export.marks import read_marks
+from paddle_td_callback.store.verify import salvage, verify
 
 
 def record(path: str) -> None:
@@ -86,6 +89,39 @@ def test_odd_paths_are_refused(name: str, odd: str, tmp_path: Path) -> None:
     assert str(raised.value).isprintable()
     assert sorted(place.iterdir()) == before
     assert (place / "file").read_text() == ""
+
+
+INPUTS: dict[str, Callable[[Any], Any]] = {
+    "recording to read": TrainingDynamicsStore,
+    "recordings": lambda path: find_label_issues([path, path]),
+    "verify": verify,
+    "detector to read": NoiseDetector.load,
+    "pdparams": NoiseDetector.load_interpretdl,
+    "marks": lambda path: read_marks(path, issues("run.h5")),
+    "npz": lambda path: import_npz(path, "out.h5"),
+    "interpretdl to read": lambda path: import_interpretdl(path, "out.h5"),
+    "cartography to read": lambda path: import_cartography(path, "out.h5"),
+    "recording to rank": lambda path: LabelIssuesCallback(path),
+    "csv to write": lambda path: LabelIssuesCallback("run.h5", csv=path),
+    "report to write": lambda path: LabelIssuesCallback("run.h5", report=path),
+    "recording to make": TrainingDynamicsCallback,
+}
+
+
+@pytest.mark.parametrize("name", [*OUTPUTS, *INPUTS])
+def test_what_is_no_path_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    record("run.h5")
+    use = INPUTS.get(name, lambda path: OUTPUTS[name]("run.h5", path))
+    for wrong in (True, 7, 2.5, io.StringIO(), ["a"]):
+        with pytest.raises(TypeError, match=r"must be a path, got .*; give a string or a pathlib"):
+            use(wrong)
+    with pytest.raises(TrainingDynamicsError, match="holds a NUL, which no file name may; give another path"):
+        use("a\0b")
+    if name in INPUTS and "to write" not in name and "to make" not in name and "to rank" not in name:
+        with pytest.raises((TrainingDynamicsError, FileNotFoundError), match=r"'missing.*give "):
+            INPUTS[name]("missing")
+    assert [one.name for one in tmp_path.iterdir()] == ["run.h5"]
 
 
 @pytest.mark.parametrize("name", STREAMED)

@@ -241,12 +241,29 @@ def test_arrays_that_are_no_epochs(
 
 def test_names_that_are_no_strings(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    np.savez(path, probabilities=np.full((2, 4, 2), 0.5, np.float32), labels=[0, 1, 0, 1], class_names=[1, 2])
+    np.savez(
+        path, probabilities=np.full((2, 4, 2), 0.5, np.float32), labels=[0, 1, 0, 1], class_names=[1.0, 2]
+    )
     says(
         ValueError,
-        ["class_names", "array of strings", "int64"],
+        ["class_names", "array of strings or integers", "float64", "save it as one"],
         lambda: import_npz(path, tmp_path / "run.h5"),
     )
+
+
+def test_names_that_are_objects_are_not_left_out_silently(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    arrays = {"probabilities": np.full((2, 4, 2), 0.5, np.float32), "labels": np.array([0, 1, 0, 1])}
+    np.savez(path, class_names=np.array(["a", "b"], object), **arrays)
+    says(
+        ValueError,
+        ["class_names is an array of objects", "numpy.array(class_names, str)"],
+        lambda: import_npz(path, tmp_path / "run.h5"),
+    )
+    np.savez(path, class_names=np.array(["a", "b"]), sample_ids=np.array([7, 8, 9, 10]), **arrays)
+    import_npz(path, tmp_path / "run.h5")
+    with TrainingDynamicsStore(tmp_path / "run.h5") as store:
+        assert (store.class_names, store.sample_ids) == (["a", "b"], ["7", "8", "9", "10"])
 
 
 def test_interpretdl_arrays_that_do_not_fit(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from .output_files import new_text_file
 from .scores import rule_of
 
 if TYPE_CHECKING:
-    from ..store import TrainingDynamicsStore
+    pass
 
 Indices = npt.NDArray[np.int64]
 
@@ -361,20 +361,21 @@ class LabelIssues:
             "samples": rows,
         }
 
-    def plot(self, store: TrainingDynamicsStore, *, n_trajectories: int = 5) -> Any:
-        """The data map and the trajectories of the most suspicious samples, as a matplotlib figure.
+    def plot(self, source: Any, *, samples: npt.ArrayLike | None = None, n_trajectories: int = 5) -> Any:
+        """The data map and the trajectories of some samples, as a matplotlib figure.
 
         Args:
-            store: the recording that these issues are of.
-            n_trajectories: how many samples.
+            source: the recording that these issues are of: a path or a store.
+            samples: indices `[row]` of the samples whose trajectories are drawn; None = the most suspicious ones.
+            n_trajectories: how many of these.
 
         Raises:
             ImportError: matplotlib is not installed.
-            ValueError: the recording has another number of samples.
+            ValueError: the recording has another number of samples, or no such sample.
         """
         from .plots import plot_issues
 
-        return plot_issues(self, store, n_trajectories=n_trajectories)
+        return plot_issues(self, source, samples=samples, n_trajectories=n_trajectories)
 
     def _columns(self) -> dict[str, npt.NDArray[Any]]:
         columns: dict[str, npt.NDArray[Any]] = {"sample": np.arange(len(self))}

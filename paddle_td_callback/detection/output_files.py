@@ -9,14 +9,16 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from typing import IO, TextIO
 
 from ..errors import StoreError
 from ..messages import escape, standard_output
-from ..store.paths import replace_file, resolve_output
+from ..store.paths import path_text, replace_file, resolve_output
 
 STDOUT = "-"
+_READER_SECONDS = 1.0  # that the reader of a pipe may take to start
 _STANDARD_STREAMS = ("/dev/stdout", "/dev/stderr")
 
 
@@ -33,7 +35,7 @@ def check_out(path: str | os.PathLike[str]) -> str:
         StoreNotFoundError: its folder is missing.
         StoreError: it is empty, a folder, may not be written, or is an HDF5 file.
     """
-    name = os.fsdecode(path)
+    name = path_text(path)
     if is_stream(path):  # links of /dev/stdout end in names like pipe:[123], which are no paths
         return name
     real = resolve_output(path)
@@ -44,7 +46,7 @@ def check_out(path: str | os.PathLike[str]) -> str:
 
 def is_stream(path: str | os.PathLike[str]) -> bool:
     """Whether it is written to as it stands: a pipe, a device, or what is open already, be that a file."""
-    name = os.fsdecode(path)
+    name = path_text(path)
     if name == STDOUT:
         return True
     if os.path.dirname(name) in ("/dev/fd", "/proc/self/fd") or name in _STANDARD_STREAMS:
@@ -54,7 +56,7 @@ def is_stream(path: str | os.PathLike[str]) -> bool:
 
 def is_stdout(path: str | os.PathLike[str] | None) -> bool:
     """Whether what is written there goes where a command prints."""
-    return path is not None and os.fsdecode(path) in (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+    return path is not None and path_text(path) in (STDOUT, "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 
 
 @contextlib.contextmanager
@@ -85,23 +87,32 @@ def new_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def _open_stream(name: str) -> int:
-    """Open a pipe or a device; a pipe that nothing reads is refused, where the system would wait for a reader."""
-    try:
-        stream = os.open(name, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
-    except OSError as error:
-        if error.errno == errno.ENXIO:
+    """Open a pipe or a device; a pipe that nothing reads is refused, where the system would wait for ever."""
+    deadline = time.monotonic() + _READER_SECONDS
+    while (stream := _opened(name)) is None:
+        if time.monotonic() > deadline:
             raise StoreError(
                 f"'{name}' is a pipe that nothing reads; start its reader first, or give the path of a file"
-            ) from error
-        raise StoreError(f"'{name}' cannot be written: {error.strerror}; give another path") from error
+            )
+        time.sleep(0.01)
     os.set_blocking(stream, True)
     return stream
+
+
+def _opened(name: str) -> int | None:
+    """A descriptor to write to; None where nothing reads the pipe yet."""
+    try:
+        return os.open(name, os.O_WRONLY | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise StoreError(f"'{name}' cannot be written: {error.strerror}; give another path") from error
 
 
 @contextlib.contextmanager
 def new_text_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """As `new_file`, in UTF-8 and with the line ends that are written; standard output has its own encoding."""
-    is_out = os.fsdecode(path) == STDOUT
+    is_out = path_text(path) == STDOUT
     encoding = (getattr(sys.stdout, "encoding", None) or "utf-8") if is_out else "utf-8"
     with new_file(path) as binary:
         text = io.TextIOWrapper(binary, encoding=encoding, errors="backslashreplace", newline="")

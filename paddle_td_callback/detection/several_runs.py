@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..messages import escape
 from ..store import TrainingDynamicsStore
+from ..store.paths import path_text
 from .dataset_features import rank
 from .label_issues import LabelIssues
 from .learning_clock import FITTED, LearningClock
@@ -65,7 +66,7 @@ def check_runs(sources: Sequence[Source]) -> None:
 
 def name_of(source: Source) -> str:
     """A source for a message."""
-    path = source.path if isinstance(source, TrainingDynamicsStore) else os.fsdecode(source)
+    path = source.path if isinstance(source, TrainingDynamicsStore) else path_text(source)
     return f"'{escape(path)}'"
 
 

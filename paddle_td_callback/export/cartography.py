@@ -16,6 +16,7 @@ from ..detection.output_files import new_text_file
 from ..errors import StoreError, StoreNotFoundError
 from ..messages import escape
 from ..store import TrainingDynamicsStore
+from ..store.paths import existing_file, path_text
 from ..store.schema import Keep
 from .import_arrays import import_arrays
 
@@ -40,12 +41,19 @@ def write_cartography(store: TrainingDynamicsStore, folder: str | os.PathLike[st
     Raises:
         StoreError: the recording does not hold the probabilities of all classes.
     """
-    folder = os.fsdecode(folder)
+    folder = path_text(folder, "folder")
     try:
         os.makedirs(folder, exist_ok=True)
     except (OSError, ValueError) as error:
         raise StoreError(f"the folder '{folder}' cannot be made: {error}; give another one") from error
-    paths = [os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl") for epoch in range(store.n_epochs)]
+    names = [f"dynamics_epoch_{epoch}.jsonl" for epoch in range(store.n_epochs)]
+    others = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name) and name not in names)
+    if others:
+        raise StoreError(
+            f"the folder '{folder}' holds '{others[0]}' of another training, which would be taken for a part of this "
+            "one; remove it, or give another folder"
+        )
+    paths = [os.path.join(folder, name) for name in names]
     ids = store.sample_ids
     for epoch, path in enumerate(paths):
         with new_text_file(path) as file:
@@ -80,10 +88,17 @@ def import_cartography(
         ValueError: a line is not as said; the message names it.
         StoreError: the recording cannot be written.
     """
-    numbers = sorted(int(found[1]) for name in os.listdir(folder) if (found := _NAME.fullmatch(name)))
+    folder = path_text(folder, "folder")
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        raise StoreNotFoundError(
+            f"the folder '{folder}' cannot be read: {error.strerror}; give cartography's training_dynamics folder"
+        ) from error
+    numbers = sorted(int(found[1]) for name in names if (found := _NAME.fullmatch(name)))
     if not numbers:
         raise StoreNotFoundError(
-            f"'{os.fsdecode(folder)}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
+            f"'{folder}' holds no dynamics_epoch_0.jsonl and so on; give cartography's "
             "training_dynamics folder"
         )
     place: dict[str, int] = {}
@@ -128,12 +143,14 @@ def import_cartography(
 def _lines(folder: str | os.PathLike[str], epoch: int) -> Iterator[tuple[str, str, list[float], int]]:
     path = os.path.join(folder, f"dynamics_epoch_{epoch}.jsonl")
     guids = set()
-    with open(path, "rb") as file:
+    with open(existing_file(path, "cartography's files"), "rb") as file:
         for number, raw in enumerate(file, start=1):
             where = f"'{escape(path)}', line {number}"
             try:
                 line = json.loads(raw.decode())
                 guid, gold, logits = line["guid"], line["gold"], line[f"logits_epoch_{epoch}"]
+                if not isinstance(logits, list) or not all(type(value) in (int, float) for value in logits):
+                    raise TypeError("logits are no list of numbers")
                 values = [float(value) for value in logits]
             except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
                 problem = f"{type(error).__name__}: {escape(error, limit=200)}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..messages import escape, standard_output
@@ -31,6 +32,13 @@ def add_commands(commands: Any) -> None:
     report.add_argument(
         "-o", "--out", metavar="FILE", default="report.html", help="- prints it (default: report.html)"
     )
+    report.add_argument(
+        "--picture-size",
+        type=whole,
+        default=144,
+        metavar="N",
+        help="pixels of a picture's longer side (default: 144)",
+    )
     shown = report.add_mutually_exclusive_group()
     shown.add_argument(
         "--images",
@@ -53,7 +61,12 @@ def add_commands(commands: Any) -> None:
 
     review = commands.add_parser("review", help="use the marks that were set in the page")
     review.add_argument("marks", metavar="MARKS", help="the CSV that the page exported")
-    review.add_argument("recording", metavar="FILE", help="the recording that the page was made of")
+    review.add_argument(
+        "recordings",
+        nargs="+",
+        metavar="FILE",
+        help="the recording that the page was made of, or several runs",
+    )
     review.add_argument(
         "--corrected", metavar="FILE", help="write the labels of all samples, corrected, as CSV (-: print it)"
     )
@@ -77,6 +90,9 @@ def add_commands(commands: Any) -> None:
     )
     export.add_argument(
         "--to", choices=list(FORMATS), help="default: by the ending of OUT (.csv, .parquet, .npz, .npy)"
+    )
+    export.add_argument(
+        "--texts", metavar="FILE", help="label-studio: these texts instead of pictures, one a line"
     )
     export.add_argument(
         "--prefix", default="/data/local-files/?d=", help="label-studio: put before the path of each picture"
@@ -178,11 +194,22 @@ def ranked(options: argparse.Namespace, recordings: list[str]) -> tuple[LabelIss
 
 
 def lines_of(path: str | None) -> list[str] | None:
-    """The lines of a text file. Only line feeds end one, and the one at the end of the file starts none."""
+    """The lines of a text file, also of one from Windows. Only line feeds end one; the last one starts none.
+
+    Raises:
+        StoreError: it cannot be read.
+        ValueError: it is no text in UTF-8.
+    """
+    from ..store.paths import existing_file
+
     if path is None:
         return None
-    with open(path, encoding="utf-8", newline="") as file:
-        return file.read().removesuffix("\n").split("\n")
+    with open(existing_file(path, "a text file of a name a line"), encoding="utf-8-sig", newline="") as file:
+        try:
+            text = file.read()
+        except ValueError as error:
+            raise ValueError(f"'{path}' is no text in UTF-8: {error}; save it in UTF-8") from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
 
 
 def need_paddle(why: str) -> None:
@@ -254,8 +281,8 @@ def _report(options: argparse.Namespace) -> None:
     if shown is not None and len(shown) != len(issues):
         name, file = ("--rows", options.rows) if options.texts is None else ("--texts", options.texts)
         raise ValueError(f"{name} '{file}' holds {len(shown)} for {len(issues)} samples; give one for each")
-    images = options.images
-    if images is None and shown is None and _are_pictures_here(issues):
+    images, picture_ids = options.images, [] if shown else _picture_ids(issues)
+    if images is None and any(map(_is_here, picture_ids)):
         images = "."
     write_report(
         issues,
@@ -265,27 +292,62 @@ def _report(options: argparse.Namespace) -> None:
         images=images,
         title=options.title,
         n_suspects=options.top,
+        picture_size=options.picture_size,
     )
     if not (options.quiet or is_printed):
         say(f"report: {options.out}")
+        if images is None and picture_ids:
+            say(
+                f"It has no pictures: ids such as '{picture_ids[0]}' are no files below this folder. Pass --images "
+                "FOLDER, the one that they begin in."
+            )
 
 
 def _lines_or_rows(options: argparse.Namespace) -> list[Any] | None:
     """What `--texts` or `--rows` shows of each sample."""
     if options.rows is None:
         return lines_of(options.texts)
-    with open(options.rows, newline="", encoding="utf-8-sig") as file:
-        return list(csv.DictReader(file, restkey="", restval=""))
+    from ..store.paths import existing_file
+
+    with open(existing_file(options.rows, "a table with a head"), newline="", encoding="utf-8-sig") as file:
+        try:
+            head = file.readline()
+            file.seek(0)
+            rows = list(csv.reader(file, delimiter=max(",;\t", key=head.count)))
+        except (ValueError, csv.Error) as error:
+            raise ValueError(
+                f"--rows '{options.rows}' is no CSV in UTF-8: {error}; give a table with a head, saved in UTF-8"
+            ) from error
+    while rows and not rows[-1]:
+        del rows[-1]
+    if not rows:
+        raise ValueError(f"--rows '{options.rows}' is empty; give a table with a head")
+    names, *lines = rows
+    names = _all_different(names + [""] * (max(map(len, rows)) - len(names)))
+    return [dict(itertools.zip_longest(names, line, fillvalue="")) for line in lines]
 
 
-def _are_pictures_here(issues: LabelIssues) -> bool:
-    """Whether the first suspects' ids are paths of pictures below this folder."""
+def _all_different(names: Sequence[str]) -> list[str]:
+    """Names of columns: those without one get a number, and so do those that come again."""
+    found: dict[str, None] = {}
+    for number, name in enumerate(names, 1):
+        unique = name or f"column {number}"
+        found[unique if unique not in found else f"{unique} ({number})"] = None
+    return list(found)
+
+
+def _picture_ids(issues: LabelIssues) -> list[str]:
+    """Ids of the first suspects that are paths of pictures."""
     from .thumbnails import IMAGE_SUFFIXES
 
-    here = os.path.join(os.path.realpath("."), "")
     ids = [issues.sample_ids[sample] for sample in issues.ranking[:10]] if issues.sample_ids else []
-    files = [os.path.realpath(one) for one in ids if one.lower().endswith(IMAGE_SUFFIXES)]
-    return any(one.startswith(here) and os.path.isfile(one) for one in files)
+    return [one for one in ids if one.lower().endswith(IMAGE_SUFFIXES)]
+
+
+def _is_here(path: str) -> bool:
+    """Whether it is a file below this folder."""
+    here, real = os.path.join(os.path.realpath("."), ""), os.path.realpath(path)
+    return real.startswith(here) and os.path.isfile(real)
 
 
 def _review(options: argparse.Namespace) -> None:
@@ -293,11 +355,17 @@ def _review(options: argparse.Namespace) -> None:
 
     is_printed = _check_outs(options.corrected, options.csv, "-" if options.json else None)
     _check_outs(options.save_detector)
-    issues, detector = ranked(options, [options.recording])
+    for name in ("corrected", "csv", "save_detector"):
+        out = getattr(options, name)
+        if out is not None and os.path.realpath(out) == os.path.realpath(options.marks):
+            raise ValueError(
+                f"--{name.replace('_', '-')} '{out}' would replace the marks; give it another path"
+            )
+    issues, detector = ranked(options, options.recordings)
     review = review_marks(
         read_marks(options.marks, issues),
         issues,
-        options.recording,
+        options.recordings[0],
         detector=detector,
         fine_tune=not options.no_fine_tune,
         device=options.device,
@@ -352,10 +420,12 @@ def _export(options: argparse.Namespace) -> None:
     if is_printed and not written.is_text:
         printed = ", ".join(name for name, one in FORMATS.items() if one.is_text)
         raise ValueError(f"--to {kind} is not printed, give -o a file; printed are {printed}")
-    quiet = options.quiet or is_printed
+    quiet, texts = options.quiet or is_printed, lines_of(options.texts)
+    if texts is not None and kind != "label-studio":
+        raise ValueError(f"--texts goes with --to label-studio, got {kind}; leave it out")
     if written.of_ranking:
         issues, _ = ranked(options, options.recordings)
-        written.write(issues, options.out, prefix=options.prefix, quiet=quiet)
+        written.write(issues, options.out, prefix=options.prefix, texts=texts, quiet=quiet)
     else:
         if len(options.recordings) > 1:
             raise ValueError(f"--to {kind} takes one recording, got {len(options.recordings)}")

@@ -68,8 +68,8 @@ def check_paths(issues: LabelIssues, paths: Sequence[str] | None) -> Sequence[st
         paths = issues.sample_ids
     if paths is None:
         raise ValueError(
-            "the recording has no sample ids, so the files of the samples are not known; pass paths=, or record with "
-            "sample_ids="
+            "the recording has no sample ids, so the files of the samples are not known; pass the ids of the samples, "
+            "which are the paths of their files, as sample_ids"
         )
     if len(paths) != len(issues):
         raise ValueError(f"got {len(paths)} paths for {len(issues)} samples; give one for each")

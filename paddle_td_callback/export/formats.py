@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..messages import show
@@ -29,16 +29,18 @@ def _fiftyone(issues: LabelIssues, out: str, **_: Any) -> None:
     write_fiftyone(issues, out)
 
 
-def _label_studio(issues: LabelIssues, out: str, *, prefix: str, quiet: bool) -> None:
+def _label_studio(
+    issues: LabelIssues, out: str, *, prefix: str, texts: Sequence[str] | None, quiet: bool
+) -> None:
     from ..detection.output_files import is_stdout, new_text_file
     from .label_studio import labeling_config, write_label_studio
 
-    write_label_studio(issues, out, prefix=prefix)
+    write_label_studio(issues, out, prefix=prefix, texts=texts)
     if is_stdout(out):
         return
     interface = os.path.splitext(out)[0] + ".xml"
     with new_text_file(interface) as file:
-        file.write(labeling_config(issues))
+        file.write(labeling_config(issues, kind="image" if texts is None else "text"))
     if not quiet:
         show(f"labeling interface: {interface}")
 
@@ -70,7 +72,7 @@ class Format(NamedTuple):
 
     Attributes:
         write: is called with a `LabelIssues` or an open `TrainingDynamicsStore`, the path to write, and the options
-            `prefix` and `quiet` of the command.
+            `prefix`, `texts` and `quiet` of the command.
         of_ranking: whether it takes the `LabelIssues`.
         is_text: whether it can be printed.
         suffix: of the files that are written in this format if none is named.

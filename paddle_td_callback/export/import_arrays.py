@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..messages import escape
+from ..names import name_of
 from ..recording.recorder import TrainingDynamicsRecorder
-from ..store.paths import check_path, make_beside, move_into_place
+from ..store.paths import check_path, existing_file, make_beside, move_into_place, path_text
 from ..store.schema import Keep
 from ..store.writer import lock_replaced
 
@@ -82,19 +83,19 @@ def import_arrays(
     recorder = None
     with _whole_recording(out, overwrite) as fresh, contextlib.ExitStack() as stack:
         for number, epoch in enumerate(epochs):
-            indices, values = epoch if isinstance(epoch, tuple) else (np.arange(len(given)), epoch)
-            rows, table = np.asarray(indices), np.asarray(values) if not hasattr(values, "dtype") else values
-            if table.ndim != 2 or len(table) != len(rows):
-                raise ValueError(
-                    f"epoch {number}: got {len(rows)} sample indices and values of shape {table.shape}; wanted one row "
-                    "[class] for each index"
-                )
+            rows, table = _arrays_of(number, epoch, len(given))
             if recorder is None:
+                n_columns = int(table.shape[1]) if n_classes is None else n_classes
+                if len(given) and given.max() >= n_columns:
+                    raise ValueError(
+                        f"labels must be in [-1, {n_columns}), got {given.max()} for sample {given.argmax()}; give one "
+                        "column for each class"
+                    )
                 recorder = stack.enter_context(
                     TrainingDynamicsRecorder(
                         fresh,
                         n_samples=len(given),
-                        n_classes=int(table.shape[1]) if n_classes is None else n_classes,
+                        n_classes=n_columns,
                         class_names=class_names,
                         sample_ids=sample_ids,
                         mode=mode,
@@ -109,6 +110,34 @@ def import_arrays(
             recorder.end_epoch()
         if recorder is None:
             raise ValueError("there are no epochs to import; give at least one")
+        if (recorder.labels < 0).all():
+            raise ValueError(
+                "no sample has both a label and values in any epoch, so there is nothing to import; give labels of at "
+                "least 0 and values that are not NaN"
+            )
+
+
+def _arrays_of(number: int, epoch: Any, n_samples: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Sample indices `[row]` and values `[row, class]` of an epoch; what is masked is NaN.
+
+    Raises:
+        ValueError: it has another form.
+    """
+    is_pair = isinstance(epoch, tuple)
+    try:
+        indices, values = epoch if is_pair else (np.arange(n_samples), epoch)
+        if isinstance(values, np.ma.MaskedArray):
+            values = values.filled(np.nan)
+        rows, table = np.asarray(indices), values if hasattr(values, "dtype") else np.asarray(values)
+        if rows.ndim == 1 and table.ndim == 2 and len(table) == len(rows):
+            return rows, table
+        got = f"indices of shape {rows.shape} and values of shape {table.shape}"
+    except (TypeError, ValueError) as error:
+        got = f"{type(epoch).__name__} ({escape(error, limit=100)})"
+    raise ValueError(
+        f"epoch {number}: wanted values [sample, class] of {n_samples} samples, or a tuple of sample indices [row] and "
+        f"values [row, class], got {got}; give one row for each index"
+    )
 
 
 @contextlib.contextmanager
@@ -117,7 +146,7 @@ def _whole_recording(out: str | os.PathLike[str], overwrite: bool) -> Iterator[s
     real = os.path.realpath(check_path(out, overwrite=overwrite))
     with contextlib.ExitStack() as undo:
         if os.path.exists(real):
-            undo.callback(lock_replaced(os.fspath(out), real).close)
+            undo.callback(lock_replaced(path_text(out), real).close)
         fresh = make_beside(real)
         try:
             yield fresh
@@ -166,22 +195,33 @@ def _check_probabilities(values: npt.NDArray[np.float32], index: npt.NDArray[Any
         )
 
 
+class Npz(dict[str, npt.NDArray[Any]]):
+    """The plain arrays of an npz.
+
+    Attributes:
+        objects: names of those that are no plain arrays, which are not read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.objects: set[str] = set()
+
+
 @contextlib.contextmanager
-def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any]]]:
+def open_npz(path: str | os.PathLike[str]) -> Iterator[Npz]:
     """The arrays of an npz, mapped from disk, so that none has to fit in memory. Arrays of objects are left out.
 
     Args:
         path: the file. It is not trusted: no pickle is loaded, and what an array claims is compared with its size.
 
     Raises:
-        ValueError: it is no npz, a pipe, or damaged.
-        OSError: it cannot be read, or the folder for temporary files is full.
+        ValueError: it is no npz, or damaged.
+        StoreError: it cannot be read.
+        OSError: the folder for temporary files is full.
     """
-    name = os.fsdecode(path)
-    if os.path.exists(name) and not os.path.isfile(name):  # it may never end
-        raise ValueError(f"'{escape(name)}' is a folder, a device or a pipe; give an npz file")
+    name = existing_file(path, "an npz file")
     with contextlib.ExitStack() as stack:
-        arrays = {}
+        arrays = Npz()
         try:
             archive = stack.enter_context(zipfile.ZipFile(path))
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -203,8 +243,11 @@ def open_npz(path: str | os.PathLike[str]) -> Iterator[dict[str, npt.NDArray[Any
                     while block := packed.read(1 << 20):
                         plain.write(block)
                 array = _mapped(where)
-                if array is not None:
-                    arrays[member.filename.removesuffix(".npy")] = array
+                key = member.filename.removesuffix(".npy")
+                if array is None:
+                    arrays.objects.add(key)
+                else:
+                    arrays[key] = array
         except _NO_NPZ as error:
             problem = f"{type(error).__name__}: {escape(error, limit=300)}"
             raise ValueError(
@@ -223,7 +266,7 @@ def check_worth(path: str | os.PathLike[str], n_bytes: int) -> None:
     size = os.path.getsize(path)
     if n_bytes > max(_ALWAYS_BYTES, _EXPANSION * size):
         raise ValueError(
-            f"'{escape(os.fspath(path))}': {size} bytes that take {n_bytes} to read; wanted at most {_EXPANSION} times "
+            f"'{escape(path_text(path))}': {size} bytes that take {n_bytes} to read; wanted at most {_EXPANSION} times "
             "as many; if the arrays are right, save them uncompressed, with numpy.savez, and not more epochs than are "
             "needed"
         )
@@ -286,22 +329,33 @@ def import_npz(
         values = arrays.get("probabilities", arrays.get("logits"))
         if values is None or "labels" not in arrays:
             raise ValueError(
-                f"'{os.fsdecode(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
+                f"'{path_text(path)}' holds {', '.join(sorted(arrays)) or 'no arrays'}; wanted 'labels' [sample] and "
                 "'probabilities' or 'logits' [epoch, sample, class], and if need be 'indices'; save it with them"
             )
+        for name in ("indices", "class_names", "sample_ids"):
+            if name in arrays.objects:
+                raise ValueError(
+                    f"'{path_text(path)}': {name} is an array of objects, which is a pickle and is not read; save it "
+                    f"as numpy.array({name}, {'int' if name == 'indices' else 'str'})"
+                )
         if values.ndim != 3:
             raise ValueError(f"probabilities must be [epoch, sample, class], got shape {values.shape}")
         indices, labels = arrays.get("indices"), arrays["labels"]
         if labels.ndim != 1 or not len(labels) or not values.size:
             raise ValueError(
-                f"'{escape(os.fspath(path))}': labels must be [sample] and the values [epoch, sample, class], none of "
+                f"'{escape(path_text(path))}': labels must be [sample] and the values [epoch, sample, class], none of "
                 f"them empty, got {labels.shape} and {values.shape}"
             )
         check_worth(path, len(labels) * (4 * values.shape[2] + 16))
         check_worth(path, len(values) * EPOCH_BYTES)
         epochs: Iterable[Epoch] = values
         if indices is not None:
-            each = indices if indices.ndim == 2 else np.broadcast_to(indices, (len(values), *indices.shape))
+            each = indices if indices.ndim != 1 else np.broadcast_to(indices, (len(values), *indices.shape))
+            if each.shape != values.shape[:2]:
+                raise ValueError(
+                    f"'{escape(path_text(path))}': indices must be [row] or [epoch, row], values [epoch, row, class], "
+                    f"got {indices.shape} for {values.shape}; save one index for each row"
+                )
             epochs = zip(each, values, strict=True)
         import_arrays(
             out,
@@ -318,6 +372,8 @@ def import_npz(
 def _strings(array: npt.NDArray[Any] | None, name: str) -> list[str] | None:
     if array is None:
         return None
-    if array.dtype.kind not in "US" or array.ndim != 1:
-        raise ValueError(f"{name} must be an array of strings, got {array.dtype} {array.shape}")
-    return [one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in array]
+    if array.dtype.kind not in "USiu" or array.ndim != 1:
+        raise ValueError(
+            f"{name} must be an array of strings or integers [name], got {array.dtype} {array.shape}; save it as one"
+        )
+    return [name_of(one) for one in array.tolist()]

@@ -14,6 +14,7 @@ from ..detection.interpolate import fill_missed_epochs
 from ..detection.output_files import new_file
 from ..messages import escape
 from ..store import TrainingDynamicsStore
+from ..store.paths import path_text
 from ..store.schema import Keep
 from .import_arrays import EPOCH_BYTES, check_worth, import_arrays, open_npz
 
@@ -122,10 +123,10 @@ def import_interpretdl(
     with open_npz(path) as arrays:
         if not {"td", "labels"} <= set(arrays):
             raise ValueError(
-                f"'{os.fsdecode(path)}' lacks the arrays 'td' and 'labels' of InterpretDL; give what its "
+                f"'{path_text(path)}' lacks the arrays 'td' and 'labels' of InterpretDL; give what its "
                 "TrainingDynamics.save wrote"
             )
-        name, td, order = escape(os.fsdecode(path)), arrays["td"], arrays["labels"]
+        name, td, order = escape(path_text(path)), arrays["td"], arrays["labels"]
         if (
             td.ndim != 3
             or order.shape != (td.shape[0], td.shape[2])

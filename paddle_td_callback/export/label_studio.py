@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from html import escape
+from urllib.parse import quote
 
 from ..detection.label_issues import LabelIssues
 from ..detection.output_files import new_text_file
@@ -29,7 +30,8 @@ def write_label_studio(
         out: the file; an existing one is replaced once the new one is whole.
         paths: `[sample]` of pictures; None = the sample ids.
         texts: `[sample]`, for texts instead of pictures.
-        prefix: put before each path; that of Label Studio's local files, or an address.
+        prefix: put before each path; that of Label Studio's local files, or an address. Paths that are addresses
+            stay as they are.
         top: how many; None = the labels that look wrong.
 
     Raises:
@@ -44,7 +46,7 @@ def write_label_studio(
         issues.ranking[: int(issues.is_label_issue.sum()) if top is None else top].tolist(), 1
     ):
         data = {
-            kind: f"{prefix}{sources[sample]}" if texts is None else sources[sample],
+            kind: _address(prefix, sources[sample]) if texts is None else sources[sample],
             "sample": sample,
             "rank": rank,
             "noise_score": round(float(issues.noise_score[sample]), 6),
@@ -68,6 +70,11 @@ def write_label_studio(
         tasks.append(task)
     with new_text_file(out) as file:
         json.dump(tasks, file)
+
+
+def _address(prefix: str, path: str) -> str:
+    """Where Label Studio finds a picture; what has a special meaning in an address is quoted, as it does itself."""
+    return path if "://" in path else prefix + quote(path, safe="/", errors="surrogatepass")
 
 
 def labeling_config(issues: LabelIssues, *, kind: str = "image") -> str:

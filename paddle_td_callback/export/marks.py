@@ -6,6 +6,7 @@ import copy
 import csv
 import math
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,8 +20,11 @@ from ..detection.learning_clock import LearningClock
 from ..detection.output_files import new_text_file
 from ..detection.trajectories import trajectories_of
 from ..errors import DetectorError
+from ..messages import escape
 from ..store import TrainingDynamicsStore
+from ..store.paths import existing_file
 from .report import Source, check_same_recording, opened
+from .text import visible
 
 WRONG, RIGHT, UNSURE = 1, 0, -1
 _MARKS = {"wrong": WRONG, "right": RIGHT, "unsure": UNSURE}
@@ -125,56 +129,45 @@ def read_marks(path: str | os.PathLike[str], issues: LabelIssues) -> Marks:
     """Read the CSV that the report exports, or one that a spreadsheet or a program saved.
 
     Columns: `sample` and `mark` (wrong, right, unsure; empty = not marked); `corrected_label` (a class number or
-    name) and `given_label` if there are such. Others are ignored.
+    name), which says "wrong" by itself; `given_label` and `sample_id`, which are compared with the ranking. Others are
+    ignored, and only `sample` and one of the two that judge must be there.
 
     Args:
         path: the file, UTF-8, separated by commas, semicolons or tabs.
         issues: the ranking that was reviewed.
 
     Raises:
-        ValueError: the file is not as said; the message names the line.
-        OSError: it cannot be read.
+        ValueError: the file is not as said, or holds marks of another recording; the message names the line.
+        StoreError: it cannot be read.
     """
-    name = os.fsdecode(path)
-    names = (
-        {} if issues.class_names is None else {text: label for label, text in enumerate(issues.class_names)}
-    )
-    highest = max(
-        len(names), int(issues.given_label.max(initial=0)) + 1, int(issues.suggested_label.max(initial=0)) + 1
-    )
+    name = existing_file(path, "the marks that the report exported")
+    reader = _MarkReader(issues)
     found: dict[int, tuple[int, int]] = {}
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with open(name, newline="", encoding="utf-8-sig") as file:
             head = file.readline()
             file.seek(0)
             separator = max(",;\t", key=head.count)
-            rows = csv.DictReader(file, delimiter=separator)
-            if not {"sample", "mark"} <= set(rows.fieldnames or ()):
+            rows = csv.DictReader(file, delimiter=separator, strict=True)
+            rows.fieldnames = columns = [column.strip().lower() for column in rows.fieldnames or ()]
+            twice = [column for column in _COLUMNS if columns.count(column) > 1]
+            if twice:
+                raise ValueError(f"'{name}' has the column '{twice[0]}' twice; give it once")
+            if "sample" not in rows.fieldnames or not {"mark", "corrected_label"} & set(rows.fieldnames):
                 raise ValueError(
                     f"'{name}' has no columns 'sample' and 'mark'; give the file that the report's button "
                     "'Export marks as CSV' saved"
                 )
             for row in rows:
                 where = f"'{name}', line {rows.line_num}"
-                verdict = (row["mark"] or "").strip().lower()
-                if not verdict:
+                try:
+                    one = reader.read({key: (row.get(key) or "").strip() for key in _COLUMNS})
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from None
+                if one is None:
                     continue
-                if verdict not in _MARKS:
-                    raise ValueError(f"{where}: mark must be wrong, right or unsure, got {verdict[:40]!r}")
-                sample = _whole(row["sample"], f"{where}: sample", len(issues))
-                given = (row.get("given_label") or "").strip()
-                if given and given != str(issues.given_label[sample]):
-                    raise ValueError(
-                        f"{where}: sample {sample} was given {given[:40]!r} when it was marked, and is "
-                        f"{issues.given_label[sample]} in the recording; give the recording that was reviewed"
-                    )
-                correction = from_cell((row.get("corrected_label") or "").strip())
-                label = -1
-                if correction:
-                    label = names.get(correction, -1)
-                    if label < 0:
-                        label = _whole(correction, f"{where}: corrected_label", highest)
-                if found.setdefault(sample, (_MARKS[verdict], label)) != (_MARKS[verdict], label):
+                sample, *judged = one
+                if found.setdefault(sample, (judged[0], judged[1])) != (judged[0], judged[1]):
                     raise ValueError(
                         f"{where}: sample {sample} was marked differently further up; keep one line of it"
                     )
@@ -183,6 +176,76 @@ def read_marks(path: str | os.PathLike[str], issues: LabelIssues) -> Marks:
     verdicts = [verdict for verdict, _ in found.values()]
     corrections = [label for _, label in found.values()]
     return Marks(np.array([*found], np.int64), np.array(verdicts, np.int8), np.array(corrections, np.int32))
+
+
+_COLUMNS = ("sample", "mark", "corrected_label", "given_label", "sample_id")
+
+
+class _MarkReader:
+    """Reads lines of marks and compares them with the ranking that was reviewed."""
+
+    def __init__(self, issues: LabelIssues) -> None:
+        self._issues = issues
+        self._labels: dict[str, set[int]] = {}
+        for label, name in enumerate(issues.class_names or ()):
+            self._labels.setdefault(name, set()).add(label)
+        highest = (int(labels.max(initial=0)) for labels in (issues.given_label, issues.suggested_label))
+        self._n_classes = max(len(self._labels), *(label + 1 for label in highest))
+
+    def read(self, row: dict[str, str]) -> tuple[int, int, int] | None:
+        """Sample, verdict and corrected label (-1 = none) of a line; None where nothing is marked in it."""
+        verdict, correction = row["mark"].lower(), from_cell(row["corrected_label"])
+        if not verdict and not correction:
+            return None
+        verdict = verdict or "wrong"
+        if verdict not in _MARKS:
+            raise ValueError(f"mark must be wrong, right or unsure, got {verdict[:40]!r}")
+        sample = _whole(row["sample"], "sample", len(self._issues))
+        self._check_sample(sample, row)
+        label = self._label(correction) if correction else -1
+        if label >= 0 and verdict != "wrong" and label != self._issues.given_label[sample]:
+            raise ValueError(
+                f"sample {sample} is marked {verdict} and has another corrected_label, {correction[:40]!r}; mark it "
+                "wrong, or leave corrected_label empty"
+            )
+        return sample, _MARKS[verdict], label if verdict == "wrong" else -1
+
+    def _check_sample(self, sample: int, row: dict[str, str]) -> None:
+        """Refuse a mark that was set for another sample: the data have changed since."""
+        given, known = row["given_label"], str(self._issues.given_label[sample])
+        if given and _plain(given) != known:
+            raise ValueError(
+                f"sample {sample} was given {given[:40]!r} when it was marked, and is {known} in the recording; give "
+                "the recording that was reviewed"
+            )
+        marked = from_cell(row["sample_id"])
+        if not marked or self._issues.sample_ids is None:
+            return
+        marked, name = (_as_exported(text) for text in (marked, str(self._issues.sample_ids[sample])))
+        is_same = _plain(marked) == _plain(name)  # a spreadsheet makes a number of "007"
+        if not is_same and not (marked.endswith("…") and name.startswith(marked[:-1])):
+            raise ValueError(
+                f"sample {sample} was {marked[:80]!r} when it was marked, and is {name[:80]!r} in the recording; give "
+                "the recording that was reviewed, and where a spreadsheet has changed the ids, the marks as they were "
+                "exported"
+            )
+
+    def _label(self, text: str) -> int:
+        named, is_number = self._labels.get(text, set()), text.startswith("#")
+        is_other = text.isascii() and text.isdecimal() and len(text) < 19 and int(text) < self._n_classes
+        meant = named | ({int(text)} if is_other else set())
+        if named and len(meant) == 1:
+            return next(iter(named))
+        if named:
+            listed = " or ".join(f"#{label}" for label in sorted(meant))
+            raise ValueError(
+                f"corrected_label {text[:40]!r} may be the name or the number of class {listed}; write {listed}"
+            )
+        known = ""
+        if self._labels:
+            listed = ", ".join(repr(escape(name, limit=40)) for name in [*self._labels][:5])
+            known = f" or a class name such as {listed}"
+        return _whole(text[is_number:], "corrected_label", self._n_classes, known)
 
 
 def review_marks(
@@ -255,6 +318,10 @@ def review_marks(
 
 
 def _why_not(marks: Marks, issues: LabelIssues, n_wrong: int, n_right: int) -> str:
+    if issues.stability is not None:
+        return (
+            "the ranking is an average of several runs; review one of them alone to tune the detector on it"
+        )
     if issues.method != "lstm":
         return f"the ranking is by {issues.method}, which has nothing to tune; use method lstm"
     if min(n_wrong, n_right) < MIN_EACH:
@@ -392,8 +459,19 @@ def write_labels(path: str | os.PathLike[str], review: Review) -> None:
             )
 
 
-def _whole(text: str | None, name: str, stop: int) -> int:
-    stripped = (text or "").strip()
-    if not (stripped.isascii() and stripped.isdecimal() and len(stripped) < 19) or int(stripped) >= stop:
-        raise ValueError(f"{name} must be a whole number in [0, {stop}), got {stripped[:40]!r}")
-    return int(stripped)
+def _as_exported(text: str) -> str:
+    """An id without what its way through the page and a CSV may change."""
+    return visible(text.strip()).replace("\ufffd", "?")
+
+
+def _plain(text: str) -> str:
+    """A number as a program writes it that knows no integers, such as "2.0", as an integer; other text as it is."""
+    is_whole = re.fullmatch(r"0*(\d{1,18})(?:\.0*)?", text, re.ASCII)
+    return is_whole[1] if is_whole else text
+
+
+def _whole(text: str, name: str, stop: int, alternative: str = "") -> int:
+    plain = _plain(text)
+    if not (plain.isascii() and plain.isdecimal() and len(plain) < 19) or int(plain) >= stop:
+        raise ValueError(f"{name} must be a whole number in [0, {stop}){alternative}, got {text[:40]!r}")
+    return int(plain)

@@ -16,9 +16,11 @@ import numpy as np
 from ..detection.label_issues import LabelIssues
 from ..detection.output_files import check_out, new_file
 from ..store import TrainingDynamicsStore
+from ..store.paths import path_text
+from ..store.schema import is_whole
 from .report_data import report_data
 from .text import embedded_json, visible
-from .thumbnails import Pictures, Thumbnail
+from .thumbnails import SIDE, Pictures, Thumbnail
 
 Source = str | os.PathLike[str] | TrainingDynamicsStore
 
@@ -33,7 +35,8 @@ def write_report(
     images: str | os.PathLike[str] | None = None,
     title: str | None = None,
     n_suspects: int = 2000,
-    max_content_bytes: int = 10_000_000,
+    max_content_bytes: int = 14_000_000,
+    picture_size: int = SIDE,
 ) -> str:
     """Write a page with summary, data map, suspects to mark, classes, pairs and the agreement of the methods.
 
@@ -53,6 +56,7 @@ def write_report(
         title: of the page; None names the recording.
         n_suspects: how many samples are shown one by one, the most suspicious first.
         max_content_bytes: what their pictures, texts and rows may take in the page.
+        picture_size: pixels of a picture's longer side.
 
     Returns:
         The path of the page.
@@ -62,11 +66,11 @@ def write_report(
         StoreError: the page cannot be written, or the recording cannot be read.
     """
     check_out(out)
-    if n_suspects < 1:
-        raise ValueError(f"n_suspects must be at least 1, got {n_suspects}")
-    with opened(
-        source if isinstance(source, (str, os.PathLike, TrainingDynamicsStore)) else source[0]
-    ) as store:
+    for name, value in (("n_suspects", n_suspects), ("picture_size", picture_size)):
+        if not is_whole(value) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    sources = [source] if isinstance(source, (str, bytes, os.PathLike, TrainingDynamicsStore)) else source
+    with opened(sources[0]) as store:
         check_same_recording(issues, store)
         pictures = Pictures(
             dataset=dataset,
@@ -74,18 +78,26 @@ def write_report(
             images=images,
             sample_ids=issues.sample_ids,
             n_samples=store.n_samples,
+            side=picture_size,
         )
         data, points = report_data(
             issues,
             store,
             pictures,
+            files=[_shown_path(one) for one in sources],
             title=title or f"Label issues of {os.path.basename(store.path)}",
             n_suspects=n_suspects,
             max_content_bytes=max_content_bytes,
         )
     with new_file(out) as file:
         file.write(page(data, points))
-    return os.fsdecode(out)
+    return path_text(out)
+
+
+def _shown_path(source: Source) -> str:
+    """A path as a command takes it, without the folders of this machine."""
+    path = source.path if isinstance(source, TrainingDynamicsStore) else path_text(source)
+    return os.path.basename(path) if os.path.isabs(path) else path
 
 
 @contextlib.contextmanager

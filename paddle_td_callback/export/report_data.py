@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ def report_data(
     store: TrainingDynamicsStore,
     pictures: Pictures,
     *,
+    files: Sequence[str],
     title: str,
     n_suspects: int,
     max_content_bytes: int,
@@ -46,6 +48,7 @@ def report_data(
         issues: the ranking.
         store: the recording that it was made of.
         pictures: of the samples.
+        files: the recordings, for the command that the page names.
         title: of the page.
         n_suspects: how many samples are shown one by one.
         max_content_bytes: what their pictures, texts and rows may take together.
@@ -59,7 +62,7 @@ def report_data(
     labels = _Names(issues)
     data = {
         "title": title,
-        "summary": _summary(issues, store, recorded),
+        "summary": _summary(issues, store, recorded) | {"files": list(files)},
         "curves": recorded.curves(),
         "points": point_facts,
         "suspects": _suspects(issues, store, suspects, recorded, labels),
@@ -155,6 +158,7 @@ def _summary(issues: LabelIssues, store: TrainingDynamicsStore, recorded: _Recor
     return {
         "file": store.path.replace("\\", "/").rsplit("/", 1)[-1],
         "checksum": store.label_checksum,
+        "ids_checksum": _ids_checksum(issues),
         "created": store.created,
         "version": __version__,
         "method": issues.method,
@@ -176,6 +180,14 @@ def _summary(issues: LabelIssues, store: TrainingDynamicsStore, recorded: _Recor
         "stability": None if issues.stability is None else round(issues.stability, 4),
         "trust": _trust(issues, store, recorded.fitted),
     }
+
+
+def _ids_checksum(issues: LabelIssues) -> str:
+    """Tells marks of other samples in a recording of the same name and labels."""
+    checksum = 0
+    for name in issues.sample_ids or ():
+        checksum = zlib.crc32(name.encode("utf-8", "surrogatepass") + b"\0", checksum)
+    return f"{checksum:08x}"
 
 
 def _trust(issues: LabelIssues, store: TrainingDynamicsStore, fitted: float) -> Json:
@@ -295,7 +307,12 @@ def _matrix(issues: LabelIssues, labels: _Names) -> Json:
     for one, two, count in zip(given, suggested, counts, strict=True):
         if int(one) in place and int(two) in place:
             table[place[int(one)], place[int(two)]] = count
-    return {"labels": labels.use(shown), "of": int((total > 0).sum()), "counts": table.tolist()}
+    return {
+        "labels": labels.use(shown),
+        "of": int((total > 0).sum()),
+        "counts": table.tolist(),
+        "total": int(np.sum(counts)),
+    }
 
 
 def _by_class(issues: LabelIssues, labels: _Names) -> Json:

@@ -17,10 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..recording.batches import as_array
+from ..store.paths import existing_file
+
 Content = dict[str, Any]
 Thumbnail = Callable[[Any], Any]
 
-SIDE = 96  # pixels of the longer side; the page shows half as many, for sharp screens
+SIDE = 144  # pixels of the longer side; the page shows 72, and all of them when one presses it
+_OVERSHOOT = 0.5  # beyond 0 and 1
 MAX_TEXT = 20_000  # characters
 MAX_CELLS = 40
 _MAX_RAW_FILE = 64 << 10  # of a picture that cannot be scaled, because Pillow is not installed
@@ -32,14 +36,15 @@ class Pictures:
     """Where the page's pictures, texts and rows come from.
 
     Args:
-        dataset: anything with `dataset[index]`; of a `DatasetFolder` the files themselves are read, without the
-            augmentation.
-        thumbnail: what to show of `dataset[index]`: an array, a Pillow image, the bytes of a picture, a text, or a
-            mapping or sequence of values. None finds the first of these in the item.
+        dataset: anything with `dataset[index]`, the data set of a loader, or a data frame; of a `DatasetFolder` the
+            files themselves are read, without the augmentation.
+        thumbnail: what to show of `dataset[index]`: an array, a Pillow image, the bytes or the path of a picture, a
+            text, or a mapping or sequence of values. None finds the first of these in the item.
         images: a folder. Samples whose id is a path below it show that file; without ids, the n-th file in the
             order of `DatasetFolder` is that of the n-th sample, if there are as many files as samples.
         sample_ids: of the samples, or None.
         n_samples: how many there are.
+        side: pixels of a picture's longer side.
 
     Raises:
         ValueError: a folder with another number of pictures, or a thumbnail without a data set.
@@ -53,10 +58,12 @@ class Pictures:
         images: str | os.PathLike[str] | None = None,
         sample_ids: Sequence[str] | None = None,
         n_samples: int,
+        side: int = SIDE,
     ) -> None:
         if thumbnail is not None and dataset is None:
             raise ValueError("thumbnail= is given the items of dataset=, which is missing; pass both")
-        self._dataset, self._thumbnail = dataset, thumbnail
+        self._thumbnail, self._side = thumbnail, side
+        self._dataset = dataset = _readable(dataset)
         self._folder = None if images is None else os.path.realpath(images)
         self._ids = sample_ids
         self._files: list[str] | None = None
@@ -64,12 +71,11 @@ class Pictures:
         self.failed: str | None = None
         self.n_failed = 0
         if dataset is not None:
-            with contextlib.suppress(TypeError):  # a data set may have no length
-                if len(dataset) != n_samples:
-                    raise ValueError(
-                        f"dataset has {len(dataset)} samples, the recording {n_samples}; pass the data set that was "
-                        "trained on"
-                    )
+            length = _length(dataset)
+            if length is not None and length < n_samples:
+                raise ValueError(
+                    f"dataset has {length} samples, the recording {n_samples}; pass the data set that was trained on"
+                )
             if thumbnail is None:
                 self._files = _files_of(dataset, n_samples)
         if self._folder is not None and self._ids is None:
@@ -93,23 +99,73 @@ class Pictures:
             self.failed = self.failed or f"sample {index}: {type(error).__name__}: {error}"[:300]
             return None
 
-    def _of(self, index: int) -> Content | None:
+    def _of(self, index: int) -> Content:
         if self._files is not None:
-            return of_file(self._files[index])
+            return of_file(self._files[index], self._side)
         if self._folder is not None and self._ids is not None:
-            return of_file(self._below(self._ids[index]))
+            return of_file(self._below(self._ids[index]), self._side)
         item = self._dataset[index]
-        return describe(item if self._thumbnail is None else self._thumbnail(item))
+        shown = item if self._thumbnail is None else self._thumbnail(item)
+        found = describe(shown, self._side)
+        if found is None:
+            raise ValueError(
+                f"there is nothing to show in {_kind(shown)}; pass thumbnail=, a function of an item that returns a "
+                "picture or a text"
+            )
+        return found
 
     def _below(self, name: str) -> str:
         """The file that an id names. An id is what a file claims, so it opens nothing outside the folder."""
         assert self._folder is not None
-        path = os.path.realpath(os.path.join(self._folder, name))
-        if os.path.commonpath([self._folder, path]) != self._folder:
-            raise ValueError(
-                f"the id {name[:100]!r} is no path below '{self._folder}'; give the folder of the pictures"
-            )
-        return path
+        for start in (
+            self._folder,
+            os.path.dirname(self._folder),
+        ):  # an id may begin with the folder's own name
+            path = os.path.realpath(os.path.join(start, name.replace("\\", "/")))
+            if os.path.commonpath([self._folder, path]) == self._folder and os.path.isfile(path):
+                return path
+        raise ValueError(
+            f"the id {name[:100]!r} is no file below '{self._folder}'; give the folder that the ids begin in"
+        )
+
+
+class _Rows:
+    """The rows of a data frame by their place."""
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def __getitem__(self, place: int) -> Any:
+        row = self._frame.iloc[place]
+        return row.to_dict() if hasattr(row, "to_dict") else row
+
+
+def _readable(dataset: Any) -> Any:
+    """What has items by their place: of a loader its data set, of a data frame its rows."""
+    if hasattr(dataset, "iloc"):
+        return _Rows(dataset)
+    if not hasattr(dataset, "__getitem__") and hasattr(dataset, "dataset"):
+        return dataset.dataset
+    return dataset
+
+
+def _length(dataset: Any) -> int | None:
+    try:
+        return len(dataset)
+    except Exception:  # a data set may have no length, and say so by any error
+        return None
+
+
+def _kind(item: Any) -> str:
+    shape = getattr(item, "shape", None)
+    if shape is not None:
+        return f"{type(item).__name__} {list(shape)}"
+    if isinstance(item, (list, tuple)):
+        return f"{type(item).__name__} of {', '.join(_kind(one) for one in item[:3])}"
+    return type(item).__name__
 
 
 @contextlib.contextmanager
@@ -149,13 +205,14 @@ def _files_of(dataset: Any, n_samples: int) -> list[str] | None:
     return paths if all(path.lower().endswith(IMAGE_SUFFIXES) for path in paths[:100]) else None
 
 
-def of_file(path: str) -> Content:
+def of_file(path: str, side: int = SIDE) -> Content:
     """A picture file, scaled down where Pillow is installed.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no picture that a browser shows, or too large to embed without Pillow.
     """
+    path = existing_file(path, "the path of a picture")
     try:
         from PIL import Image
     except ModuleNotFoundError:
@@ -168,8 +225,8 @@ def of_file(path: str) -> Content:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         with Image.open(path) as image:
-            image.draft("RGB", (SIDE, SIDE))
-            return _of_pillow(image)
+            image.draft("RGB", (side, side))
+            return _of_pillow(image, side)
 
 
 def of_bytes(data: bytes) -> Content:
@@ -180,23 +237,30 @@ def of_bytes(data: bytes) -> Content:
     raise ValueError("these bytes are no PNG, JPEG, GIF, WebP or BMP; give a picture of one of these kinds")
 
 
-def describe(item: Any) -> Content | None:
+def describe(item: Any, side: int = SIDE) -> Content | None:
     """Picture, text or row of what a data set or a thumbnail function gives; None where there is nothing to show."""
     if isinstance(item, str):
         return {"text": item[:MAX_TEXT] + ("…" if len(item) > MAX_TEXT else "")}
     if isinstance(item, (bytes, bytearray)):
         return of_bytes(bytes(item))
+    if isinstance(item, os.PathLike):
+        return of_file(os.fsdecode(item), side)
     if hasattr(item, "getbands") and hasattr(item, "thumbnail"):
-        return _of_pillow(item)
+        return _of_pillow(item, side)
     if isinstance(item, Mapping):
+        for value in item.values():
+            if not isinstance(value, (str, Mapping, list, tuple)):
+                found = describe(value, side)
+                if found is not None and "image" in found:
+                    return found
         return {"row": [[str(key), _value(value)] for key, value in list(item.items())[:MAX_CELLS]]}
     if hasattr(item, "__array__") and not isinstance(item, np.generic):
-        return _of_array(np.asarray(item))
+        return _of_array(as_array(item), side)
     if isinstance(item, (tuple, list)):
         if item and all(isinstance(value, (str, int, float, np.generic)) for value in item):
             return {"row": [["", _value(value)] for value in item[:MAX_CELLS]]}
         for value in item:
-            found = describe(value)
+            found = describe(value, side)
             if found is not None:
                 return found
     return None
@@ -206,12 +270,12 @@ def _value(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, (float, np.floating)) else str(value)[:MAX_TEXT]
 
 
-def _of_array(array: npt.NDArray[Any]) -> Content | None:
-    if array.dtype.kind not in "biuf" or array.size == 0:
+def _of_array(array: npt.NDArray[Any], side: int) -> Content | None:
+    if array.dtype.kind not in "biuf" or array.size == 0 or array.ndim == 0:
         return None
     if array.ndim == 1:
         return {"row": [["", _value(value)] for value in array[:MAX_CELLS]]}
-    pixels = _as_pixels(array)
+    pixels = _as_pixels(array, side)
     return (
         None
         if pixels is None
@@ -219,15 +283,17 @@ def _of_array(array: npt.NDArray[Any]) -> Content | None:
     )
 
 
-def _as_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
-    """[row, column] or [row, column, channel] of at most `SIDE` pixels a side, from any usual order and range."""
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[-1] not in (1, 3, 4):
+def _as_pixels(array: npt.NDArray[Any], side: int) -> npt.NDArray[np.uint8] | None:
+    """[row, column] or [row, column, channel] of at most `side` pixels a side, from any usual order and range."""
+    while array.ndim > 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 3 and array.shape[0] < array.shape[-1] and array.shape[-1] not in (1, 3, 4):
         array = np.moveaxis(array, 0, -1)
-    if array.ndim == 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[-1] not in (3, 4)):
+    if array.ndim == 3 and array.shape[-1] not in (3, 4):
+        array = array.mean(axis=-1) if array.shape[-1] > 1 else array[..., 0]  # no colours: their mean
+    if array.ndim not in (2, 3):
         return None
-    step = -(-max(array.shape[:2]) // SIDE)
+    step = -(-max(array.shape[:2]) // side)
     if step > 1:  # mean of blocks, the incomplete ones at the edge left out
         rows, columns = (max(1, size // step) for size in array.shape[:2])
         array = array[: rows * step, : columns * step]
@@ -238,12 +304,21 @@ def _as_pixels(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8] | None:
     if array.dtype == np.uint8:
         return array
     array = np.nan_to_num(array.astype(np.float64))
+    low, high = _range_of(array)
+    shades: npt.NDArray[np.uint8] = np.round(
+        (np.clip(array, low, high) - low) / (high - low or 1) * 255
+    ).astype(np.uint8)
+    return shades
+
+
+def _range_of(array: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """What is black and what is white: 0 and 1, 0 and 255, or the smallest and the largest number."""
     low, high = float(array.min()), float(array.max())
-    if low >= 0 and high <= 1:
-        low, high = 0.0, 1.0
-    elif low >= 0 and high <= 255:
-        low, high = 0.0, 255.0
-    return np.round((array - low) / (high - low or 1) * 255).astype(np.uint8)  # else normalised: stretched
+    if (low >= 0 and high <= 1) or (low >= -_OVERSHOOT and 1 < high <= 1 + _OVERSHOOT):  # resizing overshoots
+        return 0.0, 1.0
+    if low >= 0 and 127 < high <= 255:
+        return 0.0, 255.0
+    return low, high
 
 
 def png(pixels: npt.NDArray[np.uint8]) -> bytes:
@@ -265,9 +340,16 @@ def png(pixels: npt.NDArray[np.uint8]) -> bytes:
     )
 
 
-def _of_pillow(image: Any) -> Content:
+def _of_pillow(image: Any, side: int) -> Content:
+    if image.mode in ("F", "I") or image.mode.startswith("I;"):  # numbers of any range
+        found = _of_array(np.asarray(image), side)
+        assert found is not None
+        return found
+    from PIL import ImageOps
+
     small = image.copy()
-    small.thumbnail((SIDE, SIDE))
+    small.thumbnail((side, side))
+    small = ImageOps.exif_transpose(small)  # photographs are turned by a note in the file
     out = io.BytesIO()
     if small.mode in ("RGB", "CMYK", "YCbCr"):
         small.convert("RGB").save(out, "JPEG", quality=82)

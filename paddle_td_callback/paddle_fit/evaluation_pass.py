@@ -7,6 +7,7 @@ every random generator of the process that can be found.
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import random
 import sys
@@ -195,23 +196,72 @@ class _Shard:
 
 @contextlib.contextmanager
 def undisturbed(network: Any) -> Iterator[None]:
-    """Put the network in evaluation mode for a while, and restore its state."""
+    """Put the network in evaluation mode for a while, and restore its state, whatever its own methods raise."""
     flags = [(layer, layer.training) for layer in network.sublayers(include_self=True)]
-    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
-    changing = [*network.buffers(), *(one for layer, _ in flags for one in statistics_of(layer))]
+    changing = [*network.buffers(), *_statistics(network)]
     buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
-    with random_streams_kept():
+    attributes = [(layer, _PlainAttributes(layer)) for layer, _ in flags]
+    with random_streams_kept(), contextlib.ExitStack() as undo:
+        undo.callback(_put_back, flags, buffers)
+        for layer, kept in attributes:
+            undo.callback(kept.put_back, layer)
+        if flags[0][1]:
+            undo.callback(network.train)  # which may do more than set flags, such as swap averaged weights
         network.eval()
-        try:
-            yield
-        finally:
-            if flags[0][1]:
-                network.train()  # a network may do more here than set flags, such as swap averaged weights
-            for layer, training in flags:
-                layer.training = training
-            for buffer, before in buffers:
-                if not bool(paddle.equal_all(buffer, before)):
-                    buffer.set_value(before)
+        yield
+
+
+def _statistics(layer: Any) -> list[Any]:
+    # Batch normalisation with use_global_stats=False updates its statistics in evaluation mode too.
+    return [one for inner in layer.sublayers(include_self=True) for one in statistics_of(inner)]
+
+
+class _PlainAttributes:
+    """Counters, lists and the like that a layer's forward, or a hook of it, may change.
+
+    Args:
+        layer: whose attributes; those that Paddle's own layers have are left out.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._names = set(vars(layer))
+        self._kept = {
+            name: (value, copy.copy(value) if type(value) in (list, dict, set) else None)
+            for name, value in vars(layer).items()
+            if name not in _OF_EVERY_LAYER and not isinstance(value, (paddle.Tensor, paddle.nn.Layer))
+        }
+
+    def put_back(self, layer: Any) -> None:
+        """Give the layer these values again, and what lists, dictionaries and sets held."""
+        own = vars(layer)
+        for name in own.keys() - self._names:
+            del own[name]
+        for name, (value, content) in self._kept.items():
+            own[name] = value
+            if content is not None:
+                value.clear()
+                value.extend(content) if type(value) is list else value.update(content)
+
+
+_OF_EVERY_LAYER = frozenset(vars(paddle.nn.Layer()))
+
+
+@contextlib.contextmanager
+def unchanged_by(*layers: Any) -> Iterator[None]:
+    """Restore, after a call that the training does not make, the buffers of layers and the global random streams."""
+    changing = [one for layer in layers for one in (*layer.buffers(), *_statistics(layer))]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in changing]
+    with _global_streams_kept(), contextlib.ExitStack() as undo:
+        undo.callback(_put_back, [], buffers)
+        yield
+
+
+def _put_back(flags: list[tuple[Any, bool]], buffers: list[tuple[Any, Any]]) -> None:
+    for layer, training in flags:
+        layer.training = training
+    for buffer, before in buffers:
+        if not bool(paddle.equal_all(buffer, before)):
+            buffer.set_value(before)
 
 
 @contextlib.contextmanager
@@ -221,44 +271,58 @@ def random_streams_kept() -> Iterator[None]:
     These are Paddle's on the CPU and on the devices in use, and every `random.Random`, `numpy.random.Generator` and
     `numpy.random.RandomState` of the process, including the global ones and those of a data set.
     """
+    # A generator of a data set may hang anywhere: on it, on a transform, in a closure, in a module.
+    # By its type: `isinstance` asks a stand-in for its class, which may run foreign code, or raise.
+    streams = [obj for obj in gc.get_objects() if issubclass(type(obj), _STREAMS)]
+    states = [(stream, _state_of(stream)) for stream in streams]
+    with _global_streams_kept():
+        try:
+            yield
+        finally:
+            for stream, state in states:
+                _set_state(stream, state)
+
+
+@contextlib.contextmanager
+def _global_streams_kept() -> Iterator[None]:
     cpu = default_cpu_generator()
     cpu_state, device_states = cpu.get_state(), paddle.get_rng_state()
-    # A generator of a data set may hang anywhere: on it, on a transform, in a closure, in a module.
-    streams = [obj for obj in gc.get_objects() if isinstance(obj, _STREAMS)]
-    states = [(stream, _state_of(stream)) for stream in streams]
     python, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield
     finally:
-        for stream, state in states:
-            _set_state(stream, state)
         random.setstate(python)
         np.random.set_state(numpy_state)  # noqa: NPY002
         paddle.set_rng_state(device_states)
         cpu.set_state(cpu_state)
 
 
-_STREAMS = (random.Random, np.random.Generator, np.random.RandomState)
+_STREAMS = (random.Random, np.random.BitGenerator, np.random.Generator, np.random.RandomState)
 
 
 def _state_of(stream: Any) -> Any:
-    if isinstance(stream, np.random.Generator):
-        return stream.bit_generator.state
-    if isinstance(stream, np.random.RandomState):
-        return stream.get_state()
-    try:
-        return stream.getstate()
-    except NotImplementedError:  # random.SystemRandom has no state
-        return None
+    """Its state; None where it has none that can be had, such as `random.SystemRandom`."""
+    with contextlib.suppress(Exception):  # of a subclass
+        if isinstance(stream, np.random.Generator):
+            return stream.bit_generator.state
+        if isinstance(stream, np.random.BitGenerator):
+            return stream.state
+        return stream.get_state() if isinstance(stream, np.random.RandomState) else stream.getstate()
+    return None
 
 
 def _set_state(stream: Any, state: Any) -> None:
-    if isinstance(stream, np.random.Generator):
-        stream.bit_generator.state = state
-    elif isinstance(stream, np.random.RandomState):
-        stream.set_state(state)
-    elif state is not None:
-        stream.setstate(state)
+    if state is None:
+        return
+    with contextlib.suppress(Exception):  # as above; the other streams are restored all the same
+        if isinstance(stream, np.random.Generator):
+            stream.bit_generator.state = state
+        elif isinstance(stream, np.random.BitGenerator):
+            stream.state = state
+        elif isinstance(stream, np.random.RandomState):
+            stream.set_state(state)
+        else:
+            stream.setstate(state)
 
 
 def _describe(loader: Any) -> str:

@@ -84,6 +84,13 @@ class FitFile:
     def check_network(self) -> None:
         """Raise CaptureError if the file holds the training of another network."""
         options, history = self._options, self._history
+        if self.recorder is not None and history.network is not None:
+            if history.network() is not self._model.network:
+                raise CaptureError(
+                    f"the model has got another network, and '{options.path}' holds the training of the first one; "
+                    "give each network a fit and a path of its own"
+                )
+            return
         is_same = history.network is not None and history.network() is self._model.network
         if history.has_begun and not is_same and not options.resume:
             raise CaptureError(
@@ -148,11 +155,20 @@ class FitFile:
             return {}
         found = names_of(dataset)
         names: dict[str, Any] = {}
+        is_said = self._is_verbose and (self._ranks is None or self._ranks.rank == 0)
         for name, length in (("sample_ids", n_samples), ("class_names", n_classes)):
             its_own = getattr(found, name)
-            if getattr(options, name) is None and its_own is not None and len(its_own) == length:
+            if getattr(options, name) is not None or its_own is None:
+                continue
+            if len(its_own) == length:
                 names[name] = its_own
-        if names and self._is_verbose and (self._ranks is None or self._ranks.rank == 0):
+            elif is_said:
+                what = "samples" if name == "sample_ids" else "outputs of the network"
+                show(
+                    f"'{options.path}': the data set has {len(its_own)} {name} for {length} {what}, so they are left "
+                    f"out; pass {name}= if they are known"
+                )
+        if names and is_said:
             show(
                 f"'{options.path}': {' and '.join(names)} are those of the data set; sample_ids=False leaves them out"
             )

@@ -10,6 +10,7 @@ from typing import Any
 
 import paddle
 
+from ..dataset_names import selection_of
 from ..errors import CaptureError
 from ..messages import warn
 from ..recording.batches import BLOCK_BYTES
@@ -72,6 +73,7 @@ class FitSession:
         self._warned: set[type[Exception]] = set()
         self._n_lost_batches = 0
         self._size: int | None = None  # of the data set when the last epoch began
+        self._selection: int | None = None  # checksum of what the last epoch chose from a data set
         # The epoch under way.
         self._epoch: int | None = None  # None = none that is recorded
         self._loader: Any = None
@@ -79,6 +81,7 @@ class FitSession:
         self._tap: StepTap | None = None
         self._intercept: Replacement | None = None
         self._has_last_callback = False
+        self._doubt: CaptureError | None = None  # of the samples of an epoch that has ended
         self._n_steps = self._n_rows = 0
         self._callbacks: Callable[[], Any] = lambda: ()  # weak: see `FitRanks.begin_epoch`
         self._waiting: list[
@@ -248,6 +251,7 @@ class FitSession:
             with self._judged():
                 loader = self._tap_loader(loader, callbacks)
             yield loader
+            self._doubt = None if self._tap is None else self._tap.doubt
         except BaseException as cause:
             # fit fails here without on_train_end.
             self.abandon(f"its fit ended by {type(cause).__name__}: {first_line(cause)}")
@@ -267,11 +271,19 @@ class FitSession:
             self._evaluation()
         elif self.options.field is not None:
             return  # the data carry their indices
+        self._file.check_network()
+        self._check_selection()
         try:
             size, before = len(self._loader.dataset), self._size
         except Exception:  # a stream has none
             return
         self._size = size
+        ids = self.options.sample_ids
+        if before is None and ids is not None and self.options.n_samples is None and len(ids) != size:
+            raise ValueError(
+                f"sample_ids= has {len(ids)} ids for a data set of {size} samples; give one for each, in the order of "
+                "the data set, or n_samples= too where the data set grows to as many"
+            )
         if before in (None, size):
             return
         changed = f"the data set had {before} samples when the epoch before began, and has {size} now"
@@ -283,6 +295,20 @@ class FitSession:
         if size < before:
             self._warn(
                 f"{changed}; rows are right only if every sample kept its index, otherwise {FIELD_WAY}"
+            )
+
+    def _check_selection(self) -> None:
+        """Refuse a `Subset` that holds other samples than when the fit began.
+
+        Raises:
+            CaptureError: it does.
+        """
+        selection = selection_of(self.dataset)
+        before, self._selection = self._selection, selection
+        if before not in (None, selection):
+            raise CaptureError(
+                "the subset that is trained on holds other samples than in the epoch before, so an index means another "
+                f"one; {FIELD_WAY}, or record each selection to a path of its own"
             )
 
     def _tap_loader(self, loader: Any, callbacks: Any) -> Any:
@@ -362,6 +388,10 @@ class FitSession:
         if self._epoch is None:
             return
         epoch, self._epoch = self._epoch, None
+        doubt, self._doubt = self._doubt, None
+        with self._judged():
+            if doubt is not None and not self._is_stopped:
+                raise doubt
         if not self._is_stopped:
             self._record_steps()
         if self.options.mode == "eval":

@@ -7,6 +7,7 @@
 | `Model._inputs` | how many fields of a batch are inputs, the others being labels | `check_model` refuses |
 | `Model._adapter._amp_level`, `._amp_custom_lists` | precision of the evaluation pass | full precision |
 | `DataLoader._iterator`, its `._batch_sampler` | persistent workers keep their sampler | the step finds no indices |
+| `_DataLoaderIterBase` | batches that come straight from Paddle's loader | `ImportError` at import |
 | `_DataLoaderIter*._try_shutdown_all` | ends the workers of a pass that is cut short | they end with the process |
 | `BatchNorm._mean`, `._variance` | statistics that an evaluation pass may change | not put back |
 | `default_cpu_generator` | random stream of the CPU while Paddle is on a device | `AttributeError` at import |
@@ -24,11 +25,12 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 from paddle.io.dataloader.collate import default_collate_fn
+from paddle.io.dataloader.dataloader_iter import _DataLoaderIterBase as PaddleBatches
 from paddle.utils.dlpack import to_dlpack
 
 from ..errors import CaptureError
 
-__all__ = ["default_collate_fn"]
+__all__ = ["PaddleBatches", "default_collate_fn"]
 
 default_cpu_generator = paddle.framework.core.default_cpu_generator
 RUN_ONE_EPOCH = "_run_one_epoch"

@@ -19,11 +19,11 @@ from paddle.callbacks import Callback
 
 from ..detection.find_issues import check_method, find_label_issues
 from ..detection.label_issues import LabelIssues
-from ..detection.output_files import check_out
+from ..detection.output_files import STDOUT, check_out, is_stdout
 from ..errors import CaptureError
 from ..messages import show, warn
 from ..recording.open_recorders import is_open, wait_for_commits
-from ..store.paths import absolute, resolve_output
+from ..store.paths import absolute, path_text, resolve_output
 from ..store.schema import is_whole
 from .guard import guarded
 from .ranks import current_ranks
@@ -91,6 +91,7 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
                 f"recording must be a TrainingDynamicsCallback or a path, got a {type(recording).__name__}; pass "
                 "the callback that records"
             )
+        self.path = absolute(path_text(path, "recording"))  # the training may change the working folder
         check_method(method, detector)
         if every is not None and (not is_whole(every) or every < 1):
             raise ValueError(
@@ -102,21 +103,35 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             raise TypeError(
                 f"log_writer must be a visualdl.LogWriter, got a {type(log_writer).__name__}; pass one"
             )
-        for name, out in (("csv", csv), ("report", report)):
-            if out is not None and not os.fspath(out):
-                raise ValueError(f"{name}='' names no file; give a file name, or None for nowhere")
-            if out is not None and os.path.realpath(out) == os.path.realpath(path):
-                raise ValueError(f"{name}={os.fsdecode(out)!r} is the recording itself; give it another path")
-        self.path = absolute(path)  # the training may change the working folder
+        if thumbnail is not None and not callable(thumbnail):
+            raise TypeError(
+                f"thumbnail must be a function of one sample of the data set, got a {type(thumbnail).__name__}; pass "
+                "one that returns a picture or a text"
+            )
         self.issues: LabelIssues | None = None
         self._options: dict[str, Any] = {"method": method, "detector": detector, "device": device}
-        self._csv = None if csv is None else absolute(csv)
-        self._report = None if report is None else absolute(report)
+        self._csv = self._output(csv, "csv")
+        self._report = self._output(report, "report")
+        if self._csv is not None and self._csv == self._report:
+            raise ValueError(f"csv and report are both {self._csv!r}; give each a path of its own")
         self._thumbnail = thumbnail
         self._every, self._log_writer = every, log_writer
         self._n_epochs_shown: int | None = None  # None = a line failed, and no more come
         self._progress = progress
         self._shared: SharedResult | None = None
+
+    def _output(self, out: Any, name: str) -> str | None:
+        """Where something is to be written, from the root; None = nowhere."""
+        if out is None:
+            return None
+        path = path_text(out, name)
+        if is_stdout(path):
+            return STDOUT
+        if not path:
+            raise ValueError(f"{name}='' names no file; give a file name, or None for nowhere")
+        if os.path.realpath(path) == os.path.realpath(self.path):
+            raise ValueError(f"{name}={path!r} is the recording itself; give it another path")
+        return absolute(path)
 
     def share(self, result: SharedResult) -> None:
         """Of several ranks in this fit, rank 0 finds and the others get this result."""
@@ -182,6 +197,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
             wait_for_commits(self.path)
             if self._is_recorded():
                 self.issues = find_label_issues(self.path, progress=self._is_verbose, **self._options)
+                if self._recorders():  # of this fit, which is over, whichever callback stands first
+                    self.issues = dataclasses.replace(self.issues, is_recording=False)
         finally:
             if shared is not None:
                 self._publish(shared)
@@ -200,7 +217,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
 
     def _recorders(self) -> list[Any]:
         """The callbacks of this fit that record into the path."""
-        return [one for one in self._all_recorders() if one.path == self.path]
+        mine = os.path.realpath(self.path)
+        return [one for one in self._all_recorders() if os.path.realpath(one.path) == mine]
 
     def _all_recorders(self) -> list[Any]:
         # Paddle makes a new `params` for each fit, and gives it to all its callbacks.
@@ -209,7 +227,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
     def _dataset(self) -> Any:
         """What is trained on; None = unknown."""
         sessions = [one.session for one in self._recorders() if one.session is not None]
-        return sessions[0].dataset if sessions else None
+        dataset = sessions[0].dataset if sessions else None
+        return None if isinstance(dataset, paddle.io.IterableDataset) else dataset
 
     def _check_recording(self) -> None:
         """Say before training where nothing of it would be ranked."""

@@ -7,6 +7,7 @@ work: as a sublayer, an attribute, in a list, in a closure. The outermost one th
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,7 +56,7 @@ def _answers(loss: Any, ask: Callable[[Any], Any]) -> list[Any]:
         answers = [answer for answer in map(ask, level) if answer is not None]
         if answers:
             return answers
-        inner = {id(one): one for part in level for one in _inside(part)}
+        inner = {id(one): one for part in level for one in _parts(part)}
         level = [one for key, one in inner.items() if key not in seen]
         seen.update(inner)
     return []
@@ -69,6 +70,8 @@ def _argument(part: Any, names: Iterable[str]) -> Any:
         elif inspect.isfunction(part):
             parameter = inspect.signature(part).parameters.get(name)
             value = None if parameter is None or parameter.default is parameter.empty else parameter.default
+            if value is None and not _is_paddles(part):
+                value = _passed(part, name)
         else:
             value = None
             with contextlib.suppress(Exception):  # a property may raise anything
@@ -76,6 +79,38 @@ def _argument(part: Any, names: Iterable[str]) -> Any:
         if value is not None:
             return value
     return None
+
+
+def _passed(function: Any, name: str) -> Any:
+    """What a function passes by this name in a call, as in `lambda z, y: F.cross_entropy(z, y, ignore_index=0)`."""
+    instructions = list(dis.get_instructions(function))
+    for place, one in enumerate(instructions):
+        is_unresolved = one.opname == "KW_NAMES" and one.arg is not None  # by Python 3.11
+        keywords = function.__code__.co_consts[one.arg] if is_unresolved else one.argval
+        if not isinstance(keywords, tuple) or name not in keywords:
+            continue
+        loads = instructions[max(0, place - len(keywords) + keywords.index(name)) : place]
+        if loads and all(load.opname in _LOADS for load in loads):
+            variables = inspect.getclosurevars(function)
+            known = {**variables.globals, **variables.nonlocals}
+            value = loads[0].argval
+            return value if loads[0].opname in _CONSTANTS else known.get(value)
+    return None
+
+
+_CONSTANTS = ("LOAD_CONST", "LOAD_SMALL_INT")
+_LOADS = (*_CONSTANTS, "LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_FAST", "LOAD_FAST_BORROW")
+
+
+def _is_paddles(function: Any) -> bool:
+    return str(function.__module__).split(".")[0] == "paddle"
+
+
+def _parts(part: Any) -> list[Any]:
+    parts: list[Any] = []
+    with contextlib.suppress(Exception):  # of foreign objects, such as a proxy that has no hash
+        parts += _inside(part)
+    return parts
 
 
 def _inside(part: Any) -> Iterator[Any]:
@@ -89,7 +124,7 @@ def _inside(part: Any) -> Iterator[Any]:
     elif inspect.ismethod(part):
         yield part.__self__  # it need not be callable itself
         held = [part.__func__]
-    elif inspect.isfunction(part) and part.__module__.split(".")[0] == "paddle":
+    elif inspect.isfunction(part) and _is_paddles(part):
         return  # its arguments say all
     elif inspect.isfunction(part):
         held = [*(part.__defaults__ or ()), *(part.__kwdefaults__ or {}).values()]

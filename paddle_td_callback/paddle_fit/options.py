@@ -49,12 +49,21 @@ class RecordingOptions:
     def __post_init__(self) -> None:
         check_on_error(self.on_error)
         check_resume(self.resume)
-        for name, least in (("n_samples", 1), ("every", 1), ("ignore_label", None)):
+        numbers = {"n_samples": 1, "every": 1, "ignore_label": None, "memory_limit_bytes": 0}
+        for name, least in numbers.items():
             value = getattr(self, name)
             if value is not None and (not is_whole(value) or (least is not None and value < least)):
                 wanted = "a whole number" + ("" if least is None else f" of at least {least}")
                 raise ValueError(f"{name} must be {wanted}, got {value!r}")
-        if self.outputs not in OUTPUTS:
+        if not (callable(self.logits) or isinstance(self.logits, str) or is_whole(self.logits)):
+            raise ValueError(
+                f"logits must be a place, a key or a function of the outputs, got {self.logits!r}; the default is 0"
+            )
+        if not is_whole(self.label):
+            raise ValueError(
+                f"label must be a place among the loss's labels, got {self.label!r}; the default is 0"
+            )
+        if not isinstance(self.outputs, str) or self.outputs not in OUTPUTS:
             raise ValueError(f"outputs must be one of {OUTPUTS}, got {self.outputs!r}")
         Layout(  # checks what is known; the sizes may not be so far
             n_samples=self.known_n_samples or 1,

@@ -149,7 +149,7 @@ class OutputReader:
     def _chosen(self, outputs: tuple[Any, ...]) -> Any:
         choose = self.logits
         if callable(choose):
-            return choose(*outputs)
+            return choose(*map(_cloned, outputs))  # it may work in place
         if isinstance(choose, str):
             if len(outputs) != 1 or not isinstance(outputs[0], dict) or choose not in outputs[0]:
                 raise CaptureError(
@@ -233,6 +233,14 @@ class DeviceBatch:
     loss: Any
     indices: Any = None
     number: int = 0
+
+
+def _cloned(output: Any) -> Any:
+    if isinstance(output, paddle.Tensor):
+        return output.detach().clone()
+    if isinstance(output, dict):
+        return {key: _cloned(value) for key, value in output.items()}
+    return type(output)(map(_cloned, output)) if type(output) in (list, tuple) else output
 
 
 def _are_alike(steps: Sequence[DeviceBatch]) -> bool:
@@ -394,7 +402,12 @@ class RowFilter:
                 f"labels must be in [0, {n_classes}), got {labels[row]} {whose}; pass ignore_label= if such samples "
                 "have no label, or labels= (the classes of all samples)"
             )
-            is_fatal = is_first and not (is_given & is_class).any()
+            if batch.has_one_column:
+                why = (
+                    f"the network has one output, so labels must be 0 or 1, got {labels[row]} {whose}: regression is "
+                    "not supported; pass ignore_label= if such samples have no label, or labels= (0 or 1 for each)"
+                )
+            is_fatal = is_first and (batch.has_one_column or not (is_given & is_class).any())
             if is_fatal or indices is not None:
                 self._lose(odd, why, is_fatal=is_fatal)
         return batch.only(is_given & is_class)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
+from ..dataset_names import subset_of
 from ..errors import CaptureError
 
 _MAX_NESTING = 16  # subsets of subsets
@@ -124,10 +125,9 @@ def label_shifts_of(
                 f"{', with labels= of the callback' if has_labels else ''}; give it the whole data set and n_classes= "
                 "of the network, and leave out labels="
             )
-        inner, indices = getattr(dataset, "dataset", None), getattr(dataset, "indices", None)
-        if inner is None or indices is None:
+        subset = subset_of(dataset)
+        if subset is None:
             return None
-        outer = np.asarray(indices, np.int64)
+        dataset, outer = subset
         chosen = outer if chosen is None else outer[chosen]
-        dataset = inner
     return None

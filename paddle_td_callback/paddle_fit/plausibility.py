@@ -26,6 +26,7 @@ class Plausibility:
     def __init__(self, outputs: str) -> None:
         self._is_given = outputs != "auto"
         self._may_be_sigmoid = not self._is_given  # so far
+        self._largest = 0.0
         self._rows: deque[tuple[npt.NDArray[Any], npt.NDArray[Any]]] = deque()
         self._n_rows = 0
 
@@ -33,6 +34,8 @@ class Plausibility:
         """Take a batch; returns what is odd about the first one."""
         outputs, is_first = batch.outputs, not self._n_rows
         self._n_rows += len(outputs)
+        self._largest = max(self._largest, float(np.abs(outputs).max(initial=0)))
+        self._are_logits = not (self._is_given or batch.are_probabilities)
         self._rows.append((outputs.argmax(axis=1), batch.labels))
         while sum(len(labels) for _, labels in self._rows) - len(self._rows[0][1]) >= _N_ROWS:
             self._rows.popleft()
@@ -64,9 +67,24 @@ class Plausibility:
                 or _constant_shift(predicted, given)
                 or _below_chance(predicted, given, n_classes)
             )
+            if odd is None and self._are_logits and self._largest <= 1 + _SUM_TOLERANCE:
+                odd = _unscaled(predicted, given, n_classes)
             messages += [odd] if odd else []
         self._rows.clear()
         return messages
+
+
+def _unscaled(predicted: npt.NDArray[Any], given: npt.NDArray[Any], n_classes: int) -> str | None:
+    """Whether outputs in [-1, 1] predict better than a softmax of such small numbers is ever trained to."""
+    right = float(np.mean([(predicted[given == one] == one).mean() for one in np.unique(given)]))
+    most = np.e / (np.e + (n_classes - 1) / np.e)  # the largest probability that they can have
+    if n_classes < 3 or right < max(0.5, most):
+        return None
+    return (
+        f"the outputs, recorded as logits, stayed in [-1, 1], which gives no class more than {most:.0%}, but predict "
+        f"{right:.0%} of the labels of a class: the loss seems to scale them (cosines, CosFace); pass logits= (a "
+        "function of the outputs that scales them as the loss does), or outputs='logits' if they are right"
+    )
 
 
 def _columns_without_labels(

@@ -6,85 +6,60 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import paddle
 
 from .internals import RUN_ONE_EPOCH
+from .stand_in import StandIn
 
 
-class Replacement:
+class Replacement(StandIn):
     """Replaces an attribute of a model until `remove`; to all others it behaves like what it replaced.
 
     Another callback may keep it and put it back later: it then calls what it replaced, and goes with the next
-    `remove` of any replacement there. A copy of it is a copy of what it replaced.
+    `remove` of any replacement there.
 
     Args:
-        holder: whose attribute.
+        original: what it replaces.
+        holder: whose attribute that is.
         name: of the attribute.
         call: is called with the replaced object and the arguments.
     """
 
-    def __init__(self, holder: Any, name: str, call: Callable[..., Any]) -> None:
+    __slots__ = ("_td_call", "_td_is_over", "_td_name", "_td_own", "_td_was_own")
+
+    def __init__(self, original: Any, holder: Any, name: str, call: Callable[..., Any]) -> None:
+        super().__init__(original)
         own = vars(holder)
-        vars(self)["_replaced"] = _Replaced(own, name, name in own, getattr(holder, name), call)
+        self._td_set(_td_own=own, _td_name=name, _td_was_own=name in own, _td_call=call, _td_is_over=False)
         own[name] = self
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         """Call what it was made for; when that is over, what it replaced."""
-        replaced = self._replaced
-        if replaced.is_over:
-            return replaced.original(*args, **named)
-        return replaced.call(replaced.original, *args, **named)
+        if self._td_is_over:
+            return self._td_original(*args, **named)
+        return self._td_call(self._td_original, *args, **named)
 
     def remove(self) -> None:
         """Take it off, now or with what is above it; twice is fine."""
-        self._replaced.is_over = True
-        self.clear(self._replaced.own, self._replaced.name)
+        self._td_set(_td_is_over=True)
+        self.clear(self._td_own, self._td_name)
 
     @classmethod
     def clear(cls, own: dict[str, Any], name: str, *, all_of_them: bool = False) -> None:
         """Take off the replacements at an attribute that are over."""
-        while type(top := own.get(name)) is cls and (all_of_them or top._replaced.is_over):
-            if top._replaced.was_own:
-                own[name] = top._replaced.original
+        top: Any
+        while issubclass(type(top := own.get(name)), Replacement) and (all_of_them or top._td_is_over):
+            if top._td_was_own:
+                own[name] = top._td_original
             else:
                 del own[name]
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._replaced.original, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._replaced.original, name, value)
-
-    def __reduce_ex__(self, _protocol: Any) -> tuple[Any, ...]:
-        return _same, (self._replaced.original,)
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        return type(self._replaced.original)
-
-
-@dataclass
-class _Replaced:
-    own: dict[str, Any]
-    name: str
-    was_own: bool
-    original: Any
-    call: Callable[..., Any]
-    is_over: bool = False
-
-
-def _same(one: Any) -> Any:
-    return one
-
-
-def original_of(one: Any) -> Any:
-    """What stood there before all replacements."""
-    while type(one) is Replacement:
-        one = one._replaced.original
-    return one
+def replace(holder: Any, name: str, call: Callable[..., Any]) -> Replacement:
+    """Replace an attribute of a model; see `Replacement`."""
+    return Replacement(getattr(holder, name), holder, name, call)
 
 
 def intercept_next_epoch(
@@ -115,7 +90,7 @@ def intercept_next_epoch(
             replacement.remove()  # its fit is dead
         return original(loader, callbacks, mode, *args, **named)
 
-    replacement = Replacement(model, RUN_ONE_EPOCH, run_one_epoch)
+    replacement = replace(model, RUN_ONE_EPOCH, run_one_epoch)
     return replacement
 
 

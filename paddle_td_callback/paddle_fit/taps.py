@@ -7,11 +7,12 @@ it is called. Nothing here draws random numbers or changes a value that training
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import operator
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,16 +20,18 @@ import numpy.typing as npt
 import paddle
 
 from ..errors import CaptureError
+from .evaluation_pass import unchanged_by
 from .index_field import FIELD_WAY, IndexField
-from .internals import EXPLICIT_WAY, LOSS, n_inputs, sampler_places
+from .internals import EXPLICIT_WAY, LOSS, PaddleBatches, n_inputs, sampler_places
 from .outputs import DeviceBatch, OutputReader
-from .replacement import Replacement, original_of
+from .replacement import Replacement, replace
+from .stand_in import StandIn, original_of
 
 _END = object()
 _swapping = threading.RLock()  # two fits may read one loader in two threads
 
 
-class TappedLoader:
+class TappedLoader(StandIn):
     """The loader of one training epoch, which tells a tap which samples each batch holds.
 
     Its batches are the sampler's own, each drawn when training draws it, and none twice.
@@ -42,17 +45,35 @@ class TappedLoader:
         CaptureError: the samples of a batch cannot be known.
     """
 
+    __slots__ = ("_td_field", "_td_is_direct", "_td_is_tapped", "_td_tap")
+
     def __init__(self, loader: Any, tap: StepTap | None, field: IndexField | None) -> None:
-        self._loader, self._tap, self._field = loader, tap, field
-        self._is_tapped = tap is not None and tap.needs_indices and field is None
-        if self._is_tapped:
+        super().__init__(loader)
+        is_tapped = tap is not None and tap.needs_indices and field is None
+        self._td_set(_td_tap=tap, _td_field=field, _td_is_tapped=is_tapped, _td_is_direct=True)
+        if is_tapped:
             _check_sampler(real_loader(loader))
 
     def __iter__(self) -> Iterator[Any]:
         drawn: deque[Any] = deque()
         with self._noting(drawn):
-            batches = iter(self._loader)
+            batches = iter(self._td_original)
+        loader, inner = real_loader(self), self._td_original
+        if issubclass(type(inner), TappedLoader):
+            self._td_set(_td_is_direct=inner._td_is_direct)
+        elif isinstance(loader, paddle.io.DataLoader):
+            self._td_set(_td_is_direct=isinstance(batches, PaddleBatches))
+        if self._td_is_tapped and not self._td_is_direct:
+            self._td_tap.distrust(
+                f"{type(loader).__name__}.__iter__ gives its own iterator in place of Paddle's batches "
+                "and may skip, choose or reorder them, so their samples are not known"
+            )
         return self._batches(batches, drawn)
+
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        """Of Paddle's loader, its batches."""
+        is_paddles = isinstance(real_loader(self), paddle.io.DataLoader)
+        return iter(self) if is_paddles else self._td_original(*args, **named)
 
     def _batches(self, batches: Iterator[Any], drawn: deque[Any]) -> Iterator[Any]:
         # A loader in plain Python asks its sampler when it is asked for the first batch.
@@ -61,25 +82,29 @@ class TappedLoader:
             batch = next(batches, _END)
         while batch is not _END:
             indices: Any = drawn.popleft() if drawn else None
-            if self._field is not None:
-                indices, batch = self._field.split_off(batch)
-            if self._tap is not None:
-                self._tap.receive(indices, batch)
+            if self._td_field is not None:
+                indices, batch = self._td_field.split_off(batch)
+            if self._td_tap is not None:
+                self._td_tap.receive(indices, batch)
             yield batch
             batch = next(batches, _END)
+        if self._td_is_tapped and drawn:
+            self._td_tap.distrust(
+                f"the loader gave {len(drawn)} batches fewer than it drew from its batch sampler, so which samples the "
+                "others hold is not known"
+            )
 
     @contextlib.contextmanager
     def _noting(self, drawn: deque[Any]) -> Iterator[None]:
         """Note what an iteration that begins here, in this thread, draws from the batch sampler."""
-        if not self._is_tapped:
+        if not self._td_is_tapped:
             yield
             return
         loader = real_loader(self)
         with _swapping:
-            noting = _NotingSampler(
-                loader.batch_sampler, drawn, lazily=getattr(loader, "num_workers", 0) == 0
-            )
-            places = sampler_places(loader, noting.sampler)
+            sampler = loader.batch_sampler
+            noting = _NotingSampler(sampler, drawn, lazily=getattr(loader, "num_workers", 0) == 0)
+            places = sampler_places(loader, sampler)
             try:
                 with contextlib.suppress(AttributeError):  # may not be set: then no indices are known
                     for holder, name in places:
@@ -88,20 +113,12 @@ class TappedLoader:
             finally:
                 for holder, name in [*places, *sampler_places(loader, noting)]:
                     if getattr(holder, name, None) is noting:
-                        setattr(holder, name, noting.sampler)
-
-    def __len__(self) -> int:
-        return len(self._loader)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+                        setattr(holder, name, sampler)
 
 
 def real_loader(loader: Any) -> Any:
     """The loader that the fit was given, without the wrappers of other recordings of this fit."""
-    while type(loader) is TappedLoader:
-        loader = loader._loader
-    return loader
+    return original_of(loader, TappedLoader)
 
 
 def _check_sampler(loader: Any) -> None:
@@ -119,7 +136,7 @@ def _check_sampler(loader: Any) -> None:
         )
 
 
-class _NotingSampler:
+class _NotingSampler(StandIn):
     """The batch sampler while a loader begins to read in this thread; another thread gets the sampler itself.
 
     Args:
@@ -128,23 +145,25 @@ class _NotingSampler:
         lazily: whether batches are iterated in this process.
     """
 
+    __slots__ = ("_td_drawn", "_td_lazily", "_td_thread")
+
     def __init__(self, sampler: Any, drawn: deque[Any], *, lazily: bool) -> None:
-        self.sampler, self._drawn, self._lazily = sampler, drawn, lazily
-        self._thread = threading.get_ident()
+        super().__init__(sampler)
+        self._td_set(_td_drawn=drawn, _td_lazily=lazily, _td_thread=threading.get_ident())
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.sampler)
-        return map(self._note, batches) if threading.get_ident() == self._thread else batches
+        batches = iter(self._td_original)
+        return map(self._note, batches) if threading.get_ident() == self._td_thread else batches
 
     def _note(self, batch: Any) -> Any:
         """Remember the indices of a batch, which may be a list that the sampler fills again."""
         if _can_be_read_twice(batch):
-            self._drawn.append(list(batch))
-        elif self._lazily:
+            self._td_drawn.append(list(batch))
+        elif self._td_lazily:
             batch = _NotingBatch(batch)
-            self._drawn.append(batch.indices)
+            self._td_drawn.append(batch._td_indices)
         else:
-            self._drawn.append(
+            self._td_drawn.append(
                 CaptureError(
                     f"the batch sampler gave a {type(batch).__name__}, which a worker reads; yield lists of "
                     f"indices, or {FIELD_WAY}"
@@ -152,41 +171,30 @@ class _NotingSampler:
             )
         return batch
 
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.sampler, name)
-
 
 def _can_be_read_twice(batch: Any) -> bool:
-    iterate = getattr(type(batch), "__iter__", None)
-    if isinstance(batch, (list, tuple)):
-        return iterate in (list.__iter__, tuple.__iter__)
-    return isinstance(batch, (Sequence, Set)) or hasattr(batch, "__array__")
+    """Whether reading it has no effects: of a class of another's making, nobody knows."""
+    return (
+        type(batch) in (list, tuple, range)
+        or isinstance(batch, (np.ndarray, paddle.Tensor))
+        or (isinstance(batch, (list, tuple)) and type(batch).__iter__ in (list.__iter__, tuple.__iter__))
+    )
 
 
-class _NotingBatch:
+class _NotingBatch(StandIn):
     """A batch of indices that may draw them when it is iterated: they are noted as they are drawn, once."""
 
+    __slots__ = ("_td_indices",)
+
     def __init__(self, batch: Any) -> None:
-        self._batch = batch
-        self.indices: list[Any] = []
+        super().__init__(batch)
+        self._td_set(_td_indices=[])
 
     def __iter__(self) -> Iterator[Any]:
-        self.indices.clear()
-        for index in self._batch:
-            self.indices.append(index)
+        self._td_indices.clear()
+        for index in self._td_original:
+            self._td_indices.append(index)
             yield index
-
-    def __len__(self) -> int:
-        return len(self._batch)
-
-    def __getitem__(self, row: Any) -> Any:
-        return self._batch[row]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
 
 
 @dataclass
@@ -212,7 +220,12 @@ class StepTap:
         self.needs_indices = needs_indices
         self._model, self._reader = model, reader
         self._step: _Step | None = None
+        self.doubt: CaptureError | None = None  # that the indices of this epoch are those of its batches
         self._replacement: Replacement | None = None
+
+    def distrust(self, why: str) -> None:
+        """The indices of this epoch may be those of other batches."""
+        self.doubt = CaptureError(f"{why}; {FIELD_WAY}, or {EXPLICIT_WAY}")
 
     def receive(self, indices: Any, batch: Any) -> None:
         """A batch was read, and training gets it next; `indices` may be an error."""
@@ -226,7 +239,7 @@ class StepTap:
         """The step itself begins: read the arguments of its first call of the loss."""
         self.release()
         if self._step is not None and callable(getattr(self._model, LOSS)):
-            self._replacement = Replacement(self._model, LOSS, self._call_loss)
+            self._replacement = replace(self._model, LOSS, self._call_loss)
 
     def _call_loss(self, original: Any, *args: Any, **named: Any) -> Any:
         self.release()
@@ -234,16 +247,25 @@ class StepTap:
         if step is not None and step.values is None:
             # A failure must not surface inside the training step; `take` raises it between the steps.
             try:
-                with paddle.no_grad():
+                with paddle.no_grad(), self._own_call():
                     outputs, labels = args[: len(args) - step.n_labels], args[len(args) - step.n_labels :]
                     is_known = step.indices is not None and not isinstance(step.indices, CaptureError)
                     n_rows = len(step.indices) if is_known else None
-                    step.values = self._reader.read(original_of(original), outputs, labels, n_rows)
+                    step.values = self._reader.read(
+                        original_of(original, Replacement), outputs, labels, n_rows
+                    )
             except CaptureError as error:
                 step.failure = error
             except Exception as error:
                 step.failure = _unreadable(error)
         return original(*args, **named)
+
+    def _own_call(self) -> contextlib.AbstractContextManager[None]:
+        """Around a function of the user's that computes logits, which the training without us does not call."""
+        if not callable(self._reader.logits):
+            return contextlib.nullcontext()
+        whole = (self._model.network, getattr(self._model, LOSS))
+        return unchanged_by(*(one for one in whole if isinstance(one, paddle.nn.Layer)))
 
     def release(self) -> None:
         """Give the model its loss back."""
@@ -269,7 +291,11 @@ class StepTap:
                 "the step ended, but the model's loss was not called; where a subclass of paddle.Model "
                 f"computes its loss otherwise, {EXPLICIT_WAY}"
             )
-        return replace(step.values, indices=_integers(step.indices)) if self.needs_indices else step.values
+        if not self.needs_indices:
+            return step.values
+        if self.doubt is not None:
+            raise self.doubt
+        return dataclasses.replace(step.values, indices=_integers(step.indices))
 
 
 def _unreadable(error: Exception) -> CaptureError:

@@ -16,6 +16,7 @@ from ..recording.open_recorders import wait_for_commits
 from ..store import TrainingDynamicsStore
 from ..store.paths import absolute, check_path
 from .evaluation_pass import random_streams_kept
+from .fit_file import is_finished
 from .guard import guarded
 from .ranks import current_ranks
 from .recording_callback import TrainingDynamicsCallback
@@ -52,7 +53,8 @@ def train_several_runs(
     Args:
         make_model: makes a prepared `paddle.Model` with fresh weights; it is called once for each run.
         data: as the first argument of `paddle.Model.fit`.
-        path: the files are named after it: `run.h5` makes `run-1.h5`, `run-2.h5`, ...
+        path: the files are named after it: `run.h5` makes `run-1.h5`, `run-2.h5`, ... Earlier recordings there are
+            kept under the next free name, and a warning says so.
         n_runs: how many, at least 1.
         epochs: of each run at most.
         fitted: a run ends after the epoch in which this share of the given labels was predicted; 1 = all of them.
@@ -80,7 +82,7 @@ def train_several_runs(
     stem, ending = os.path.splitext(absolute(path))
     paths = [f"{stem}-{run}{ending or '.h5'}" for run in range(1, n_runs + 1)]
     for one in paths:
-        check_path(one, overwrite=options.get("overwrite", False))
+        check_path(one, overwrite=options.get("overwrite", False) or is_finished(one))
     callbacks = fit_arguments.pop("callbacks", None) or []
     callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
     networks: list[Any] = []

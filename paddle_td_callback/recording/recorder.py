@@ -410,9 +410,11 @@ def _check_names(
         )
     wanted = None if sample_ids is None else [str(one) for one in sample_ids]
     if there != wanted:
+        what, way = ("with other", "give those")
+        if there is None:
+            what, way = "without", "pass sample_ids=False to the callback"
         raise StoreError(
-            f"'{path}' was recorded {'without' if there is None else 'with other'} sample_ids; resume needs the same, "
-            "so record to another path"
+            f"'{path}' was recorded {what} sample_ids; resume needs the same, so {way}, or record to another path"
         )
     # None is no other name: the file's own stay.
     if class_names is not None and [str(one) for one in class_names] != classes:

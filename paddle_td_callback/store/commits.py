@@ -67,6 +67,10 @@ class EpochLog:
         self._will_replace: tuple[str, RawFile] | None = None  # path and locked file, until the first epoch
         self._trees: dict[str, ChunkTree] = {}
         self._dropped: list[int] = []
+        self._written: tuple[npt.NDArray[np.int32] | None, list[int]] = (
+            None,
+            [],
+        )  # labels and dropped in the file
         self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self._is_locked = take(file)
         _open_logs.add(self)
@@ -122,6 +126,11 @@ class EpochLog:
         """Append in this block and call `_commit` at its end; where it raises, what was appended is given up."""
         if not self._file.is_at(self._real):
             raise FileNotFoundError(f"'{self._real}' was removed, or replaced by another file")
+        if self._file.n_bytes < self._end:
+            raise OSError(
+                f"'{self._real}' was cut off by another program; save its good epochs by `paddle-td verify --salvage`, "
+                "and record to another path"
+            )
         self._check_alone()
         self._behind = self._end
         try:
@@ -183,10 +192,10 @@ class EpochLog:
     ) -> None:
         """Commit what was appended; when this returns, it is durable."""
         state = replace(self._state, n_epochs=n_epochs)
-        if not np.array_equal(labels, self.labels):
+        if self._written[0] is None or not np.array_equal(labels, self._written[0]):
             raw = np.ascontiguousarray(labels, "<i4").tobytes()
             state = replace(state, labels=(self._append_block(blocks.LABELS, raw), zlib.crc32(raw)))
-        if dropped != self._dropped:
+        if dropped != self._written[1]:
             raw = np.asarray(dropped, "<i8").tobytes()
             state = replace(state, dropped=(self._append_block(blocks.ARRAY, raw), len(dropped)))
         state, block, metadata = state.laid_out(self._end + FRAME_BYTES, trees.values(), self._constants)
@@ -203,6 +212,7 @@ class EpochLog:
         # Committed.
         self._root, self._state, self._trees, self._dropped = root, state, trees, dropped
         self.labels = labels.copy()
+        self._written = self.labels, dropped
         self._lengthen()
 
     def _lengthen(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import StoreError, StoreNotFoundError
 from ..messages import warn
+from .paths import path_text
 
 
 def _at(function: str, fd: int, data: Any, offset: int) -> Any:
@@ -96,7 +97,7 @@ def open_file(path: str, flags: int, name: str | None = None) -> RawFile:
 
 def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> RawFile:
     """Open a file that should be a recording; StoreError where that cannot be."""
-    name = os.fsdecode(path)
+    name = path_text(path)
     if os.path.isdir(name):
         raise StoreError(f"'{name}' is a folder; give the path of the recording in it")
     if os.path.exists(name) and not os.path.isfile(name):

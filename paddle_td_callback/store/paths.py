@@ -13,10 +13,58 @@ from dataclasses import replace
 from typing import IO, Any
 
 from ..errors import StoreError, StoreExistsError, StoreNotFoundError
+from ..messages import escape
 from .schema import Keep, Layout
 
 _FIXED_BYTES = 1 << 20  # metadata, class names
 _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
+
+
+def path_text(path: Any, name: str = "path") -> str:
+    """A path that a user gave, as text.
+
+    Args:
+        path: a string, bytes or an `os.PathLike`.
+        name: of the argument, for the message.
+
+    Raises:
+        TypeError: it is none.
+        StoreError: it holds a NUL.
+    """
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a path, got {escape(repr(path), limit=80)}; give a string or a pathlib.Path"
+        ) from None
+    if "\0" in text:
+        raise StoreError(f"'{text}' holds a NUL, which no file name may; give another path")
+    return text
+
+
+def existing_file(path: Any, wanted: str) -> str:
+    """The path of a file to read, as text; a pipe or a device may never end, so it is refused.
+
+    Args:
+        path: as the user gave it.
+        wanted: what to give instead, for the message.
+
+    Raises:
+        StoreNotFoundError: there is none.
+        StoreError: it cannot be read.
+    """
+    name = path_text(path)
+    try:
+        mode = os.stat(name).st_mode
+    except FileNotFoundError as error:
+        raise StoreNotFoundError(f"'{name}': there is no such file; give {wanted}") from error
+    except OSError as error:
+        raise StoreError(f"'{name}' cannot be read: {error.strerror}; give {wanted}") from error
+    if not stat.S_ISREG(mode):
+        raise StoreError(f"'{name}' is a folder, a device or a pipe; give {wanted}")
+    if not os.access(name, os.R_OK):
+        raise StoreError(f"'{name}' may not be read; get permission to read it, or give {wanted}")
+    return name
 
 
 def resolve_output(
@@ -29,11 +77,9 @@ def resolve_output(
         replace_existing: whether a file may lie there.
         in_place: whether such a file is written to, not replaced.
     """
-    name = os.fsdecode(path)
+    name = path_text(path)
     if not name:
         raise StoreError("the path is empty; give the path of a file")
-    if "\0" in name:
-        raise StoreError(f"'{name}' holds a NUL, which no file name may; give another path")
     real = os.path.realpath(name)
     folder = os.path.dirname(real)
     try:
@@ -58,9 +104,21 @@ def resolve_output(
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """The path from the root, as text; a separator at its end stays, since it says that a folder is meant."""
-    name = os.fsdecode(path)
-    return os.path.abspath(name) + (os.sep if name and not os.path.basename(name) else "")
+    """The path from the root, as text, with the links of its folders followed; its last part stays as it is.
+
+    A folder that is linked elsewhere while a training runs, or another working folder, changes nothing any more.
+
+    Raises:
+        StoreError: the working folder is gone.
+    """
+    name = path_text(path)
+    folder, file = os.path.split(name)
+    if file in (os.curdir, os.pardir):
+        folder, file = name, ""
+    try:
+        return os.path.join(os.path.realpath(folder or os.curdir), file)
+    except OSError as error:
+        raise StoreError(f"'{name}': the working folder is gone; give a path from the root") from error
 
 
 def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: bool = False) -> str:
@@ -75,7 +133,7 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
         ValueError: both `resume` and `overwrite`.
         StoreError: see `resolve_output`.
     """
-    name = os.fsdecode(path)
+    name = path_text(path)
     going_on = resume is not False
     if going_on and overwrite:
         raise ValueError(f"resume={resume!r} and overwrite=True contradict each other; give one of them")
@@ -184,7 +242,7 @@ def check_space(
         data = int(n_epochs * replace(layout, keep=keep).epoch_bytes * 1.01 / ratio)
         return _FIXED_BYTES + 4 * layout.n_samples + data + buffer_bytes
 
-    name = os.fsdecode(path)
+    name = path_text(path)
     try:
         free = shutil.disk_usage(os.path.dirname(os.path.realpath(name))).free
     except OSError:

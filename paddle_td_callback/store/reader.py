@@ -16,6 +16,7 @@ from .blocks import DamagedError
 from .chunks import read_chunk
 from .disk import RawFile, open_recording
 from .hdf5_format import ChunkTree
+from .paths import path_text
 from .schema import CLASS_NAMES, EPOCH_FIELDS, LABEL_SHIFTS, SAMPLE_IDS, Field
 from .state import newest_state
 
@@ -51,7 +52,7 @@ class TrainingDynamicsStore:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fsdecode(path)
+        self.path = path_text(path)
         self._trees: dict[str, ChunkTree] = {}
         self._file = open_recording(path)
         _, self._state, wrong = newest_state(self._file)

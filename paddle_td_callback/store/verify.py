@@ -19,6 +19,7 @@ from .blocks import CHUNK, LABELS, METADATA, SHARED, STATE, DamagedError, Frame,
 from .chunks import read_chunk
 from .disk import open_recording
 from .hdf5_format import ChunkTree
+from .paths import path_text
 from .schema import TEXTS, Field, Layout
 from .state import State, newest_state
 from .writer import StoreWriter
@@ -125,7 +126,7 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
                 rows = {one.name: examined.rows(epoch, one, 0, layout.n_samples) for one in layout.fields}
                 writer.commit_epoch(epoch, rows, examined.labels)
         except OSError as error:
-            raise StoreError(f"'{os.fsdecode(out)}' cannot be written: {error}; give another path") from error
+            raise StoreError(f"'{path_text(out)}' cannot be written: {error}; give another path") from error
         finally:
             writer.close()
         return report
@@ -136,7 +137,7 @@ class _Examined:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.names: dict[str, Any] = {}
-        self._report = Report(os.fsdecode(path))
+        self._report = Report(path_text(path))
         self._chunks: dict[tuple[int, int, int], tuple[int, int]] = {}  # epoch, field, number: address, bytes
         self._trees: list[ChunkTree] = []  # where no block is damaged
         self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked

@@ -7,6 +7,7 @@ import datetime
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -115,7 +116,8 @@ class StoreWriter(EpochLog):
         Args:
             path: an existing recording.
             layout: what the caller is about to record, but for compression. None takes the file's.
-            n_epochs: how many epochs to keep, for a training that goes on from an older checkpoint. None keeps all.
+            n_epochs: how many epochs to keep, for a training that goes on from an older checkpoint. The first commit
+                drops the others. None keeps all.
             durable: whether commits wait for the disk.
 
         Raises:
@@ -149,15 +151,26 @@ class StoreWriter(EpochLog):
                 f"'{name}' has {state.n_epochs} epochs, so the first {n_kept} cannot be kept; "
                 f"resume with a number up to {state.n_epochs}"
             )
-        self.labels, self._dropped = state.read_labels(file), state.read_dropped(file)
+        self._written = state.read_labels(file), state.read_dropped(file)
+        self.labels, self._dropped = self._written
         for one in state.layout.fields:
             self._trees[one.name] = state.tree(one, file).cut(n_kept * state.layout.n_chunks(one))
         self._go_on_from(state)
         self._begin(root)
-        if n_kept < state.n_epochs:
-            labels = self.labels if n_kept else np.full_like(self.labels, LABELS.unseen)
-            with self._transaction():
-                self._commit(n_kept, self._trees, labels, [one for one in self._dropped if one < n_kept])
+        if n_kept < state.n_epochs:  # in the file, the first commit drops the others: until then they stay
+            self._state = replace(state, n_epochs=n_kept)
+            self._dropped = [one for one in self._dropped if one < n_kept]
+            if not n_kept:
+                self.labels = np.full_like(self.labels, LABELS.unseen)
+
+    def drop_others(self) -> None:
+        """Commit that only the epochs which `resume` kept are there.
+
+        Raises:
+            OSError: as `commit_epoch`.
+        """
+        with self._transaction():
+            self._commit(self.n_epochs, self._trees, self.labels, self._dropped)
 
     def close(self) -> None:
         """Release the file, and remove it if it is new and holds no epoch. Closing twice is fine."""

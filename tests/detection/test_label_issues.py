@@ -318,9 +318,16 @@ def test_a_figure_of_the_map_and_the_suspects(tmp_path):
             figure = issues.plot(store, n_trajectories=2)
             assert len(figure.axes[1].lines) == 2
             figure.savefig(tmp_path / "figure.png")
+            for samples in ([30], [-1], [0.5], 7):
+                with pytest.raises(ValueError, match=r"samples must be a list of indices in \[0, 30\)"):
+                    issues.plot(store, samples=samples)
             with pytest.raises(ValueError, match=r"has 30 samples, these issues 2; pass their recording"):
                 replace(issues, noise_score=issues.noise_score[:2]).plot(store)
-    assert not find_label_issues(path, method="aum").is_recording
+    issues = find_label_issues(path, method="aum")
+    assert not issues.is_recording
+    lines = issues.plot(str(path), samples=[7, 3, 5]).axes[1].lines
+    with TrainingDynamicsStore(path) as store:
+        np.testing.assert_array_equal(lines[1].get_ydata(), store.given_probabilities([3])[0])
 
 
 @pytest.mark.parametrize("as_mapping", [False, True])

@@ -1,7 +1,9 @@
 """paddle-td report, review, export and import, as a user calls them."""
 
 import json
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -72,7 +74,7 @@ def test_report_shows_pictures_that_the_ids_lead_to_below_this_folder_alone(
     (tmp_path / "ids.txt").write_text("".join(f"../{i}.png\n" for i in range(300)))
     assert run("report", recording, "--sample-ids", tmp_path / "ids.txt", *options) == 0
     assert contents(here / "r.html") == []
-    with pytest.warns(RuntimeWarning, match=r"3 samples could not be shown, .* is no path below"):
+    with pytest.warns(RuntimeWarning, match=r"3 samples could not be shown, .* is no file below"):
         assert run("report", recording, "--sample-ids", tmp_path / "ids.txt", "--images", ".", *options) == 0
     assert contents(here / "r.html") == [None] * 3
     monkeypatch.chdir(tmp_path)
@@ -101,6 +103,92 @@ def test_names_from_files_and_output_that_is_printed(path, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[6].startswith("5,id-5,3,dog,")
     assert run(*review, "--corrected", "-", "--json") == 1
     assert "only one thing can go to standard output" in capsys.readouterr().err
+
+
+def test_files_from_windows_are_read(recording, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_bytes(b"\xef\xbb\xbfant\r\nbee\r\ncow\r\ndog\r\n")
+    table = "id;size;size;\n" + "".join(f"{i};{i}.5;b;\n" for i in range(300))
+    (tmp_path / "rows.csv").write_bytes(("\ufeff" + table.replace("\n", "\r\n")).encode())
+    options = ("--class-names", tmp_path / "classes.txt", "--rows", tmp_path / "rows.csv")
+    assert run("report", recording, "-o", tmp_path / "r.html", "--method", "aum", *options) == 0
+    data = json.loads(re.search(r'id="data">(.*?)</script>', (tmp_path / "r.html").read_text(), re.S)[1])
+    assert set(data["names"].values()) <= {"ant", "bee", "cow", "dog"}
+    sample = data["suspects"]["sample"][0]
+    row = [["id", str(sample)], ["size", f"{sample}.5"], ["size (3)", "b"], ["column 4", ""]]
+    assert data["content"][0] == {"row": row}
+
+
+def test_a_table_of_one_column_may_have_empty_cells(recording, tmp_path):
+    (tmp_path / "rows.csv").write_text("text\n" + "".join("\n" if i == 7 else f"{i}\n" for i in range(300)))
+    assert (
+        run(
+            "report", recording, "-o", tmp_path / "r.html", "--method", "aum", "--rows", tmp_path / "rows.csv"
+        )
+        == 0
+    )
+
+
+def test_a_page_without_pictures_says_how_to_get_them(recording, tmp_path, capsys, monkeypatch):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(300):
+        (pictures / f"{i}.png").write_bytes(png(np.zeros((2, 2), np.uint8)))
+    monkeypatch.chdir(tmp_path)
+    assert run("report", recording, "--method", "aum") == 0
+    assert "no files below this folder. Pass --images FOLDER" in capsys.readouterr().out
+    assert run("report", recording, "--method", "aum", "--images", "pictures") == 0
+    assert "Pass --images" not in capsys.readouterr().out
+    named = tmp_path / "named.h5"
+    record(named, sample_ids=[f"pictures\\{i}.png" for i in range(300)])
+    assert run("report", named, "--method", "aum", "--images", "pictures") == 0
+    assert (tmp_path / "report.html").read_text().count("data:image/png;base64,") == 298
+
+
+def test_marks_are_not_replaced_by_their_own_review(recording, tmp_path, capsys):
+    marks = tmp_path / "marks.csv"
+    marks.write_text("sample,mark\n5,wrong\n")
+    assert run("review", marks, recording, "--method", "aum", "--corrected", marks) == 1
+    assert "would replace the marks; give it another path" in capsys.readouterr().err
+    assert marks.read_text() == "sample,mark\n5,wrong\n"
+
+
+def test_averaged_runs_are_reviewed(recording, tmp_path, capsys):
+    second = tmp_path / "second.h5"
+    shutil.copy(recording, second)
+    (tmp_path / "marks.csv").write_text("sample,mark\n5,wrong\n")
+    assert run("review", tmp_path / "marks.csv", recording, second, "--method", "aum") == 0
+    assert "average of several runs; review one of them alone" in capsys.readouterr().out
+
+
+def test_texts_go_to_label_studio(recording, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("".join(f"text {i}\n" for i in range(300)))
+    texts = ("--texts", tmp_path / "texts.txt", "--method", "aum")
+    assert run("export", recording, "-o", tmp_path / "t.json", "--to", "label-studio", *texts) == 0
+    task = json.loads((tmp_path / "t.json").read_text())[0]["data"]
+    assert task["text"] == f"text {task['sample']}"
+    assert "<Text " in (tmp_path / "t.xml").read_text()
+    assert run("export", recording, "-o", tmp_path / "t.csv", *texts) == 1
+    assert "--texts goes with --to label-studio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda _: None,
+        lambda file: file.mkdir(),
+        lambda file: file.write_bytes(b"\xff\xfea\n"),
+        os.mkfifo,
+        lambda file: file.symlink_to("/dev/zero"),
+    ],
+    ids=["missing", "folder", "not-utf-8", "pipe", "device"],
+)
+@pytest.mark.parametrize("option", ["--class-names", "--sample-ids", "--texts", "--rows"])
+def test_files_of_names_that_cannot_be_read_are_named(recording, tmp_path, capsys, make, option):
+    make(tmp_path / "names.txt")
+    assert run("report", recording, "-o", "-", "--method", "aum", option, tmp_path / "names.txt") == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert re.search(r"names.txt'.*; (give a|save it in UTF-8)", message)
 
 
 def test_report_is_refused_before_the_ranking(recording, tmp_path, capsys):

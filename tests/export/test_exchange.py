@@ -306,6 +306,9 @@ def test_cartography_of_indices_has_no_ids(path, tmp_path):
         "[" * 5000,
         '{"guid": 1, "gold": 5, "logits_epoch_0": [1, 2]}',
         '{"guid": 1, "gold": 0, "logits_epoch_0": 3}',
+        '{"guid": 1, "gold": 0, "logits_epoch_0": {"0": 0.5, "1": 2}}',
+        '{"guid": 1, "gold": 0, "logits_epoch_0": "12"}',
+        '{"guid": 1, "gold": 0, "logits_epoch_0": [true, 2]}',
     ],
 )
 def test_cartography_lines_that_are_not_as_wanted_are_refused(tmp_path, line):
@@ -320,6 +323,75 @@ def test_cartography_lines_that_are_no_text_are_refused(tmp_path):
         ValueError, match=r"line 1: wanted an object with .*UnicodeDecodeError.*give a folder"
     ):
         import_cartography(tmp_path, tmp_path / "out.h5")
+
+
+def test_cartography_does_not_wait_for_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "dynamics_epoch_0.jsonl")
+    with pytest.raises(StoreError, match="is a folder, a device or a pipe; give cartography's files"):
+        import_cartography(tmp_path, tmp_path / "out.h5")
+
+
+def test_cartography_does_not_mix_two_trainings(recording, tmp_path):
+    (tmp_path / "td").mkdir()
+    (tmp_path / "td" / "dynamics_epoch_17.jsonl").write_text("")
+    with pytest.raises(
+        StoreError, match=r"'dynamics_epoch_17.jsonl' of another training.*remove it, or give another"
+    ):
+        write_cartography(recording, tmp_path / "td")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "labels", "message"),
+    [
+        ([[[0, 1], np.full((2, 2), 0.5)]], [0, 1], "epoch 0: wanted values .* or a tuple of sample indices"),
+        ([(3, np.full((2, 2), 0.5))], [0, 1], "epoch 0: wanted values .*got indices of shape \\(\\)"),
+        ([([0], np.full((1, 2), 0.5), 7)], [0, 1], "epoch 0: wanted values"),
+        ([None], [0, 1], "epoch 0: wanted values"),
+        (
+            [np.full((2, 2), 0.5)],
+            [0, 5],
+            "labels must be in \\[-1, 2\\), got 5 for sample 1; give one column",
+        ),
+        ([np.full((2, 2), np.nan)], [0, 1], "no sample has both a label and values"),
+        ([np.full((2, 2), 0.5)], [-1, -1], "no sample has both a label and values"),
+    ],
+)
+def test_arrays_of_another_form_are_refused(path, epochs, labels, message):
+    with pytest.raises(ValueError, match=message):
+        import_arrays(path, epochs, labels)
+    assert not os.path.exists(path)
+
+
+def test_masked_values_are_unseen(path):
+    values = np.ma.masked_array(np.full((3, 2), 0.5), mask=[[0, 0], [1, 1], [0, 0]])
+    import_arrays(path, [values, np.full((3, 2), 0.5)], [0, 1, 0])
+    with TrainingDynamicsStore(path) as store:
+        assert np.isnan(store.given_probabilities()).tolist() == [
+            [False, False],
+            [True, False],
+            [False, False],
+        ]
+
+
+def test_indices_that_do_not_fit_the_values_are_refused(tmp_path):
+    for indices in (np.zeros((2, 4), int), np.int64(3), np.zeros((3, 5), int)):
+        np.savez(
+            tmp_path / "a.npz", probabilities=np.full((3, 4, 2), 0.5), labels=[0, 1, 0, 1], indices=indices
+        )
+        with pytest.raises(ValueError, match=r"indices must be .*; save one index for each row"):
+            import_npz(tmp_path / "a.npz", tmp_path / "back.h5")
+
+
+def test_label_studio_addresses_are_quoted(recording, tmp_path):
+    paths = [f"a b/{i}#?&+é.png" for i in range(299)] + ["https://x/y z.png"]
+    issues = find_label_issues(recording, method="aum", progress=False)
+    write_label_studio(issues, tmp_path / "t.json", paths=paths, top=300)
+    tasks = {
+        task["data"]["sample"]: task["data"]["image"]
+        for task in json.loads((tmp_path / "t.json").read_text())
+    }
+    assert tasks[5] == "/data/local-files/?d=a%20b/5%23%3F%26%2B%C3%A9.png"
+    assert tasks.get(299, "https://x/y z.png") == "https://x/y z.png"
 
 
 def test_cartography_folder_without_files(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.noisy_recording import record
 
 from paddle_td_callback import TrainingDynamicsStore, detector_input, find_label_issues
+from paddle_td_callback.csv_cells import to_cell
 from paddle_td_callback.errors import DetectorError
 from paddle_td_callback.export.marks import (
     RIGHT,
@@ -57,11 +58,42 @@ def test_marks_are_read_in_every_form_that_spreadsheets_save(issues, tmp_path):
         assert marks.corrections.tolist() == [1, -1, -1, 3, 2]
 
 
+def test_marks_are_read_in_the_form_that_pandas_saves(issues, tmp_path):
+    text = "Sample, Mark ,Corrected_Label,given_label\n5.0,wrong,1.0,{}.0\n6,,dog,\n7,right,{},\n"
+    text = text.format(issues.given_label[5], issues.given_label[7])
+    marks = read_marks(write(tmp_path / "m.csv", text), issues)
+    assert marks.samples.tolist() == [5, 6, 7]
+    assert marks.verdicts.tolist() == [WRONG, WRONG, RIGHT]
+    assert marks.corrections.tolist() == [1, 1, -1]
+
+
+ODD_IDS = ["007", "a\nb", "\x1b[2J", " blank ", "'=1", "-7", "half\ud800", "x" * 300, "1-2"]
+
+
+@pytest.mark.parametrize("sample", range(len(ODD_IDS)))
+def test_ids_in_marks_are_compared_as_they_come_back(path, tmp_path, sample):
+    record(path, sample_ids=ODD_IDS + [f"@{i}" for i in range(len(ODD_IDS), 300)])
+    issues = find_label_issues(path, method="aum", progress=False)
+
+    def marked(sample_id):
+        with open(tmp_path / "m.csv", "w", newline="", encoding="utf-8", errors="surrogatepass") as file:
+            csv.writer(file).writerows([["sample", "mark", "sample_id"], [sample, "wrong", sample_id]])
+        return read_marks(tmp_path / "m.csv", issues).samples.tolist()
+
+    own = issues.sample_ids[sample]
+    exported = {"007": "7", "x" * 300: "x" * 20 + "…"}.get(own, to_cell(own))
+    assert marked(exported) == [sample]
+    assert marked("") == [sample]
+    with pytest.raises(ValueError, match="give the recording that was reviewed"):
+        marked("another")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("a,b\n1,2\n", "no columns 'sample' and 'mark'"),
         ("", "no columns"),
+        ("sample,mark,mark\n1,wrong,right\n", "has the column 'mark' twice; give it once"),
         ("sample,mark\n1,maybe\n", "line 2: mark must be wrong, right or unsure, got 'maybe'"),
         ("sample,mark\n300,wrong\n", "line 2: sample must be a whole number in \\[0, 300\\)"),
         ("sample,mark\n-1,wrong\n", "sample must be"),
@@ -70,7 +102,20 @@ def test_marks_are_read_in_every_form_that_spreadsheets_save(issues, tmp_path):
         ("sample,mark\n1,wrong\n1,right\n", "line 3: sample 1 was marked differently"),
         ("sample,mark,given_label\n1,wrong,77\n", "was given '77'"),
         ("sample,mark,corrected_label\n1,wrong,4\n", "corrected_label must be"),
-        ("sample,mark,corrected_label\n1,wrong,bird\n", "corrected_label must be"),
+        (
+            "sample,mark,corrected_label\n1,wrong,bird\n",
+            r"or a class name such as 'cat', 'dog', .*, got 'bird'",
+        ),
+        (
+            "sample,mark,corrected_label\n1,right,0\n",
+            "line 2: sample 1 is marked right and has another corrected",
+        ),
+        (
+            "sample,mark,corrected_label\n1,unsure,0\n",
+            "marked unsure and has another .* mark it wrong, or leave",
+        ),
+        ("sample,mark,sample_id\n1,wrong,@2\n", "line 2: sample 1 was '@2' when it was marked, and is '@1'"),
+        ("sample,mark\n1.5,wrong\n", "sample must be"),
         ('sample,mark\n"' + "x" * 200_000 + '",wrong\n', "no CSV"),
     ],
 )
@@ -85,6 +130,25 @@ def test_other_bytes_are_refused(issues, tmp_path):
         read_marks(tmp_path / "m.csv", issues)
     with pytest.raises(FileNotFoundError):
         read_marks(tmp_path / "gone.csv", issues)
+
+
+def test_a_number_that_is_also_a_name_is_asked_about(path, tmp_path):
+    record(path, class_names=["1", "0", "x", "3"])
+    issues = find_label_issues(path, method="aum", progress=False)
+
+    def corrected(text):
+        return read_marks(
+            write(tmp_path / "m.csv", f"sample,corrected_label\n5,{text}\n"), issues
+        ).corrections
+
+    with pytest.raises(ValueError, match=r"line 2: .* '1' may be the name or the number .*; write #0 or #1"):
+        corrected("1")
+    assert [corrected(text)[0] for text in ("#0", "#1", "x", "2", "3", "#3")] == [0, 1, 2, 2, 3, 3]
+
+
+def test_a_quote_that_is_not_closed_swallows_no_marks(issues, tmp_path):
+    with pytest.raises(ValueError, match="is no CSV"):
+        read_marks(write(tmp_path / "m.csv", 'sample,mark,x\n1,wrong,"a\n2,wrong,b\n3,right,c\n'), issues)
 
 
 @given(st.integers(1, 500).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))

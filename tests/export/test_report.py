@@ -315,6 +315,11 @@ def test_samples_that_cannot_be_shown_cost_no_page(path, tmp_path):
         (b"GIF89a...", "image"),
         ((np.array([], np.float32), np.array([object()]), "text"), "text"),
         (np.array(["a", "b"]), None),
+        (np.zeros((1, 3, 20, 20)), "image"),
+        (np.zeros((5, 20, 20)), "image"),
+        (np.zeros((20, 20, 2)), "image"),
+        ({"image": np.zeros((4, 4)), "label": 3}, "image"),
+        ({"text": "a", "n": np.arange(3)}, "row"),
         (object(), None),
         (np.zeros((2, 2, 2, 2)), None),
         ([], None),
@@ -332,6 +337,93 @@ def test_a_picture_of_pillow_is_shown_small():
         assert content.startswith(f"data:image/{kind};base64,")
         with image.open(io.BytesIO(base64.b64decode(content.partition(",")[2]))) as shown:
             assert shown.size == (96, 48)
+
+
+def shades(item):
+    image = pytest.importorskip("PIL.Image")
+    data = base64.b64decode(describe(item)["image"].split(",")[1])
+    return np.asarray(image.open(io.BytesIO(data)))
+
+
+@pytest.mark.parametrize(
+    ("array", "brightest"),
+    [
+        ([[0.0, 0.5], [0.25, 1.001]], 255),
+        ([[-0.1, 0.5], [0.25, 1.3]], 255),
+        ([[0.0, 0.5], [0.25, 0.5]], 128),
+        ([[0, 8], [4, 16]], 255),
+        ([[0.0, 100], [4, 200]], 200),
+        ([[-2.0, 0], [1, 3]], 255),
+    ],
+)
+def test_no_usual_range_of_numbers_is_black(array, brightest):
+    assert shades(np.array(array)).max() == brightest
+
+
+def test_pillow_modes_and_turned_photographs():
+    image = pytest.importorskip("PIL.Image")
+    ramp = np.linspace(0, 1, 256, dtype=np.float32).reshape(16, 16)
+    for item in (image.fromarray(ramp), image.fromarray((ramp * 60_000).astype(np.uint16))):
+        found = shades(item)
+        assert (found.min(), found.max()) == (0, 255)
+    turned = image.new("RGB", (40, 20))
+    turned.getexif()[0x0112] = 6  # a quarter turn
+    out = io.BytesIO()
+    turned.save(out, "JPEG", exif=turned.getexif())
+    assert shades(image.open(io.BytesIO(out.getvalue()))).shape == (40, 20, 3)
+
+
+class Streams:
+    def __len__(self):
+        raise RuntimeError("a stream has no length")
+
+    def __getitem__(self, index):
+        raise RuntimeError("a stream has no items")
+
+
+def test_a_data_set_that_shows_nothing_costs_no_page_and_is_said(path, tmp_path):
+    record(path)
+    for dataset, said in (
+        (Streams(), "no items"),
+        ([object()] * 300, "nothing to show in object; pass thumbnail="),
+    ):
+        with pytest.warns(RuntimeWarning, match=f"298 samples could not be shown.*{said}"):
+            write_report(issues_of(path), path, tmp_path / "r.html", dataset=dataset)
+
+
+def test_loaders_data_frames_and_larger_data_sets_are_shown(path, tmp_path):
+    pd = pytest.importorskip("pandas")
+    record(path)
+
+    class Loader:
+        def __init__(self):
+            self.dataset = [f"text {i}" for i in range(400)]
+
+        def __len__(self):
+            return 75
+
+    frame = pd.DataFrame({"a": range(300), "b": "x"}, index=range(1000, 1300))
+    for dataset, wanted in (
+        (Loader(), lambda i: {"text": f"text {i}"}),
+        (frame, lambda i: {"row": [["a", str(i)], ["b", "x"]]}),
+    ):
+        write_report(issues_of(path), path, tmp_path / "r.html", dataset=dataset)
+        data, _ = data_of(tmp_path / "r.html")
+        assert data["content"][0] == wanted(data["suspects"]["sample"][0])
+
+
+def test_the_size_of_pictures_can_be_chosen(path, tmp_path):
+    record(path)
+    dataset = [np.zeros((400, 300), np.uint8)] * 300
+    for size in (50, 400):
+        write_report(
+            issues_of(path), path, tmp_path / "r.html", dataset=dataset, picture_size=size, n_suspects=2
+        )
+        data, _ = data_of(tmp_path / "r.html")
+        png_header = base64.b64decode(data["content"][0]["image"].split(",")[1])[16:24]
+        assert int.from_bytes(png_header[4:], "big") == size
+    with pytest.raises(ValueError, match="picture_size must be a whole number of at least 1, got 0"):
+        write_report(issues_of(path), path, tmp_path / "r.html", picture_size=0)
 
 
 def test_png_is_what_pillow_reads():
@@ -358,7 +450,7 @@ def test_pictures_by_ids_below_a_folder_and_none_outside(path, tmp_path):
     (tmp_path / "pictures" / "link.png").symlink_to(tmp_path / "secret.png")
     names[0], names[1], names[2] = "../secret.png", str(tmp_path / "secret.png"), "link.png"
     record(path, sample_ids=names)
-    with pytest.warns(RuntimeWarning, match="3 samples could not be shown.*no path below"):
+    with pytest.warns(RuntimeWarning, match="3 samples could not be shown.*no file below"):
         write_report(issues_of(path), path, tmp_path / "r.html", images=tmp_path / "pictures")
     data, _ = data_of(tmp_path / "r.html")
     shown = dict(zip(data["suspects"]["sample"], data["content"], strict=True))

@@ -9,6 +9,7 @@ import csv
 import gzip
 import json
 import os
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -179,7 +180,7 @@ def assert_quiet(browser):
                     "blob:",
                     "chrome:",
                     "chrome-untrusted:",
-                )  # the last two: of the page that Chromium starts with
+                )  # the last two: Chromium's own first page
             )
 
 
@@ -318,6 +319,87 @@ def test_keys_mark_and_marks_are_exported(browser, made):
     browser.find_element(By.ID, "clear").click()
     assert text_of(browser, "#marks-said") == "Nothing marked yet."
     assert_quiet(browser)
+
+
+def test_marks_do_not_move_the_pages_of_what_is_not_marked(browser, made):
+    path, issues = made
+    open_page(browser, path)
+    Select(browser.find_element(By.ID, "f-mark")).select_by_value("none")
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for _ in range(25):
+        press(browser, "w")
+    assert rows(browser)[0].text.startswith(f"26. sample {issues.ranking[25]}")
+    browser.find_element(By.ID, "prev").click()
+    assert (
+        rows(browser)[0].get_attribute("data-mark") == "wrong"
+    )  # to be seen once more, until the filter is set
+    Select(browser.find_element(By.ID, "f-mark")).select_by_value("wrong")
+    Select(browser.find_element(By.ID, "f-mark")).select_by_value("none")
+    assert n_found(browser) == 298 - 25
+    assert_quiet(browser)
+
+
+def test_marks_outside_of_a_shorter_list_are_exported_too(browser, made, tmp_path):
+    path, issues = made
+    open_page(browser, path)
+    for place in (0, 20):
+        rows(browser)[place].find_element(By.CSS_SELECTOR, "button.wrong").click()
+    short = path.with_name("short.html")
+    write_report(issues, path.with_name("run.h5"), short, n_suspects=10)
+    browser.get(short.as_uri())
+    assert text_of(browser, "#marks-said").startswith("2 wrong")
+    assert sorted(exported(browser, issues).samples.tolist()) == sorted(issues.ranking[[0, 20]].tolist())
+
+
+def test_a_picture_gets_larger_and_smaller(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    picture = rows(browser)[0].find_element(By.CSS_SELECTOR, ".pic")
+    width = picture.size["width"]
+    picture.click()
+    assert picture.size["width"] > 3 * width
+    assert picture.get_attribute("aria-pressed") == "true"
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    press(browser, "z")
+    assert picture.size["width"] == width
+    assert_quiet(browser)
+
+
+def test_marks_are_not_those_of_other_samples_of_the_same_name(browser, tmp_path):
+    for name, start in (("one", 0), ("two", 1)):
+        (tmp_path / name).mkdir()
+        run = tmp_path / name / "run.h5"
+        record(run, sample_ids=[f"{start + i}.png" for i in range(300)])
+        issues = find_label_issues(run, method="aum", progress=False)
+        write_report(issues, run, tmp_path / name / "report.html")
+    open_page(browser, tmp_path / "one" / "report.html")
+    rows(browser)[0].find_element(By.CSS_SELECTOR, "button.wrong").click()
+    browser.get((tmp_path / "two" / "report.html").as_uri())
+    assert text_of(browser, "#marks-said") == "Nothing marked yet."
+    browser.get((tmp_path / "one" / "report.html").as_uri())
+    assert text_of(browser, "#marks-said").startswith("1 wrong")
+
+
+def test_keys_count_with_caps_lock_too(browser, made):
+    path, _ = made
+    open_page(browser, path)
+    browser.execute_script("document.querySelector('.suspect').focus()")
+    for key in ("W", "K", "X", "J", "R"):
+        press(browser, key)
+    assert text_of(browser, "#marks-said").startswith("0 wrong, 1 right, 0 unsure")
+
+
+def test_the_review_command_ranks_as_the_page_does(browser, made, tmp_path):
+    path, issues = made
+    run = tmp_path / "it's my run.h5"
+    shutil.copy(path.with_name("run.h5"), run)
+    write_report(issues, run, tmp_path / "report.html")
+    browser.get((tmp_path / "report.html").as_uri())
+    command = shlex.split(text_of(browser, "#review"))
+    assert command == ["paddle-td", "review", "marks.csv", "it's my run.h5", "--method", "aum"]
+    write_report(issues, [run, run], tmp_path / "report.html")
+    browser.refresh()
+    assert shlex.split(text_of(browser, "#review"))[3:5] == ["it's my run.h5"] * 2
 
 
 def test_buttons_mark_and_unmark(browser, made):
@@ -603,7 +685,7 @@ def test_hostile_ids_leave_by_the_csv_whole_and_as_no_formula(browser, hostile):
     browser.execute_script(
         "for (let i = 0; i < localStorage.length; i++) localStorage.removeItem(localStorage.key(i));"
         "const s = JSON.parse(document.getElementById('data').textContent).summary;"
-        "localStorage.setItem(`paddle-td marks ${s.file} ${s.checksum} ${s.samples}`, arguments[0])",
+        "localStorage.setItem(`paddle-td marks ${s.file} ${s.checksum} ${s.samples} ${s.ids_checksum}`, arguments[0])",
         json.dumps(marks),
     )
     refresh_until_marked(browser, f"{len(marks)} wrong")

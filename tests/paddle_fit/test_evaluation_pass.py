@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import random
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -226,6 +227,63 @@ def test_random_streams_are_put_back_after_an_error() -> None:
         first += [draw() for draw in draws]
         raise ZeroDivisionError
     assert [draw() for draw in draws] == first
+
+
+class Raises(random.Random):
+    """A stream that does not give its state away."""
+
+    def getstate(self) -> Any:
+        raise ValueError("no state")
+
+
+def test_what_only_looks_like_a_random_stream_is_let_alone() -> None:
+    asked = []
+
+    class StandIn:
+        @property
+        def __class__(self) -> Any:
+            asked.append(self)
+            return random.Random
+
+    bits, odd, stand_in = np.random.PCG64(0), Raises(1), StandIn()
+    dead = weakref.proxy(Raises(2))
+    with random_streams_kept():
+        first = bits.random_raw()
+    assert bits.random_raw() == first
+    assert not asked
+    assert dead is not None
+    assert odd.random() == random.Random(1).random()
+    assert stand_in is not None
+
+
+class HalfWay(nn.Layer):
+    """A network whose own method raises after it has begun."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1D(2, use_global_stats=False))
+        self._raising = name
+
+    def eval(self) -> None:
+        super().eval()
+        if self._raising == "eval":
+            raise RuntimeError("half way")
+
+    def train(self) -> None:
+        if self._raising == "train":
+            raise RuntimeError("half way")
+        super().train()
+
+
+@pytest.mark.parametrize("name", ["eval", "train"])
+def test_a_network_whose_method_raises_is_left_as_it_was(name: str) -> None:
+    net = HalfWay(name)
+    statistics = net.body[1]._mean
+    before = statistics.numpy().copy()
+    with pytest.raises(RuntimeError, match="half way"), undisturbed(net):
+        net.body(paddle.ones([4, 2]) * 7)
+    assert all(layer.training for layer in net.sublayers(include_self=True))
+    np.testing.assert_array_equal(statistics.numpy(), before)
 
 
 class FailsLater(Points):

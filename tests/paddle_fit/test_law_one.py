@@ -8,7 +8,8 @@ import os
 import pickle
 import random
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,39 @@ class Net(nn.Layer):
 
     def forward(self, x: Any) -> Any:
         return self.head(self.body(x[:, 1:]))
+
+
+class Headless(Net):
+    """Gives features, and keeps a head with a state of its own for whoever wants logits."""
+
+    latest: Any = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Sequential(nn.BatchNorm1D(8), nn.Dropout(0.4), nn.Linear(8, N_CLASSES))
+        Headless.latest = weakref.ref(self)
+
+    def forward(self, x: Any) -> Any:
+        return self.body(x[:, 1:])
+
+
+def doubled(features: Any) -> Any:
+    return features.multiply_(paddle.to_tensor(2.0))  # in place, in its own copy
+
+
+class Counts(Net):
+    """Its forward has a state in plain Python, which the weights depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n_calls = 0
+        self.means: list[float] = []
+
+    def forward(self, x: Any) -> Any:
+        self.n_calls += 1
+        self.means.append(float(x.mean()))
+        self.latest = self.means[-1]
+        return super().forward(x) * (1 + 0.01 * self.n_calls + 0.01 * sum(self.means))
 
 
 class Jittered(Points):
@@ -101,6 +135,36 @@ class Strict(Deals):
 
     def __add__(self, other: int) -> int:
         return 3 + other
+
+
+class Draws(Sequence):  # type: ignore[type-arg]
+    """A sequence whose items are drawn when they are read."""
+
+    def __len__(self) -> int:
+        return BATCH
+
+    def __getitem__(self, place: Any) -> Any:
+        if place >= BATCH:
+            raise IndexError
+        return np.random.randint(N)  # noqa: NPY002
+
+
+class SeedsItsSampler(paddle.io.DataLoader):  # type: ignore[misc]
+    """A loader that tells its sampler which epoch it is, if that is the sampler it knows."""
+
+    def __iter__(self) -> Iterator[Any]:
+        if isinstance(self.batch_sampler, Seeded):
+            self.batch_sampler.epoch += 1
+            vars(self.batch_sampler)["seed"] = 7
+        return super().__iter__()
+
+
+class Seeded(paddle.io.BatchSampler):  # type: ignore[misc]
+    epoch = seed = 0
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(N).tolist()
+        return (order[k : k + BATCH] for k in range(0, N, BATCH))
 
 
 def run_of(k: int) -> list[int]:
@@ -256,6 +320,20 @@ class OwnEpochs(paddle.Model):
         return super()._run_one_epoch(data_loader, callbacks, mode, logs)
 
 
+class CallsItsLoader(paddle.Model):  # type: ignore[misc]
+    """A loop of its own, which asks and tells its loader something."""
+
+    def _run_one_epoch(self, data_loader: Any, callbacks: Any, mode: str, logs: Any = {}) -> Any:  # noqa: B006
+        assert isinstance(data_loader, paddle.io.DataLoader)
+        data_loader.n_epochs = getattr(data_loader, "n_epochs", 0) + 1
+        paddle.seed(data_loader.n_epochs)
+        for step, (x, y) in enumerate(data_loader()):
+            callbacks.on_batch_begin(mode, step, logs)
+            self.train_batch([x], [y])
+            callbacks.on_batch_end(mode, step, logs)
+        return logs
+
+
 class InPlace(nn.Layer):
     """A loss that works in place on what it is given."""
 
@@ -403,6 +481,15 @@ TRAININGS: dict[str, dict[str, Any]] = {
     "sharpened": {"model_class": Sharpened},
     "swaps-loss": {"model_class": SwapsLoss},
     "own-epochs": {"data": lambda: loader(Points(N)), "model_class": OwnEpochs},
+    "calls-its-loader": {"data": lambda: loader(Points(N)), "model_class": CallsItsLoader},
+    "sequences-that-draw": {"data": lambda: loader(batch_sampler=Deals(lambda _: Draws()))},
+    "seeds-its-sampler": {"data": lambda: SeedsItsSampler(Jittered(), batch_sampler=Seeded(Jittered()))},
+    "logits-by-a-function": {
+        "network": Headless,
+        "loss": lambda: F.cross_entropy,
+        "options": {"logits": lambda features: Headless.latest().head(doubled(features))},
+    },
+    "evaluation-pass-that-counts": {"network": Counts, "options": {"mode": "eval"}},
     "evaluation-pass": {"options": {"mode": "eval"}},
     "evaluation-pass-workers": {"data": lambda: loader(num_workers=1), "options": {"mode": "eval"}},
 }
@@ -432,9 +519,10 @@ def train(path: str | None, others_first: bool, **case: Any) -> dict[str, Any]:
     options, strip = case.pop("options", {}), case.pop("strip", None)
     others, metrics = case.pop("others"), case.pop("metrics", lambda: None)
     amp, model_class = case.pop("amp", None), case.pop("model_class", paddle.Model)
+    make_network = case.pop("network", Net)
     seed_all(5)
     with paddle.utils.unique_name.guard():
-        network, criterion = Net(), loss()
+        network, criterion = make_network(), loss()
         model = model_of(
             network, criterion, learning_rate=0.02, metrics=metrics(), amp=amp, model_class=model_class
         )

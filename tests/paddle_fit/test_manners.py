@@ -34,7 +34,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
-from paddle_td_callback.paddle_fit.replacement import Replacement
+from paddle_td_callback.paddle_fit.replacement import replace
 
 BATCH = 8
 
@@ -403,7 +403,7 @@ class Steps:
 @pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
 def test_a_copy_of_a_tapped_model_trains_itself(copied: Any) -> None:
     one = Steps()
-    override = Replacement(one, "train_batch", lambda original: original())
+    override = replace(one, "train_batch", lambda original: original())
     twin = copied(one)
     assert one.train_batch() is one
     assert twin.train_batch() is twin

@@ -10,7 +10,12 @@ import paddle
 import pytest
 from paddle.vision.datasets import DatasetFolder
 
-from paddle_td_callback import LabelIssuesCallback, TrainingDynamicsCallback, TrainingDynamicsStore
+from paddle_td_callback import (
+    LabelIssuesCallback,
+    StoreError,
+    TrainingDynamicsCallback,
+    TrainingDynamicsStore,
+)
 
 CLASSES = ("apple", "pear")
 
@@ -69,6 +74,31 @@ def test_names_are_left_out_on_demand(folder: DatasetFolder, path: str) -> None:
     fit(folder, TrainingDynamicsCallback(path, sample_ids=False))
     with TrainingDynamicsStore(path) as store:
         assert (store.sample_ids, store.class_names) == (None, None)
+
+
+def test_names_that_do_not_fit_are_left_out_aloud(
+    folder: DatasetFolder, path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.classes = ["apple", "plum", "none"]
+    folder.class_to_idx = None
+    fit(folder, TrainingDynamicsCallback(path), verbose=1)
+    said = (
+        "the data set has 3 class_names for 2 outputs of the network, so they are left out; pass class_names="
+    )
+    assert said in capsys.readouterr().out
+    with TrainingDynamicsStore(path) as store:
+        assert store.class_names is None
+
+
+def test_the_way_to_resume_without_ids_is_named(folder: DatasetFolder, path: str) -> None:
+    fit(folder, TrainingDynamicsCallback(path, sample_ids=False))
+    with pytest.raises(
+        StoreError, match=r"recorded without sample_ids; .* pass sample_ids=False to the callback"
+    ):
+        fit(folder, TrainingDynamicsCallback(path, resume=True))
+    fit(folder, TrainingDynamicsCallback(path, resume=True, sample_ids=False))
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 6
 
 
 def test_names_that_are_given_count(folder: DatasetFolder, path: str) -> None:

@@ -178,6 +178,80 @@ def test_training_is_the_same_to_the_last_bit(
     assert (tmp_path / "issues.csv").exists()
 
 
+def test_a_finder_before_its_recorder_knows_that_training_is_over(path: str, tmp_path: Path) -> None:
+    recorder = TrainingDynamicsCallback(path)
+    finder = LabelIssuesCallback(path, method="aum", progress=False)
+    fit(model_of(Witness()), callbacks=[finder, recorder])
+    assert finder.issues is not None
+    assert not finder.issues.is_recording
+
+
+def test_one_path_for_two_outputs_is_refused(path: str) -> None:
+    with pytest.raises(ValueError, match=r"csv and report are both .*; give each a path of its own"):
+        LabelIssuesCallback(path, csv="out", report="./out")
+
+
+def test_a_path_through_a_link_is_that_of_the_system(tmp_path: Path) -> None:
+    (tmp_path / "real" / "inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "inner")
+    recorder = TrainingDynamicsCallback(tmp_path / "link" / ".." / "run.h5")
+    finder = LabelIssuesCallback(tmp_path / "real" / "run.h5", method="aum", progress=False)
+    fit(model_of(Witness()), callbacks=[recorder, finder])
+    assert (tmp_path / "real" / "run.h5").exists()
+    assert finder.issues is not None
+
+
+def test_a_link_that_is_turned_while_it_trains_changes_nothing(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "one")
+
+    class Turns(paddle.callbacks.Callback):  # type: ignore[misc]
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 1:
+                link.unlink()
+                link.symlink_to(tmp_path / "two")
+
+    path = str(link / "run.h5")
+    finder = LabelIssuesCallback(path, method="aum", csv=link / "issues.csv", progress=False)
+    fit(model_of(Witness()), callbacks=[Turns(), TrainingDynamicsCallback(path), finder])
+    assert sorted(one.name for one in (tmp_path / "one").iterdir()) == ["issues.csv", "run.h5"]
+    assert list((tmp_path / "two").iterdir()) == []
+
+
+def test_a_working_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(StoreError, match="the working folder is gone; give a path from the root"):
+        TrainingDynamicsCallback("run.h5")
+
+
+def test_a_report_on_a_stream_has_no_pictures_and_is_written(path: str, tmp_path: Path) -> None:
+    class Endless(paddle.io.IterableDataset):  # type: ignore[misc]
+        def __iter__(self) -> Any:
+            return ((*Points()[i], np.int64(i)) for i in range(N_SAMPLES))
+
+    recorder = TrainingDynamicsCallback(path, index_field=-1, n_samples=N_SAMPLES)
+    finder = LabelIssuesCallback(recorder, method="aum", report=tmp_path / "r.html", progress=False)
+    fit(model_of(Witness()), paddle.io.DataLoader(Endless(), batch_size=BATCH), callbacks=[recorder, finder])
+    assert (tmp_path / "r.html").exists()
+
+
+def test_issues_may_go_to_standard_output(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    finder = LabelIssuesCallback(path, method="aum", csv="-", progress=False)
+    fit(model_of(Witness()), callbacks=[TrainingDynamicsCallback(path), finder])
+    assert capsys.readouterr().out.startswith("sample,rank")
+
+
+def test_a_thumbnail_that_is_no_function_is_refused(path: str) -> None:
+    with pytest.raises(
+        TypeError, match=r"thumbnail must be a function of one sample .*, got a str; pass one"
+    ):
+        LabelIssuesCallback(path, report="report.html", thumbnail="image")  # type: ignore[arg-type]
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # Every death: no hook left, all finished epochs there, and the next training records.
 

@@ -96,6 +96,14 @@ def test_epochs_of_the_user_are_the_most_and_seeds_are_said(tmp_path, capsys):
     assert "run 2 of 2: seed 8" in out
 
 
+def test_earlier_runs_are_kept(tmp_path):
+    first = [arrays(one) for one in runs(tmp_path, n_runs=2, epochs=2, fitted=1)]
+    with pytest.warns(RuntimeWarning, match="the earlier recording there is kept as 'run-[12]-1.h5'"):
+        runs(tmp_path, n_runs=2, epochs=2, fitted=1, seed=9)
+    for number, kept in enumerate(first, 1):
+        np.testing.assert_equal(arrays(tmp_path / f"run-{number}-1.h5"), kept)
+
+
 def test_what_is_wrong_is_said_before_the_first_run(tmp_path):
     with pytest.raises(ValueError, match="n_runs must be at least 1, got 0"):
         runs(tmp_path, n_runs=0)

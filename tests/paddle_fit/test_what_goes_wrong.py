@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import functools
 import io
+import itertools
 import os
 import random
 import subprocess
 import sys
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -565,6 +567,96 @@ def test_a_data_set_that_grows_while_it_is_read(path: str) -> None:
     assert callback.n_skipped == 10
 
 
+def test_a_subset_that_chooses_anew_ends_the_recording(path: str) -> None:
+    subset = paddle.io.Subset(Points(), list(range(20)))
+
+    def choose(_: Any) -> None:
+        subset.indices = list(range(20, 40))
+
+    with pytest.warns(RuntimeWarning, match="holds other samples than in the epoch before.*index_field="):
+        fit(subset, [On("epoch_begin", choose, [1]), TrainingDynamicsCallback(path)])
+    assert seen(path) == [20]
+
+
+def test_another_network_in_the_same_fit_ends_the_recording(path: str) -> None:
+    def exchange(model: Any) -> None:
+        model.network = Witness()
+        optimizer = paddle.optimizer.SGD(0.1, parameters=model.network.parameters())
+        model.prepare(optimizer, nn.CrossEntropyLoss())
+
+    with pytest.warns(RuntimeWarning, match="the model has got another network.*a path of its own"):
+        fit(Points(), [On("epoch_begin", exchange, [1]), TrainingDynamicsCallback(path)])
+    assert seen(path) == [N_SAMPLES]
+
+
+def test_a_file_that_another_program_cuts_off_is_noticed(path: str) -> None:
+    def cut(_: Any) -> None:
+        os.truncate(path, 1000)
+
+    with pytest.warns(RuntimeWarning) as said:
+        fit(Points(), [On("epoch_begin", cut, [2]), TrainingDynamicsCallback(path)])
+    assert any("was cut off by another program; save its good epochs by" in str(one.message) for one in said)
+
+
+@pytest.mark.parametrize("n_ids", [N_SAMPLES - 1, N_SAMPLES + 1])
+def test_as_many_ids_as_samples_are_wanted(n_ids: int, path: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"{n_ids} ids for a data set of {N_SAMPLES} samples; give one for each"
+    ):
+        fit(Points(), TrainingDynamicsCallback(path, sample_ids=range(n_ids)))
+    assert not os.path.exists(path)
+
+
+class Handing(paddle.io.DataLoader):  # type: ignore[misc]
+    """A loader that hands on Paddle's batches in its own way."""
+
+    def __init__(self, hand: Any) -> None:
+        super().__init__(Points(), batch_size=BATCH)
+        self.hand = hand
+
+    def __iter__(self) -> Any:
+        return self.hand(super().__iter__())
+
+
+class Zipped:
+    """A loader in plain Python that leaves out its sampler's second batch."""
+
+    def __init__(self) -> None:
+        self.batch_sampler = paddle.io.BatchSampler(Points(), batch_size=BATCH)
+        self.dataset = Points()
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler) - 1
+
+    def __iter__(self) -> Any:
+        for number, batch in enumerate(self.batch_sampler):
+            if number != 1:
+                yield [paddle.to_tensor(part) for part in collate([self.dataset[i] for i in batch])]
+
+
+HANDS: dict[str, Any] = {
+    "skips": lambda batches: itertools.islice(batches, 1, None),
+    "chooses": lambda batches: (batch for batch in batches if batch[1].numpy().min() == 0),
+    "reverses": lambda batches: reversed(list(batches)),
+    "maps": lambda batches: map(list, batches),
+}
+
+
+@pytest.mark.parametrize("name", HANDS)
+def test_no_batch_of_a_loader_that_chooses_is_taken_for_another(name: str, path: str) -> None:
+    with pytest.raises(CaptureError, match=r"may skip, choose or reorder them.*index_field="):
+        fit(Handing(HANDS[name]), TrainingDynamicsCallback(path))
+    assert not os.path.exists(path)
+
+
+def test_an_epoch_of_which_batches_are_missing_is_not_committed(path: str) -> None:
+    with pytest.warns(
+        RuntimeWarning, match="1 batches fewer than it drew from its batch sampler.*index_field="
+    ):
+        fit(Zipped(), TrainingDynamicsCallback(path))
+    assert not os.path.exists(path)
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # D. Which labels the loss ignores, and labels that are none.
 
@@ -596,6 +688,16 @@ def own(logits: Any, labels: Any, ignore_index: int = 255) -> Any:
 
 
 CE = nn.CrossEntropyLoss(ignore_index=255)
+IGNORED = 255
+
+
+def by_name(logits: Any, labels: Any, reduction: str = "mean") -> Any:
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction=reduction)
+
+
+class ByName(nn.Layer):
+    def forward(self, logits: Any, labels: Any) -> Any:
+        return F.cross_entropy(logits, labels, soft_label=False, ignore_index=255, reduction="mean")
 
 
 class Trainer:
@@ -661,6 +763,10 @@ LOSSES: dict[str, Any] = {
     "partial-with-a-loss": functools.partial(with_default, criterion=Holds(CE)),
     "jitted": paddle.jit.to_static(with_default),
     "lambda-over-a-global": lambda z, y: CE(z, y),
+    "lambda-with-a-number": lambda z, y: 2 * F.cross_entropy(z, y, ignore_index=255),
+    "function-with-a-global-number": by_name,
+    "function-with-a-local-number": (lambda k: lambda z, y: F.cross_entropy(z, y, ignore_index=k))(255),
+    "layer-with-a-number": ByName(),
     "lambda-over-a-local": (lambda ce: lambda z, y: ce(z, y) * 2)(nn.CrossEntropyLoss(ignore_index=255)),
 }
 
@@ -675,6 +781,22 @@ def test_labels_that_a_loss_ignores_are_found(name: str, path: str) -> None:
         return
     fit(points, TrainingDynamicsCallback(path), loss=loss)
     assert seen(path) == [N_SAMPLES - 3] * 3
+
+
+def test_a_loss_that_holds_foreign_objects_is_looked_through(path: str) -> None:
+    network = Witness()
+
+    class Regularised(nn.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = weakref.proxy(network)  # has no hash
+            self.inner = CE
+
+        def forward(self, logits: Any, labels: Any) -> Any:
+            return self.inner(logits, labels) + 0 * self.network.parameters()[0].sum()
+
+    fit(Points(), TrainingDynamicsCallback(path), network=network, loss=Regularised())
+    assert seen(path) == [N_SAMPLES] * 3
 
 
 def test_losses_that_disagree_on_a_class() -> None:
@@ -695,6 +817,7 @@ def test_losses_that_disagree_on_a_class() -> None:
         (F.cross_entropy, False),
         (nn.CrossEntropyLoss(), False),
         (nn.BCEWithLogitsLoss(), False),
+        (lambda z, y: F.cross_entropy(z, y, use_softmax=False), True),
         (lambda z, y: z.mean(), False),
     ],
 )
@@ -772,6 +895,17 @@ def test_features_that_are_no_logits_are_warned_of(path: str) -> None:
     (warning,) = warnings_of(path, Witness(16, exact=False), Cosine())
     assert "16 columns, but the labels are 4 classes" in warning
     assert "pass logits=" in warning
+
+
+def test_cosines_that_the_loss_scales_are_warned_of(path: str) -> None:
+    def scales(cosines: Any, labels: Any) -> Any:
+        return F.cross_entropy(10 * cosines, labels)
+
+    network = Witness(exact=False, dress=lambda z: F.normalize(z, axis=1))
+    (warning,) = warnings_of(path, network, scales)
+    assert "stayed in [-1, 1]" in warning
+    assert "pass logits= (a function of the outputs that scales them" in warning
+    assert warnings_of(path, network, scales, outputs="logits", overwrite=True) == []
 
 
 @pytest.mark.parametrize("shift", [1, -1, 2])
@@ -1028,6 +1162,15 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "dropped-rows": ("index_field=-1", {}, "dropped"),
     "labels-with-ignored-rows": ("ignore_label=", {"labels": [0] * 49 + [-1]}, None),
     "regression": ("regression is not supported.*labels=", {}, "regression"),
+    "whole-numbers": (
+        "labels must be 0 or 1, got .*regression is not supported.*labels=",
+        {},
+        "whole numbers",
+    ),
+    "memory": ("memory_limit_bytes must be a whole number.*got '1G'", {"memory_limit_bytes": "1G"}, None),
+    "logits": ("logits must be a place, a key or a function.*got None", {"logits": None}, None),
+    "label": ("label must be a place among the loss's labels, got 'y'", {"label": "y"}, None),
+    "outputs": ("outputs must be one of", {"outputs": np.zeros(2)}, None),
     "too-small": ("n_samples=", {"n_samples": 4}, None),
     "strings": ("sample_ids=", {"index_field": -1}, "strings"),
     "empty-ids": ("sample_ids is empty; give one id for each", {"sample_ids": []}, None),
@@ -1055,6 +1198,8 @@ class Odd(Points):
         features, label = super().__getitem__(i)
         if self.kind == "keys":
             return {"a": features, "b": label}
+        if self.kind == "whole numbers":
+            return features, np.int64([label - 2])
         if self.kind == "regression":
             return features, np.float32([label * 0.3])
         extra = {"strings": (f"id-{i}",), "fractions": (np.float32(i),), "ragged": ([i] * (i % 3),)}
@@ -1083,6 +1228,8 @@ def test_refusals_name_the_argument_that_solves_them(name: str, path: str) -> No
         data = paddle.io.DataLoader(data, batch_size=BATCH, collate_fn=collate)
     elif kind == "regression":
         network, loss = Witness(1), nn.MSELoss()
+    elif kind == "whole numbers":
+        network, loss = Witness(1), lambda z, y: F.mse_loss(z, y.astype("float32"))
     elif kind == "fewer labels":
         loss = half
         data = paddle.io.DataLoader(
@@ -1125,6 +1272,15 @@ def test_resume_from_an_older_checkpoint(path: str) -> None:
     assert_same(read(path), expected([*network.epochs[:2], *network.epochs[4:]], labels))
 
 
+def test_a_refused_resume_leaves_all_epochs(path: str) -> None:
+    fit(Points(), TrainingDynamicsCallback(path), epochs=5)
+    others = Points()
+    others.labels = (others.labels + 1) % N_CLASSES
+    with pytest.raises(CaptureError, match="another label than their sample had before"):
+        fit(others, TrainingDynamicsCallback(path, resume=2))
+    assert seen(path) == [N_SAMPLES] * 5
+
+
 def test_resume_with_more_epochs_than_there_are(path: str) -> None:
     fit(Points(), TrainingDynamicsCallback(path))
     with pytest.raises((StoreError, ValueError), match="3 epochs"):
@@ -1145,7 +1301,8 @@ def test_private_names_of_paddle_stand_in_one_file() -> None:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.endswith("__"):
                 owner = node.value.id if isinstance(node.value, ast.Name) else ""
-                if owner not in ("self", "cls") and node.attr not in ("_replaced", "_judge", "_loader"):
+                is_ours = node.attr == "_judge" or node.attr.startswith("_td_")
+                if owner not in ("self", "cls") and not is_ours:
                     elsewhere.append((file.name, node.lineno, node.attr))
     assert not elsewhere
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ...errors import DetectorError
 from ...messages import Forgiving, escape
+from ...store.paths import path_text
 from ..arguments import whole
 from ..feature_table import FeatureTable
 from ..trajectories import Array, Arrays, Augmentation, checked, each_weight, labelled, need_both
@@ -446,7 +447,7 @@ class NoiseDetector:
         except (KeyError, TypeError, ValueError, OverflowError, DetectorError) as error:
             problem = f"{type(error).__name__}: {escape(error, limit=400)}"
             raise DetectorError(
-                f"'{escape(os.fspath(path))}': holds no detector of this version ({problem}); train it again"
+                f"'{escape(path_text(path))}': holds no detector of this version ({problem}); train it again"
             ) from None
 
     @classmethod
@@ -475,13 +476,13 @@ class NoiseDetector:
         channels = ("given", "largest_other")[: architecture.n_channels]
         if len(channels) < architecture.n_channels:
             raise DetectorError(
-                f"'{escape(os.fspath(path))}': reads {architecture.n_channels} channels; known are 1 (given) "
+                f"'{escape(path_text(path))}': reads {architecture.n_channels} channels; known are 1 (given) "
                 "and 2 (given, largest other); train a NoiseDetector instead"
             )
         try:
             detector = cls(channels, None, architecture.hidden_size, architecture.n_layers)
         except ValueError as error:
-            raise DetectorError(f"'{escape(os.fspath(path))}': {error}") from None
+            raise DetectorError(f"'{escape(path_text(path))}': {error}") from None
         detector.members = [weights]
         detector.provenance = {"source": f"InterpretDL, {escape(Path(path).name)}"}
         return detector

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...errors import DetectorError
 from ...messages import escape
+from ...store.paths import path_text
 from .config import Architecture, Weights
 from .weights_pickle import read_arrays
 
@@ -24,7 +25,7 @@ def read_lstm(path: str | os.PathLike[str]) -> tuple[Weights, Architecture]:
         FileNotFoundError: there is no such file.
         DetectorError: it holds anything else than such weights.
     """
-    name = escape(os.fspath(path))
+    name = escape(path_text(path))
     try:
         about = os.stat(path)
         if not stat.S_ISREG(about.st_mode):

@@ -33,7 +33,7 @@ import numpy as np
 
 from ...errors import DetectorError, StoreError
 from ...messages import escape
-from ...store.paths import replace_file, resolve_output
+from ...store.paths import path_text, replace_file, resolve_output
 from .config import Weights
 
 MAGIC = b"\x89TDNET\r\n"
@@ -57,7 +57,7 @@ def write(path: str | os.PathLike[str], stages: Sequence[Stage]) -> None:
     Raises:
         DetectorError: it cannot be written, or something else than a detector stands there.
     """
-    name = escape(os.fsdecode(path))
+    name = escape(path_text(path))
     header: dict[str, Any] = {"version": VERSION, "stages": []}
     data = b""
     for stage in stages:
@@ -102,7 +102,7 @@ def read(path: str | os.PathLike[str]) -> list[Stage]:
         FileNotFoundError: there is no such file.
         DetectorError: it is no detector, damaged, or written by a newer version.
     """
-    name = escape(os.fspath(path))
+    name = escape(path_text(path))
     try:
         return _parse(_bytes_of(path))
     except FileNotFoundError:

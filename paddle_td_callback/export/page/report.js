@@ -68,7 +68,9 @@
     $("trust").append(el("p", {}, el("strong", { text: words[s.trust.level] }), s.trust.text));
     if (s.trust.cautions.length)
       $("trust").append(el("ul", {}, ...s.trust.cautions.map((text) => el("li", { text }))));
-    $("review").textContent = visible(`paddle-td review marks.csv ${s.file}`);
+    const quoted = (file) => /^[\w.+/-]+$/.test(file) ? file : `'${file.replace(/'/g, "'\\''")}'`;
+    const method = s.method === "lstm" ? "" : ` --method ${s.method}`;
+    $("review").textContent = visible(`paddle-td review marks.csv ${s.files.map(quoted).join(" ")}${method}`);
     $("foot").textContent = visible(`Made by paddle_td_callback ${s.version}. Recording: keep=${s.keep}, labels' CRC-32 ${s.checksum}.`);
   }
 
@@ -78,7 +80,7 @@
     values.forEach((value, i) => {
       if (value === null) { open = false; return; }
       out += `${open ? "L" : "M"}${x(i).toFixed(1)} ${y(value).toFixed(1)}`;
-      if (!open && (i + 1 === values.length || values[i + 1] === null)) out += "h1.5"; // a point by itself
+      if (!open && (i + 1 === values.length || values[i + 1] === null)) out += "h4"; // a point by itself
       open = true;
     });
     return out;
@@ -321,13 +323,12 @@
       if (points.confidence[i] >= c0 && points.confidence[i] <= c1 && points.variability[i] >= v0 && points.variability[i] <= v1 && isOfClass(i)) { n++; sum += points.score[i]; }
     const scale = data.points.of / Math.max(1, points.n), about = scale > 1 ? "about " : "";
     $("map-readout").textContent = `Selected: ${about}${whole(Math.round(n * scale))} samples` +
-      (n ? `, mean noise score ${(sum / n / 255).toFixed(2)}` : "") + `; ${whole(shown().length)} of them in the list below.`;
+      (n ? `, mean noise score ${(sum / n / 255).toFixed(2)}` : "") + `; ${whole(shown.length)} of them in the list below.`;
   }
   function setSelection(range) {
     Object.assign(select, range);
     for (const name of ["c0", "c1", "v0", "v1"]) $(name).value = String(select[name]);
-    filter.page = 0;
-    drawList(); drawMap(); saySelection();
+    applyFilters();
   }
   function wireMap() {
     const n = data.points.n;
@@ -383,7 +384,7 @@
   }
 
   // ---- marks ---------------------------------------------------------------------------------------------------
-  const storageKey = `paddle-td marks ${summary.file} ${summary.checksum} ${summary.samples}`;
+  const storageKey = `paddle-td marks ${summary.file} ${summary.checksum} ${summary.samples} ${summary.ids_checksum}`;
   const marks = new Map();
   let isKept = true; // not by a browser that stores nothing for files, or is full: then the page alone has the marks
   /** Take what is stored, so that marks set in another tab are not lost. */
@@ -422,12 +423,14 @@
   }
   function marksAsCsv() {
     const rows = [["sample", "sample_id", "mark", "given_label", "suggested_label", "corrected_label", "noise_score", "given_name", "suggested_name"]];
+    const unlisted = new Set(marks.keys()); // marked when the page had a longer list
     suspects.sample.forEach((sample, i) => {
-      if (!marks.has(sample)) return;
+      if (!unlisted.delete(sample)) return;
       const [given, suggested] = [suspects.given[i], suspects.suggested[i]];
       rows.push([sample, suspects.id ? cell(suspects.id[i]) : "", marks.get(sample), given, suggested < 0 ? "" : suggested, "",
         suspects.score[i], cell(labelName(given)), suggested < 0 ? "" : cell(labelName(suggested))]);
     });
+    for (const sample of unlisted) rows.push([sample, "", marks.get(sample), "", "", "", "", "", ""]);
     return "\ufeff" + rows.map((row) => row.join(",")).join("\r\n") + "\r\n";
   }
   function download(name, text) {
@@ -440,7 +443,9 @@
   // ---- the list ------------------------------------------------------------------------------------------------
   const curves = { given: bytes(suspects.given_curve), rival: bytes(suspects.rival_curve), n: suspects.epochs.length };
   const words = suspects.sample.map((_, i) => idOf(i).toLowerCase());
-  function shown() {
+  /** What fits the filters. It stays until they change, so that a mark does not move the pages under the reader. */
+  let shown = [];
+  function find() {
     const found = [], id = filter.id.toLowerCase();
     for (let i = 0; i < suspects.sample.length; i++) {
       if (filter.given !== "" && suspects.given[i] !== Number(filter.given)) continue;
@@ -452,7 +457,7 @@
       if (c < select.c0 || c > select.c1 || v < select.v0 || v > select.v1) continue;
       found.push(i);
     }
-    return found;
+    shown = found;
   }
   function curveOf(kind, i) {
     return Array.from(curves[kind].subarray(i * curves.n, (i + 1) * curves.n), (v) => (v === 255 ? null : v / 254));
@@ -473,15 +478,21 @@
     if (content.image) {
       const image = el("img", { alt: `Sample ${visible(idOf(i)).slice(0, 80)}`, src: content.image });
       image.addEventListener("load", () => { if (image.naturalWidth < 48) image.className = "small"; });
-      return el("div", { class: "pic" }, image);
+      return el("button", { class: "pic", type: "button", tabindex: "-1", title: "larger or smaller", "aria-pressed": "false", onclick: (event) => enlarge(event.currentTarget) }, image);
     }
-    const text = content.text !== undefined ? content.text : content.row.map(([key, value]) => (key ? `${key}: ${value}` : value)).join(content.row[0] && content.row[0][0] ? "\n" : ", ");
-    const clean = text.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, visible);
-    const short = clean.replace(/\s+/g, " ");
+    const isRow = content.text === undefined, clean = (text) => text.replace(/[\u0000-\u0008\u000b-\u001f\u007f]/g, visible);
+    const parts = isRow ? content.row.map(([key, value]) => clean(key ? `${key}: ${value}` : value)) : [clean(content.text)];
+    const whole = parts.join(isRow && content.row[0] && content.row[0][0] ? "\n" : ", ");
+    const short = parts.map((part) => part.replace(/\s+/g, " ")).join(isRow ? " · " : "");
     if (short.length <= 160) return el("div", { class: "words" }, bdi(short));
     const body = el("div", { dir: "auto", tabindex: "0", role: "group", "aria-label": "whole text" });
-    body.textContent = clean;
+    body.textContent = whole;
     return el("details", { class: "words" }, el("summary", {}, bdi(short.slice(0, 160) + "…")), body);
+  }
+  function enlarge(picture) {
+    const large = picture.getAttribute("aria-pressed") !== "true";
+    picture.setAttribute("aria-pressed", String(large));
+    picture.closest(".suspect").classList.toggle("large", large);
   }
   function row(i, rank) {
     const sample = suspects.sample[i], content = contentOf(i), isPicture = content && content.className === "pic";
@@ -514,7 +525,7 @@
     keepMarks(); showMark(node, sample); sayMarks();
   }
   function drawList(focusFirst = false) {
-    const all = shown(), pages = Math.max(1, Math.ceil(all.length / PAGE));
+    const all = shown, pages = Math.max(1, Math.ceil(all.length / PAGE));
     filter.page = Math.min(filter.page, pages - 1);
     const from = filter.page * PAGE, part = all.slice(from, from + PAGE);
     $("list").replaceChildren(...part.map((i) => row(i, i + 1)));
@@ -533,8 +544,8 @@
     node.focus();
   }
   function goTo(i) {
-    let place = shown().indexOf(i);
-    if (place < 0) { resetFilters(); place = shown().indexOf(i); }
+    if (!shown.includes(i)) resetFilters();
+    const place = shown.indexOf(i);
     filter.page = Math.floor(place / PAGE);
     drawList();
     const node = [...$("list").children].find((one) => Number(one.dataset.place) === i);
@@ -556,7 +567,7 @@
       select.append(el("option", { value: label, dir: "auto", text: `${name.length > 60 ? name.slice(0, 59) + "…" : name} (${whole(n)})` }));
     }
   }
-  function applyFilters() { filter.page = 0; drawList(); drawMap(); saySelection(); }
+  function applyFilters() { filter.page = 0; find(); drawList(); drawMap(); saySelection(); }
   function setPair(given, suggested) {
     resetFilters();
     for (const [id, value] of [["f-given", given], ["f-suggested", suggested]]) {
@@ -590,7 +601,7 @@
     });
     let sure = false;
     $("clear").addEventListener("click", () => {
-      if (sure) { marks.clear(); keepMarks(); drawList(); sayMarks(); $("f-given").focus(); }
+      if (sure) { marks.clear(); keepMarks(); find(); drawList(); sayMarks(); $("f-given").focus(); }
       sure = !sure;
       $("clear").textContent = sure ? "Really clear all marks?" : "Clear marks";
     });
@@ -599,11 +610,12 @@
       if (event.ctrlKey || event.altKey || event.metaKey) return;
       const node = event.target.closest(".suspect");
       if (!node) return;
-      const i = Number(node.dataset.place), mark = { w: "wrong", r: "right", u: "unsure" }[event.key.toLowerCase()];
+      const i = Number(node.dataset.place), key = event.key.length === 1 ? event.key.toLowerCase() : event.key, mark = { w: "wrong", r: "right", u: "unsure" }[key];
       if (mark) { setMark(i, mark, node); step(node, 1); }
-      else if (event.key === "x" || event.key === "Backspace") setMark(i, null, node);
-      else if (event.key === "j" || event.key === "ArrowDown") step(node, 1);
-      else if (event.key === "k" || event.key === "ArrowUp") step(node, -1);
+      else if (key === "x" || key === "Backspace") setMark(i, null, node);
+      else if (key === "j" || key === "ArrowDown") step(node, 1);
+      else if (key === "z") { const picture = node.querySelector(".pic"); if (picture) enlarge(picture); }
+      else if (key === "k" || key === "ArrowUp") step(node, -1);
       else return;
       event.preventDefault();
     });
@@ -628,7 +640,7 @@
   function drawMatrix() {
     const { labels, counts, of } = data.matrix;
     $("matrix-said").textContent = labels.length
-      ? "How many labels that look wrong were given as the row and would be the column. Press a number to see them." + (of > labels.length ? ` The ${labels.length} of ${whole(of)} classes with the most are shown.` : "")
+      ? "How many labels that look wrong were given as the row and would be the column. Press a number to see them." + (of > labels.length ? ` The ${labels.length} of ${whole(of)} classes with the most are shown, and ${whole(counts.flat().reduce((a, b) => a + b, 0))} of ${whole(data.matrix.total)} labels.` : "")
       : "No label looks wrong.";
     if (!labels.length) return;
     const most = Math.max(1, ...counts.flat());
@@ -684,5 +696,5 @@
     $("methods").append(el("table", { class: "agree" }, el("thead", {}, el("tr", {}, el("td"), ...m.names.map((name) => el("th", { scope: "col", text: name })), el("th", { scope: "col", text: "in its head" }))), body));
   }
 
-  readMarks(); drawSummary(); drawCurves(); wireMap(); wireList(); drawList(); sayMarks(); drawMatrix(); drawClasses(); drawPairs(); drawMethods(); drawMap();
+  readMarks(); drawSummary(); drawCurves(); wireMap(); wireList(); find(); drawList(); sayMarks(); drawMatrix(); drawClasses(); drawPairs(); drawMethods(); drawMap();
 })();
