@@ -17,7 +17,7 @@ from paddle_td_callback import StoreError, TrainingDynamicsStore, find_label_iss
 from paddle_td_callback.export import report_data
 from paddle_td_callback.export.report import write_report
 from paddle_td_callback.export.text import embedded_json
-from paddle_td_callback.export.thumbnails import describe, png
+from paddle_td_callback.export.thumbnails import SIDE, describe, png
 
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",
@@ -336,7 +336,7 @@ def test_a_picture_of_pillow_is_shown_small():
         content = describe((image.new(mode, (400, 200)), 3))["image"]
         assert content.startswith(f"data:image/{kind};base64,")
         with image.open(io.BytesIO(base64.b64decode(content.partition(",")[2]))) as shown:
-            assert shown.size == (96, 48)
+            assert shown.size == (SIDE, SIDE // 2)
 
 
 def shades(item):
