@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from paddle_td_callback import scores
@@ -197,6 +197,9 @@ def recordings(draw):
     }
 
 
+@settings(
+    suppress_health_check=[HealthCheck.too_slow]
+)  # Hypothesis itself, the first time, on a busy machine
 @given(recordings())
 def test_scores_agree_with_naive_loops(recording):
     given, margins = recording["given_probabilities"], recording["margins"]
