@@ -209,6 +209,15 @@ def test_an_estimate_without_an_interval_is_said_to_have_none(path, tmp_path):
     assert "This detector was not measured on data it had not seen, so no interval is known." in cautions
 
 
+def test_an_estimate_after_all_was_memorised_is_said_to_be_low(path, tmp_path):
+    record(path, noise=0, n_epochs=30)
+    write_report(replace(issues_of(path), noise_rate=0.2, n_epochs_read=30), path, tmp_path / "r.html")
+    cautions = data_of(tmp_path / "r.html")[0]["summary"]["trust"]["cautions"]
+    assert (
+        "wrong ones included. After that much was memorised, the estimate tends to be too low." in cautions[0]
+    )
+
+
 def test_long_ids_are_cut_where_all_would_not_fit(monkeypatch):
     assert report_data._fitted(["a" * 10, "b"], 100) == ["a" * 10, "b"]
     assert len(embedded_json(report_data._fitted(["\U0001f431" * 900, "<" * 900], 1000))) < 1000

@@ -930,6 +930,7 @@ FLOATS = b"cnumpy\ndtype\n\x8c\x02f4\x85R"
     ("content", "message"),
     [
         (b"NNt.", "an operation lacks its mark"),
+        (b"NNb.", "a state for something that has none"),
         (b"cnumpy\nndarray\n)R.", "it calls numpy.ndarray, which weights do not need; refused"),
         (FLOATS + b"(K\x03\x8c\x01xtb.", "byte order 'x' is refused"),
         (ARRAY + b"(K\x01K\x01\x85" + FLOATS + b"\x89Ntb.", "an array without its bytes"),
