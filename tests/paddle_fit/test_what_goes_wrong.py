@@ -971,7 +971,7 @@ def test_only_the_last_rows_of_the_first_epoch_are_judged(monkeypatch: pytest.Mo
     monkeypatch.setattr("paddle_td_callback.paddle_fit.plausibility._N_ROWS", 200)
     labels = np.arange(100) % 4
     for n_right, is_odd in ((0, True), (2, False)):
-        plausibility = Plausibility("auto")
+        plausibility = Plausibility("logits")
         for number in range(10):
             predicted = labels if number >= 10 - n_right else (labels + 1) % 4
             plausibility.check_batch(batch_of(predicted, labels, 4))
