@@ -41,7 +41,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.forging import forge, frame_of, newest, put_block, put_roots
-from support.recordings import make_epoch, make_labels
+from support.recordings import make_epoch, make_labels, unseen_epoch
 
 from paddle_td_callback import StoreError, TrainingDynamicsError, TrainingDynamicsStore, find_label_issues
 from paddle_td_callback.cli import main as command
@@ -516,7 +516,7 @@ def resumed(path: str) -> dict[str, Any]:
     try:
         found = {"layout": writer.layout, "n_epochs": writer.n_epochs, "labels": writer.labels.copy()}
         if writer.layout.epoch_bytes < ANSWER_BYTES and writer.n_epochs:
-            writer.commit_epoch(writer.n_epochs, writer.layout.unseen_epoch(), writer.labels)
+            writer.commit_epoch(writer.n_epochs, unseen_epoch(writer.layout), writer.labels)
     finally:
         writer.close()
     with TrainingDynamicsStore(path) as store:

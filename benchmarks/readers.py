@@ -26,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support import live
-from support.recordings import make_epoch, make_labels
+from support.recordings import make_epoch, make_labels, unseen_epoch
 
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.schema import Layout
@@ -89,7 +89,7 @@ def record(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
     writer = StoreWriter.create(path, layout, class_names=class_names, sample_ids=sample_ids, durable=False)
     sums = {field.name: 0 for field in layout.fields}
     for index in range(n_epochs):
-        epoch = layout.unseen_epoch() if index in dropped else make_epoch(layout, labels, index)
+        epoch = unseen_epoch(layout) if index in dropped else make_epoch(layout, labels, index)
         for field in layout.fields:
             sums[field.name] = zlib.crc32(epoch[field.name].tobytes(), sums[field.name])
         if index not in dropped:

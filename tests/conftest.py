@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums in one order, and the machine left to the other tests
+os.environ.pop("PYTHONUNBUFFERED", None)  # processes that tests start write as those of users do
 
 import numpy as np
 import pytest

@@ -1,6 +1,8 @@
 """The command: what it prints, what it writes, how it refuses."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -49,6 +51,22 @@ def test_info_speaks_json(recording, capsys):
     assert facts["samples"] == 6
     assert facts["committed_epochs"] == 4
     assert facts["class_names"] == ["ant", "bee", "cow"]
+
+
+def test_info_says_that_a_class_has_no_sample(tmp_path, capsys):
+    with TrainingDynamicsRecorder(tmp_path / "run.h5", n_samples=3, n_classes=4) as recorder:
+        recorder.update([0, 1, 2], np.zeros((3, 4), np.float32), [0, 0, 3])
+        recorder.end_epoch()
+    assert main(["info", "--json", str(tmp_path / "run.h5")]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["smallest_class"] == {"label": 1, "samples": 0}
+    assert facts["largest_class"] == {"label": 0, "samples": 2}
+
+
+def test_info_in_a_notebook_whose_output_is_no_file(recording):
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert main(["info", str(recording)]) == 0
+    assert "committed epochs" in out.getvalue()
 
 
 def test_detect_ranks_and_writes_csv(recording, tmp_path, capsys):
@@ -126,6 +144,12 @@ def test_verify_says_what_is_good_and_salvages(recording, tmp_path, capsys):
     assert main(["verify", str(recording), "--salvage", str(tmp_path / "good.h5")]) == 0
     assert "good.h5" in capsys.readouterr().out
     assert main(["verify", str(tmp_path / "good.h5")]) == 0
+    capsys.readouterr()
+    assert main(["verify", str(recording), "--salvage", str(tmp_path / "again.h5"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["ok"], facts["good_epochs"]) == (False, [0, 1, 2])
+    with TrainingDynamicsStore(tmp_path / "again.h5") as store:
+        assert store.n_epochs == 3
     assert main(["verify", str(recording), "--salvage", str(tmp_path / "good.h5")]) == 1
     assert "exists already" in capsys.readouterr().err
 
@@ -322,6 +346,46 @@ def test_a_full_stdout_is_said_and_no_traceback(recording):
         assert done.returncode == 1
         assert done.stderr.startswith("paddle-td: standard output cannot be written")
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_demo_speaks_json_and_nothing_else(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("paddle")
+
+    def run(folder, *, overwrite, quiet):
+        print("training a small network")
+        return {"lstm": {"roc_auc": 0.5}}
+
+    monkeypatch.setattr("paddle_td_callback.demo.run", run)
+    assert main(["demo", "--dir", str(tmp_path), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == {"lstm": {"roc_auc": 0.5}}
+    assert captured.err == "training a small network\n"
+
+
+def test_a_command_that_needs_paddle_says_so(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "paddle", None)  # as if it were not installed
+    assert main(["demo"]) == 1
+    said = capsys.readouterr().err
+    assert "PaddlePaddle is not installed, and the demo trains a network: pip install paddlepaddle" in said
+
+
+def test_a_paddle_that_lacks_something_says_what(recording, tmp_path):
+    (tmp_path / "paddle.py").write_text("import no_such_part\n")  # as Paddle 2.6 does without setuptools
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    for arguments in (
+        ["-m", "paddle_td_callback", "demo"],
+        ["-c", "from paddle_td_callback import NoiseDetector"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "No module named 'no_such_part'" in done.stderr
+        assert "pip install paddlepaddle" not in done.stderr
 
 
 def test_keep_drops_the_last_epochs(recording, capsys):

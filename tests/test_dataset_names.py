@@ -153,3 +153,9 @@ def test_no_item_is_read():
             pytest.fail("an item was read")
 
     assert names_of(Dataset()).class_names == ["a", "b"]
+
+
+def test_a_data_set_within_itself_ends():
+    dataset = SimpleNamespace(indices=[0, 1], classes=["a", "b"])
+    dataset.dataset = dataset
+    assert names_of(dataset) == DatasetNames(None, ["a", "b"])

@@ -50,6 +50,28 @@ def test_the_demo_overwrites_only_when_told(tmp_path, capsys):
     assert (tmp_path / "run-1.h5").read_text() == "precious"
 
 
+def test_the_demo_raises_what_kept_its_label_issues_from_being_found(tmp_path, monkeypatch, capsys):
+    def find(*_arguments, **_options):
+        raise MemoryError("too little memory for label issues")
+
+    for module in ("paddle_td_callback.demo", "paddle_td_callback.paddle_fit.issues_callback"):
+        monkeypatch.setattr(f"{module}.find_label_issues", find)
+    monkeypatch.setattr("paddle_td_callback.demo.N_EPOCHS", 1)
+    with (
+        pytest.warns(RuntimeWarning, match="too little memory"),
+        pytest.raises(MemoryError, match="too little memory"),
+    ):
+        run(tmp_path, quiet=True)
+
+
+def test_a_demo_that_is_not_quiet_prints_the_ranking_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("paddle_td_callback.demo.N_EPOCHS", 2)
+    run(tmp_path)
+    out = capsys.readouterr().out
+    assert out.count("labels look wrong") == 1
+    assert "epoch 2/2" in out.lower()
+
+
 @pytest.mark.parametrize(
     ("scores", "auc", "ap", "precision"),
     [

@@ -5,10 +5,13 @@ Each order needs an interpreter of its own; a broken zlib can end it with a segm
 
 import subprocess
 import sys
+import types
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+
+from paddle_td_callback import _zlib_guard
 
 try:
     PADDLE = version("paddlepaddle")
@@ -83,3 +86,70 @@ import paddle_td_callback
     if child.returncode == 0:
         pytest.skip("this python loads libz.so.1 itself, before Paddle can")
     assert "import h5py (or paddle_td_callback) before paddle, or upgrade to Paddle 3" in child.stderr
+
+
+# A process in which zlib is as well as ever, and `heal` is told that it is broken: what it does then must hurt nobody.
+AS_IF_BROKEN = """
+import sys, types, zlib
+import paddle_td_callback._zlib_guard as guard
+{before}
+sys.modules["paddle"] = types.ModuleType("paddle")
+answers = [False, True]
+guard._is_sound = lambda libz: answers.pop(0)
+old = zlib.compress
+guard.heal()
+"""
+
+
+def test_a_repaired_zlib_is_another_one_and_works(tmp_path: Path) -> None:
+    code = AS_IF_BROKEN.format(before="") + "\nassert not answers and zlib.compress is not old" + ROUND_TRIPS
+    child = run(code, tmp_path)
+    if "StopIteration" in child.stderr:
+        pytest.skip("this python has zlib within itself")
+    assert (child.returncode, child.stdout) == (0, "well\n"), child.stderr
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        ("import h5py", "HDF5 is bound to it already"),
+        ("guard.Path.read_text = lambda path: ''", "StopIteration"),
+    ],
+)
+def test_what_cannot_be_repaired_is_refused(before: str, why: str, tmp_path: Path) -> None:
+    child = run(AS_IF_BROKEN.format(before=before), tmp_path)
+    assert child.returncode == 1
+    assert "ImportError: Paddle has broken zlib in this process" in child.stderr
+    assert why in child.stderr
+
+
+def test_a_copy_that_is_broken_too_is_refused(tmp_path: Path) -> None:
+    child = run(AS_IF_BROKEN.format(before="").replace("[False, True]", "[False, False]"), tmp_path)
+    assert child.returncode == 1
+    assert "a second copy of it is broken too" in child.stderr or "StopIteration" in child.stderr
+
+
+def test_a_zlib_within_python_is_left_alone(tmp_path: Path) -> None:
+    code = AS_IF_BROKEN.format(before="del zlib.__file__") + "\nassert not answers and zlib.compress is old"
+    child = run(code + ROUND_TRIPS, tmp_path)
+    assert (child.returncode, child.stdout) == (0, "well\n"), child.stderr
+
+
+def test_nothing_is_done_where_paddle_breaks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_name: object) -> None:
+        raise OSError("no such library")
+
+    def fail(_libz: object) -> bool:
+        pytest.fail("zlib was looked at")
+
+    monkeypatch.setattr(_zlib_guard.ctypes, "CDLL", refuse)
+    monkeypatch.setattr(_zlib_guard, "_is_sound", fail)
+    monkeypatch.setitem(sys.modules, "paddle", types.ModuleType("paddle"))
+    _zlib_guard.heal()  # there is no libz.so.1
+    monkeypatch.setattr(_zlib_guard.ctypes, "CDLL", fail)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    _zlib_guard.heal()
+
+
+def test_another_zlib_than_version_1_is_none_of_paddles() -> None:
+    assert _zlib_guard._is_sound(types.SimpleNamespace(inflateInit_=lambda *_: -6))  # Z_VERSION_ERROR

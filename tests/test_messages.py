@@ -12,7 +12,7 @@ import pytest
 from tqdm import tqdm
 
 from paddle_td_callback import messages
-from paddle_td_callback.messages import Forgiving, escape, show, warn
+from paddle_td_callback.messages import Forgiving, escape, show, standard_output, warn
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,12 @@ def test_a_stream_that_takes_nothing_is_no_error(stream: Any) -> None:
 def test_no_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert not show("text")
+
+
+def test_a_result_without_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with standard_output() as out:
+        assert out.write("text") == 4
 
 
 def test_show_prints(capsys: pytest.CaptureFixture[str]) -> None:

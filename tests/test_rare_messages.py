@@ -172,16 +172,6 @@ def test_runs_that_differ(run: Path) -> None:
     )
 
 
-def test_plot_of_another_recording(run: Path) -> None:
-    pytest.importorskip("matplotlib")
-    other = run.with_name("other.h5")
-    with TrainingDynamicsRecorder(other, n_samples=4, n_classes=2) as recorder:
-        recorder.update([0, 1, 2, 3], np.zeros((4, 2), np.float32), [0, 1, 0, 1])
-        recorder.end_epoch()
-    issues = find_label_issues(run, method="aum", progress=False)
-    says(ValueError, ["other.h5", "4 samples", "300", "pass their recording"], lambda: issues.plot(other))
-
-
 @pytest.mark.parametrize(
     ("second", "parts"),
     [

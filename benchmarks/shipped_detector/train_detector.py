@@ -15,6 +15,7 @@ the second is trained; together they are the first stage of the finished detecto
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -34,7 +35,6 @@ from benchmarks.shipped_detector.recordings import reading, reliability, trainin
 from benchmarks.shipped_detector.recordings.record import cache_folder
 from paddle_td_callback.detection.lstm.calibration import uncertainty
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
-from paddle_td_callback.detection.lstm.detector_stages import average_members
 
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
 SHIPPED = "shipped"
@@ -51,6 +51,15 @@ def first_for(detector: str, fold: int) -> str:
         return f"first-{SHIPPED}-{fold}"
     a, b = sorted((int(detector.removeprefix("fold-")), fold))
     return f"first-{a}{b}"
+
+
+def average_members(detectors: list[NoiseDetector]) -> NoiseDetector:
+    """One detector whose members are those of several with the same inputs and sizes, uncalibrated."""
+    members = [weights for detector in detectors for weights in detector.members]
+    made = NoiseDetector.of_config(dataclasses.replace(detectors[0].config, n_members=len(members)))
+    made.members = members
+    made.provenance = {"averaged": [detector.provenance for detector in detectors]}
+    return made
 
 
 class Work:

@@ -74,15 +74,8 @@ class FeatureCollector:
             margins: `[sample, epoch]`, logit of the given label minus the largest other one; 0 = they tie.
             predictions: integers `[sample, epoch]`, -1 = unseen. Any of the tied classes where there is a tie.
             labels: integers `[sample]`, the given labels; -1 = never seen.
-
-        Raises:
-            ValueError: `predictions` has not two axes, or no epoch.
         """
         predicted, label = np.asarray(predictions), np.asarray(labels, np.int64)
-        if predicted.ndim != 2 or not predicted.shape[1]:
-            raise ValueError(
-                f"predictions must be [sample, epoch] with at least one epoch, got shape {predicted.shape}"
-            )
         given, margin = np.asarray(given_probabilities, np.float32), np.asarray(margins, np.float32)
         step = max(1, AT_ONCE // predicted.shape[1])
         # At least once, so that a recording without samples has features too.

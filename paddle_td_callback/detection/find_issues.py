@@ -135,7 +135,11 @@ def detector_input(store: RecordingReader, samples: Any = None) -> npt.NDArray[n
     Returns:
         `[sample, epoch, 3]` float32, NaN = unseen: the given label's probability, the largest other one, and
         whether the prediction was right (1 or 0; 1/2 = the given label tied with another class).
+
+    Raises:
+        StoreError: no epoch is committed yet.
     """
+    _need_epoch(store)
     return _trajectories(store, samples, LearningClock.of(store).epochs_to_read)
 
 
@@ -150,7 +154,11 @@ def detector_features(store: RecordingReader) -> FeatureTable:
 
     Args:
         store: a recording; it is read tile by tile.
+
+    Raises:
+        StoreError: no epoch is committed yet.
     """
+    _need_epoch(store)
     collector, n_epochs = FeatureCollector(store.n_classes), LearningClock.of(store).epochs_to_read
     for samples in store.tiles():
         _add_features(collector, TileReader(store, samples), n_epochs)
@@ -317,12 +325,16 @@ def _names(
     return recorded if given is None else given
 
 
-def _check_detectable(store: TrainingDynamicsStore) -> None:
-    name = f"'{escape(store.path)}'"
+def _need_epoch(store: RecordingReader) -> None:
     if store.n_epochs == 0:
         raise StoreError(
-            f"{name} holds no committed epoch yet; an epoch counts once it has ended, so try again then"
+            f"'{escape(store.path)}' holds no committed epoch yet; an epoch counts once it has ended, so try again then"
         )
+
+
+def _check_detectable(store: TrainingDynamicsStore) -> None:
+    _need_epoch(store)
+    name = f"'{escape(store.path)}'"
     seen = store.labels[store.labels >= 0]
     if seen.size == 0:
         raise StoreError(

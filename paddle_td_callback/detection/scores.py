@@ -13,7 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -236,17 +236,13 @@ class NoiseScore:
         needs: the keyword arguments of `compute`, named as in the store: `given_probabilities`, `margins`,
             `predictions` `[sample, epoch]`, `probabilities` `[sample, epoch, class]`, `labels` `[sample]`.
         compute: from these arrays of a tile of samples to the noise score, float64 `[sample]`.
-        direction: which values of the published score are suspicious: "low", "high", or "both" ends.
         rule: when a label looks wrong (a noise score above 1/2), in terms of the published score; ends the sentence
             "a label looks wrong where ...".
-        why: one line: why this direction and this scale.
     """
 
     needs: tuple[str, ...]
     compute: Callable[..., FloatArray]
-    direction: Literal["low", "high", "both"]
     rule: str
-    why: str
 
 
 def _aum_noise(margins: ArrayLike) -> FloatArray:
@@ -290,69 +286,60 @@ def _margin_noise(given_probabilities: ArrayLike, margins: ArrayLike) -> FloatAr
 
 
 NOISE_SCORES: dict[str, NoiseScore] = {
+    # A network that learns the rule before the exceptions rates another class above a wrong label. 1/2 is a mean margin
+    # of 0, 3/4 of -1.
     "aum": NoiseScore(
         ("margins",),
         _aum_noise,
-        "low",
         "its mean margin is below 0: another class had the larger logit on average",
-        "a network that learns the rule before the exceptions rates another class above a wrong label; "
-        "1/2 is a mean margin of 0, 3/4 of -1",
     ),
+    # Wrong labels are hard to learn, so their probability stays low or rises late. 1 - mean probability.
     "confidence": NoiseScore(
         ("given_probabilities",),
         _confidence_noise,
-        "low",
         "the mean probability of the given label is below 1/2",
-        "wrong labels are hard to learn, so their probability stays or rises late; 1 - mean probability",
     ),
+    # Wrong labels vary little where they are never learned, much where they are memorised late. So samples go along the
+    # arch that Swayamdipta et al. draw, from easy (confidence at least 1/2, low variability) over ambiguous (high) to
+    # hard (below 1/2, low): the deviation on the easy side, 1 - deviation on the hard one. Prefer confidence.
     "variability": NoiseScore(
         ("given_probabilities",),
         _variability_noise,
-        "both",
         "the mean probability of the given label is below 1/2 and varies little",
-        "suspicious in either direction: wrong labels vary little where they are never learned, much where "
-        "they are memorised late; so samples go along the arch that Swayamdipta et al. draw, from easy "
-        "(confidence at least 1/2, low variability) over ambiguous (high) to hard (below 1/2, low): the "
-        "deviation on the easy side, 1 - deviation on the hard one; prefer confidence",
     ),
+    # The network keeps contradicting a wrong label. Fraction of seen epochs it was wrong, many ties.
     "correctness": NoiseScore(
         ("predictions", "labels"),
         _correctness_noise,
-        "low",
         "the given label was predicted in less than half of the epochs",
-        "the network keeps contradicting a wrong label; fraction of seen epochs it was wrong, many ties",
     ),
+    # Never learned fills [1/2, 1], then come those forgotten most often, below 1/2. Among equals the less confident is
+    # the more suspicious.
     "forgetting_events": NoiseScore(
         ("predictions", "labels", "given_probabilities"),
         _forgetting_noise,
-        "high",
         "the given label was never predicted",
-        "never learned fills [1/2, 1], then come those forgotten most often, below 1/2; among equals the "
-        "less confident is the more suspicious",
     ),
+    # Early in training the error of a wrong label is the largest. Over its maximum sqrt(2), which is all probability on
+    # one other class.
     "el2n": NoiseScore(
         ("probabilities", "labels"),
         _el2n_noise,
-        "high",
         f"its mean error norm in the first {EL2N_EPOCHS} epochs is above 0.71, half of the largest there is",
-        f"early in training (first {EL2N_EPOCHS} epochs) the error of a wrong label is the largest; over "
-        "its maximum sqrt(2), which is all probability on one other class",
     ),
+    # A wrong label is learned late and so costs most. loss / (log 2 + loss), 1/2 where the geometric mean of the given
+    # label's probability is 1/2.
     "mean_loss": NoiseScore(
         ("given_probabilities", "margins"),
         _mean_loss_noise,
-        "high",
         "its mean loss is above 0.69: the given label had a probability below 1/2, as a geometric mean",
-        "a wrong label is learned late and so costs most; loss / (log 2 + loss), 1/2 where the geometric "
-        "mean of the given label's probability is 1/2",
     ),
+    # The best single number on most recordings: unlike AUM it does not grow with the scale of the logits. 1/2 is a mean
+    # margin of 0, 1 that of -1.
     "margin": NoiseScore(
         ("given_probabilities", "margins"),
         _margin_noise,
-        "low",
         "another class had the larger probability on average",
-        "the best single number on most recordings: unlike AUM it does not grow with the scale of the logits; "
-        "1/2 is a mean margin of 0, 1 that of -1",
     ),
 }
 """Every score that can rank samples, by name. A new one is a function and an entry here; nothing else changes."""

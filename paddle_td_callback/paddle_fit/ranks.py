@@ -36,20 +36,17 @@ class RankGroup:
     def __init__(self) -> None:
         self.rank = int(dist.get_rank())
         self.size = int(dist.get_world_size())
-        store = connect()
-        self._monitor = (
-            None if store is None else RankMonitor(store, self.rank, self.size, _patience_seconds())
-        )
+        self._monitor = RankMonitor(connect(), self.rank, self.size, _patience_seconds())
         self._holds = self.session("hold")
         self._n_holds = 0
 
     def session(self, kind: str) -> Session:
         """The next one of its kind, which every rank opens in the same order."""
-        return Session(None, kind) if self._monitor is None else self._monitor.session(kind)
+        return self._monitor.session(kind)
 
     def hold(self) -> int:
-        """On rank 0, a number for the others to `wait_for`; 0 if they cannot."""
-        self._n_holds += self._monitor is not None
+        """On rank 0, a number for the others to `wait_for`."""
+        self._n_holds += 1
         return self._n_holds
 
     def release(self, number: int) -> None:
@@ -100,8 +97,7 @@ class RankGroup:
         try:
             yield
         except (RuntimeError, ValueError, OSError) as error:
-            known = "" if self._monitor is None else self._monitor.describe_lost()
-            cause = f"{first_line(error)}; {known}".removesuffix("; ")
+            cause = f"{first_line(error)}; {self._monitor.describe_lost()}".removesuffix("; ")
             raise RanksLostError(f"the ranks lost each other ({cause}); {_LOST}") from error
 
 

@@ -233,11 +233,11 @@ class Session:
     """Barriers and messages of all ranks in one fit, or of one recorder.
 
     Args:
-        monitor: knows which ranks are lost; None where Paddle has no store, so that ranks cannot wait.
+        monitor: knows which ranks are lost.
         name: the same on all ranks.
     """
 
-    def __init__(self, monitor: RankMonitor | None, name: str) -> None:
+    def __init__(self, monitor: RankMonitor, name: str) -> None:
         self.name = name
         self._monitor = monitor
         self._n_barriers = 0
@@ -245,12 +245,8 @@ class Session:
     def barrier(self, error: Exception | None = None, *, hint: str = "") -> None:
         """As `recording.gathering.Session.barrier`."""
         self._n_barriers += 1
-        monitor = self._monitor
-        if monitor is None:
-            if error is not None:
-                raise error
-            return
-        name, rank = f"{self.name}/barrier{self._n_barriers}", monitor.rank
+        monitor, rank = self._monitor, self._monitor.rank
+        name = f"{self.name}/barrier{self._n_barriers}"
         try:
             self._set(
                 f"{name}/error{rank}", b"" if error is None else str(error).encode(errors="backslashreplace")
@@ -275,20 +271,16 @@ class Session:
 
     def leave(self, reason: str) -> None:
         """Tell the others not to wait for this rank here. Returns at once, so a finalizer may call it."""
-        if self._monitor is not None:
-            self._monitor.leave(self.name, reason)
+        self._monitor.leave(self.name, reason)
 
     def arrive(self, name: str) -> None:
         """Count this rank as arrived at `name`."""
         monitor = self._monitor
-        if monitor is not None:
-            monitor.ask(lambda store: (store.add(f"{name}/{monitor.rank}", 1), store.add(name, 1)))
+        monitor.ask(lambda store: (store.add(f"{name}/{monitor.rank}", 1), store.add(name, 1)))
 
     def has_arrived(self, name: str, rank: int) -> bool:
         """Whether a rank has arrived at `name`; does not wait."""
-        return self._monitor is not None and bool(
-            self._monitor.ask(lambda store: store.add(f"{name}/{rank}", 0))
-        )
+        return bool(self._monitor.ask(lambda store: store.add(f"{name}/{rank}", 0)))
 
     def wait(self, name: str, ranks: Sequence[int], *, seconds: float = math.inf, hint: str = "") -> None:
         """Wait until these ranks have arrived at `name`; do not wait for a lost rank.
@@ -303,7 +295,6 @@ class Session:
             CaptureError: one of them will not arrive.
         """
         monitor = self._monitor
-        assert monitor is not None
         begin = check_at = time.monotonic()
         has_warned, pause = not hint, 0.002
         while monitor.ask(lambda store: store.add(name, 0)) < len(ranks):
@@ -330,7 +321,6 @@ class Session:
 
     def _missing(self, store: Any, name: str, ranks: Sequence[int]) -> dict[int, bool]:
         """Ranks that have not arrived, and whether each has ever sent a heartbeat."""
-        assert self._monitor is not None
         missing = [rank for rank in ranks if not store.add(f"{name}/{rank}", 0)]
         self._monitor.read_notes(store)
         return {rank: self._monitor.has_sent_heartbeat(store, rank) for rank in missing}
@@ -349,11 +339,9 @@ class Session:
         return delete
 
     def _set(self, key: str, value: bytes) -> None:
-        assert self._monitor is not None
         self._monitor.ask(lambda store: store.set(key, value))
 
     def _get(self, key: str) -> bytes:
-        assert self._monitor is not None
         return self._monitor.ask(lambda store: bytes(store.get(key)))
 
     def get(self, name: str) -> bytes:
@@ -364,7 +352,7 @@ class Session:
     @property
     def ranks(self) -> tuple[int, int]:
         """This rank, and how many there are."""
-        return (0, 1) if self._monitor is None else (self._monitor.rank, self._monitor.size)
+        return self._monitor.rank, self._monitor.size
 
 
 class SharedResult:
@@ -428,13 +416,10 @@ class SharedResult:
 
 
 def connect() -> Any:
-    """A new client of the store through which Paddle's ranks found each other; None if there is no store.
+    """A new client of the store through which Paddle's ranks found each other.
 
-    Paddle's own client belongs to the thread that trains.
+    Paddle's own client belongs to the thread that trains; it is taken where the store cannot be reached anew.
     """
-    shared = getattr(collective, "_default_store", None)
-    if shared is None:
-        return None
     address, port = os.getenv("MASTER_ADDR"), os.getenv("MASTER_PORT")
     if not (address and port):
         endpoints = os.getenv("PADDLE_MASTER") or os.getenv("PADDLE_TRAINER_ENDPOINTS") or ""
@@ -443,4 +428,4 @@ def connect() -> Any:
         # No workers: the store does not wait for this client.
         return paddle.base.core.TCPStore(address, int(port), False, 0, int(_ANSWER_SECONDS))
     except (AttributeError, RuntimeError, TypeError, ValueError, OSError):
-        return shared
+        return collective._default_store

@@ -57,9 +57,6 @@ class RecordingReader(Protocol):
     def predictions(self, samples: Any = None) -> npt.NDArray[np.int32]:
         """`[sample, epoch]`, -1 = unseen."""
 
-    def n_presentations(self, samples: Any = None) -> npt.NDArray[np.uint8]:
-        """`[sample, epoch]`, 0 = unseen."""
-
     def probabilities(self, samples: Any = None) -> npt.NDArray[Any]:
         """`[sample, epoch, class]`, NaN = unseen."""
 

@@ -102,7 +102,7 @@ class EpochLog:
         Args:
             index: number of the epoch; a gap behind the last committed one stays unseen and is noted as
                 dropped, an epoch already committed is left alone.
-            epoch: arrays as `Layout.unseen_epoch` makes them; samples whose `n_presentations` is 0 are
+            epoch: one array for each field of the layout; samples whose `n_presentations` is 0 are
                 stored as unseen, whatever the other arrays hold for them.
             labels: `[sample]` int32, -1 = not seen so far.
 
@@ -259,5 +259,5 @@ def _close_in_child() -> None:
         log._file.close()
 
 
-if hasattr(os, "register_at_fork"):
+with contextlib.suppress(AttributeError):  # a system that cannot fork
     os.register_at_fork(after_in_child=_close_in_child)

@@ -13,9 +13,6 @@ from ..errors import StoreError, StoreNotFoundError
 from ..messages import warn
 from .paths import path_text
 
-if sys.platform != "win32":
-    import fcntl
-
 
 def _at(function: str, fd: int, data: Any, offset: int) -> Any:
     """`os.pread` or `os.pwrite`, also where the system has none."""
@@ -124,6 +121,8 @@ def lock(file: RawFile) -> None:
     """
     if sys.platform == "win32":
         return
+    import fcntl
+
     try:
         if sys.platform == "linux":
             # struct flock: type, whence, start, length, pid

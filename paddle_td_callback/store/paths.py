@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import itertools
 import os
 import secrets
 import shutil
@@ -97,14 +96,13 @@ def resolve_output(
         raise StoreNotFoundError(f"'{name}': there is no folder '{folder}'; create it first")
     if mode and not replace_existing:
         raise StoreExistsError(f"'{name}' exists already; give another path")
-    if in_place and mode:
-        if not os.access(real, os.W_OK):
-            raise StoreError(f"'{name}' may not be written; get write permission on it, or give another path")
-    elif mode and not in_place and _is_kept_by_folder(real, folder):
+    if mode and not os.access(real, os.W_OK):
+        raise StoreError(f"'{name}' may not be written; get write permission on it, or give another path")
+    if mode and not in_place and _is_kept_by_folder(real, folder):
         raise StoreError(
             f"'{name}' is another user's, and its folder lets nobody else replace it; give another path"
         )
-    elif not os.access(folder, os.W_OK | os.X_OK):
+    if not (in_place and mode) and not os.access(folder, os.W_OK | os.X_OK):
         raise StoreError(f"'{name}': the folder '{folder}' may not be written; give a path in another folder")
     return real
 
@@ -176,12 +174,13 @@ def set_aside(path: str | os.PathLike[str]) -> str | None:
     if not os.path.exists(real):
         return None
     stem, ending = os.path.splitext(real)
-    for number in itertools.count(1):
+    number = 0
+    while True:
+        number += 1
         with contextlib.suppress(FileExistsError):
             kept = f"{stem}-{number}{ending}"
             move_into_place(real, kept, overwrite=False)
             return kept
-    raise AssertionError
 
 
 def make_beside(real: str) -> str:

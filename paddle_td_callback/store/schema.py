@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 FORMAT = "paddle_td_callback training dynamics"
 
@@ -140,10 +139,6 @@ class Layout:
     def epoch_bytes(self) -> int:
         """Bytes of one epoch before compression, in memory and on disk."""
         return sum(map(self.field_bytes, self.fields))
-
-    def unseen_epoch(self) -> dict[str, npt.NDArray[Any]]:
-        """Arrays of one epoch in which nothing was seen yet."""
-        return {f.name: np.full(self.epoch_shape(f), f.unseen, f.dtype) for f in self.fields}
 
 
 def is_whole(value: Any) -> bool:

@@ -188,10 +188,7 @@ def _unlink(path: str) -> None:
 
 def lock_replaced(name: str, real: str) -> RawFile:
     """Hold the lock of a file that will be replaced, so that nobody records into it meanwhile."""
-    try:
-        file = disk.open_file(real, os.O_RDWR, name)
-    except PermissionError:
-        return disk.open_file(real, os.O_RDONLY)  # nobody of this user records into it
+    file = disk.open_file(real, os.O_RDWR, name)
     with contextlib.suppress(OSError):  # a file system without locks
         disk.lock(file)
     return file

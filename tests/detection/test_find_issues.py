@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.recordings import make_epoch, make_labels
 
 from paddle_td_callback import (
     StoreError,
@@ -22,7 +23,7 @@ from paddle_td_callback.detection.find_issues import METHODS
 from paddle_td_callback.detection.scores import NOISE_SCORES
 from paddle_td_callback.detection.suggestions import suggest_labels
 from paddle_td_callback.detection.tile_reader import TileReader
-from paddle_td_callback.store import schema
+from paddle_td_callback.store import StoreWriter, schema
 
 N_SAMPLES, N_CLASSES, N_EPOCHS = 57, 4, 5
 HAND_MADE = tuple(NOISE_SCORES)
@@ -279,6 +280,40 @@ def test_no_epoch(path: str) -> None:
         for method in METHODS:
             with pytest.raises(StoreError, match=r"run\.h5' holds no committed epoch yet; .*try again then"):
                 find(path, method=method)
+
+        with TrainingDynamicsStore(path) as store:
+            for of_detector in (detector_features, detector_input):
+                with pytest.raises(StoreError, match=r"run\.h5' holds no committed epoch yet"):
+                    of_detector(store)
+
+
+def test_values_that_no_training_makes_are_said_to_be_damage(path: str) -> None:
+    layout = schema.Layout(30, 3)
+    labels = make_labels(layout)
+    epoch = make_epoch(layout, labels, 0, missing=0)
+    epoch["given_probability"][7] = 1.5
+    writer = StoreWriter.create(path, layout)
+    for index in range(2):
+        writer.commit_epoch(index, epoch, labels)
+    writer.close()
+    with pytest.raises(
+        StoreError, match=r"run\.h5', samples from 0: .*got 1\.5 .*is damaged, see `paddle-td verify`"
+    ):
+        find(path, method="confidence")
+
+
+def test_two_stages_that_read_no_features_are_two_stages(detector: Any, trajectories: Any, path: str) -> None:
+    from paddle_td_callback import NoiseDetector
+
+    record(path, **trajectories)
+    two = NoiseDetector(n_steps=4, hidden_size=4, n_layers=1, first_stage=detector)
+    with TrainingDynamicsStore(path) as store:
+        raw = detector_input(store)
+    known = np.flatnonzero(~np.isnan(raw).all(axis=(1, 2)))
+    two.fit(raw[known], np.arange(len(known)) % 2 == 0, epochs=1, seed=0)
+    np.testing.assert_allclose(
+        find(path, detector=two, device="cpu").noise_score[known], two.predict_proba(raw[known]), atol=1e-6
+    )
 
 
 def test_epochs_in_which_nothing_was_seen(path: str) -> None:

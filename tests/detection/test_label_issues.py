@@ -1,12 +1,14 @@
 """LabelIssues: thresholds, what to train on again, several runs."""
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
 import stat
 import sys
-import threading
+import tempfile
 from dataclasses import replace
 
 import h5py
@@ -253,6 +255,54 @@ def test_json_types(issues):
     assert len(issues.to_json()["samples"]) == 4
 
 
+def test_tables_of_classes_that_have_no_names(issues):
+    pytest.importorskip("pandas")
+    by_class = issues.by_class()
+    assert list(by_class.columns) == ["label", "n_samples", "n_issues", "share", "mean_noise_score"]
+    assert by_class.label.tolist() == [0, 2, 1]
+    assert by_class.n_issues.tolist() == [1, 1, 0]
+    pairs = issues.pairs()
+    assert list(pairs.columns) == ["given_label", "suggested_label", "n_issues"]
+    assert pairs.to_numpy().tolist() == [[0, 1, 1], [2, 0, 1]]
+
+
+def test_a_csv_into_the_output_of_a_notebook(issues, tmp_path):
+    issues.to_csv(tmp_path / "i.csv")
+    with contextlib.redirect_stdout(io.StringIO(newline="")) as out:
+        issues.to_csv("-")
+    assert out.getvalue().encode() == (tmp_path / "i.csv").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root can become another user")
+def test_a_pipe_that_may_not_be_written_is_refused(issues, request):
+    folder = tempfile.mkdtemp()  # pytest's own may not be entered by others
+    request.addfinalizer(lambda: shutil.rmtree(folder))
+    os.chmod(folder, 0o755)
+    os.mkfifo(os.path.join(folder, "pipe"), mode=0o444)
+    os.setresuid(65534, 65534, 0)
+    try:
+        with pytest.raises(StoreError, match="pipe' cannot be written: Permission denied; give another path"):
+            issues.to_csv(os.path.join(folder, "pipe"))
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_a_figure_of_many_samples_shows_some_and_one_of_none_shows_none(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr("paddle_td_callback.detection.plots.MAX_POINTS", 10)
+    with TrainingDynamicsRecorder(tmp_path / "run.h5", n_samples=30, n_classes=3) as recorder:
+        for _ in range(2):
+            recorder.update(np.arange(30), np.zeros((30, 3), np.float32), np.arange(30) % 3)
+            recorder.end_epoch()
+    with TrainingDynamicsStore(tmp_path / "run.h5") as store:
+        issues = find_label_issues(store, method="confidence", progress=False)
+        figure = issues.plot(store, n_trajectories=4)
+        assert len(figure.axes[0].collections[0].get_offsets()) == 10
+        assert len(figure.axes[1].lines) == len(figure.axes[1].get_legend().get_texts()) == 4
+        empty = replace(issues, noise_score=np.full(30, np.nan)).plot(store)
+    assert empty.axes[1].get_legend() is None
+
+
 def test_a_figure_of_the_map_and_the_suspects(tmp_path):
     path = tmp_path / "run.h5"
     rng = np.random.default_rng(0)
@@ -306,18 +356,16 @@ def test_names_may_be_given_later(tmp_path, as_mapping):
 
 def test_csv_goes_into_pipes_and_through_links_and_never_over_a_recording(issues, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    got = []
-    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe").read_text()))
-    reader.start()
-    issues.to_csv(tmp_path / "pipe")
-    reader.join(10)
-    assert got[0].startswith("sample,rank")
+    with open(os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), newline="") as reader:
+        issues.to_csv(tmp_path / "pipe")
+        got = reader.read()
+    assert got.startswith("sample,rank")
     assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
     (tmp_path / "real.csv").write_text("old")
     os.symlink("real.csv", tmp_path / "link.csv")
     issues.to_csv(tmp_path / "link.csv")
     assert (tmp_path / "link.csv").is_symlink()
-    assert (tmp_path / "real.csv").read_text() == got[0]
+    assert (tmp_path / "real.csv").read_bytes() == got.encode()
     with h5py.File(tmp_path / "run.h5", "w"):
         pass
     with pytest.raises(StoreError, match="is an HDF5 file, perhaps a recording; give another path"):

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.recordings import unseen_epoch
 
 from paddle_td_callback import (
     TrainingDynamicsRecorder,
@@ -26,7 +27,7 @@ def record(path: Path, n_right: list[int], n_seen: list[int] | None = None) -> P
     layout = Layout(n_samples=N_SAMPLES, n_classes=N_CLASSES, keep="given")
     writer = StoreWriter.create(path, layout)
     for epoch, right in enumerate(n_right):
-        arrays = layout.unseen_epoch()
+        arrays = unseen_epoch(layout)
         seen = np.arange(N_SAMPLES) < (N_SAMPLES if n_seen is None else n_seen[epoch])
         is_right = (np.arange(N_SAMPLES) < right)[seen]
         arrays["given_probability"][seen] = np.where(is_right, 0.9, 0.1)

@@ -48,6 +48,11 @@ def test_few_planted_labels_make_a_wide_interval():
     assert widths[0] > widths[1] > widths[2]
 
 
+def test_where_no_sample_is_scored_no_rate_is_estimated():
+    nothing = issues([np.nan, np.nan])
+    assert with_noise_rate(nothing, {}, np.array([])) is nothing
+
+
 def test_a_shift_has_the_mean_wanted():
     scores = np.array([0.0, 0.2, np.nan, 1.0, 0.7])
     for mean in (0.3, 0.475, 0.9):

@@ -41,5 +41,10 @@ def test_short_work_pipes_and_missing_streams_show_nothing(monkeypatch: pytest.M
         monkeypatch.setattr(sys, "stderr", stream)
         run(wanted)
         assert stream.getvalue() == ""
-    monkeypatch.setattr(sys, "stderr", None)
-    run()
+    closed = Terminal()
+    closed.close()
+    closed_file = io.StringIO()
+    closed_file.close()
+    for missing in (None, closed, closed_file):
+        monkeypatch.setattr(sys, "stderr", missing)
+        run()

@@ -323,3 +323,38 @@ def test_wrong_usage_leaves_with_2(recording):
         with pytest.raises(SystemExit) as left:
             run(*arguments)
         assert left.value.code == 2
+
+
+def test_export_as_parquet(recording, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)  # newest ones need NumPy 2
+    assert run("export", recording, "-o", tmp_path / "x.parquet", "--method", "aum", "--quiet") == 0
+    assert pq.read_table(tmp_path / "x.parquet").num_rows == 300
+
+
+def test_export_for_label_studio_writes_the_interface_beside_a_file_and_nothing_else_into_a_pipe(
+    recording, tmp_path, capsys
+):
+    out, options = tmp_path / "tasks.json", ("--method", "aum")
+    assert run("export", recording, "--to", "label-studio", "-o", out, *options) == 0
+    assert f"labeling interface: {tmp_path / 'tasks.xml'}" in capsys.readouterr().out
+    (tmp_path / "tasks.xml").unlink()
+    assert run("export", recording, "--to", "label-studio", "-o", out, *options, "--quiet") == 0
+    assert (tmp_path / "tasks.xml").exists()
+    assert capsys.readouterr().out == ""
+    assert run("export", recording, "--to", "label-studio", "-o", "-", *options) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+
+
+def test_review_saves_the_detector_that_the_marks_made_better(recording, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("paddle")
+    from paddle_td_callback import NoiseDetector
+    from paddle_td_callback.export import marks
+
+    tuned = NoiseDetector.pretrained()
+    gain = marks.Gain(0.5, 0.6, (0.0, 0.2), True)
+    monkeypatch.setattr(marks, "_why_not", lambda *_: "")
+    monkeypatch.setattr(marks, "_fine_tuned", lambda *_: (gain, tuned))
+    (tmp_path / "m.csv").write_text("sample,mark\n5,wrong\n6,right\n")
+    assert run("review", tmp_path / "m.csv", recording, "--save-detector", tmp_path / "tuned.weights") == 0
+    assert f"detector: {tmp_path / 'tuned.weights'}" in capsys.readouterr().out
+    assert NoiseDetector.load(tmp_path / "tuned.weights").config == tuned.config

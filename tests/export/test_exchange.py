@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -133,6 +134,15 @@ def test_npz_that_is_not_as_wanted_is_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises((ValueError, TypeError), match=message):
         import_npz(tmp_path / "x.npz", tmp_path / "back.h5")
+
+
+def test_a_folder_or_a_pipe_is_no_npz(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for odd in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(
+            (ValueError, StoreError), match="is a folder, a device or a pipe; give an npz file"
+        ):
+            import_npz(odd, tmp_path / "run.h5")
 
 
 def test_npz_that_claims_more_than_it_holds_is_refused(tmp_path):
@@ -461,6 +471,15 @@ def test_parquet_reads_back(recording, tmp_path):
     assert set(table["given_name"]) == {"=cat", "dög", "<b>", "d\u202e", ""}
 
 
+def test_parquet_of_samples_without_ids_and_names(path, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet", exc_type=ImportError)
+    record(path)
+    write_parquet(find_label_issues(path, method="aum", progress=False), tmp_path / "x.parquet")
+    names = pq.read_table(tmp_path / "x.parquet").column_names
+    assert names[:3] == ["sample", "rank", "noise_score"]
+    assert not {"sample_id", "given_name", "suggested_name"} & set(names)
+
+
 @given(st.text() | st.text("'=+-@12.\t", max_size=6))
 @settings(deadline=None)
 def test_cells_read_back_and_are_no_formulas(text):
@@ -501,6 +520,17 @@ def test_label_studio_tasks(recording, tmp_path):
     write_label_studio(issues, tmp_path / "texts.json", texts=["<x>"] * 300, top=3)
     assert [task["data"]["text"] for task in json.loads((tmp_path / "texts.json").read_text())] == ["<x>"] * 3
     assert '<Choice value="&lt;b&gt;"/>' in labeling_config(issues)
+
+
+def test_a_task_without_a_suggestion_has_no_prediction(recording, tmp_path):
+    issues = aum(recording)
+    first = issues.ranking[0]
+    suggested = issues.suggested_label.copy()
+    suggested[first] = -1
+    write_label_studio(replace(issues, suggested_label=suggested), tmp_path / "tasks.json", top=2)
+    first, second = json.loads((tmp_path / "tasks.json").read_text())
+    assert "predictions" not in first
+    assert second["predictions"]
 
 
 def test_paths_are_needed(path, tmp_path):

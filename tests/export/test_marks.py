@@ -1,6 +1,7 @@
 """Marks come back: reading them, precision, corrected labels, and what fine-tuning gains."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,11 +11,13 @@ from support.noisy_recording import record
 
 from paddle_td_callback import TrainingDynamicsStore, detector_input, find_label_issues
 from paddle_td_callback.csv_cells import to_cell
+from paddle_td_callback.errors import DetectorError
 from paddle_td_callback.export.marks import (
     RIGHT,
     UNSURE,
     WRONG,
     Marks,
+    _difference,
     average_precision,
     read_marks,
     review_marks,
@@ -267,3 +270,40 @@ def test_fine_tuning_that_does_not_help_changes_nothing(path):
     assert review.detector is None
     unmarked = issues.ranking[200:]
     np.testing.assert_array_equal(review.issues.noise_score[unmarked], issues.noise_score[unmarked])
+
+
+def test_where_all_marks_are_unsure_no_precision_is_claimed(issues, path):
+    marks = Marks(issues.ranking[:2], np.full(2, UNSURE, np.int8), np.full(2, -1, np.int32))
+    review = review_marks(marks, issues, path)
+    assert review.precision is review.precision_interval is None
+    assert "marks: 0 wrong, 0 right, 2 unsure" in repr(review)
+    assert "of the judged labels" not in repr(review)
+
+
+def test_a_mark_of_a_sample_never_seen_is_not_trained_on(issues, path):
+    by_detector = replace(issues, method="lstm")
+    samples = np.r_[issues.ranking[:20], 299]
+    verdicts = np.array([WRONG] * 10 + [RIGHT] * 11, np.int8)
+    review = review_marks(Marks(samples, verdicts, np.full(21, -1, np.int32)), by_detector, path)
+    assert review.why_not == "a marked sample was never seen in the training"
+    assert review.gain is None
+
+
+@pytest.mark.skipif(paddle is None, reason="PaddlePaddle is not installed")
+def test_fine_tuning_that_explodes_gains_nothing(path, monkeypatch):
+    def explode(*_arguments, **_options):
+        raise DetectorError("the weights are not finite")
+
+    wrong = record(path, n_samples=100, never_seen=0)
+    issues = find_label_issues(path, progress=False)
+    monkeypatch.setattr(NoiseDetector, "fit", explode)
+    marks = Marks(np.arange(100), wrong.astype(np.int8), np.full(100, -1, np.int32))
+    review = review_marks(marks, issues, path)
+    assert (review.gain.kept, review.gain.after, review.detector) == (False, 0.0, None)
+    assert 0 < review.gain.before <= 1
+
+
+def test_a_gain_is_estimated_from_the_draws_that_hold_a_wrong_label():
+    scores = np.array([0.0, 1.0, 2.0])
+    low, high = _difference(scores, scores, np.array([True, False, False]))
+    assert (low, high) == (0.0, 0.0)  # and not NaN, as a draw without a wrong label would make it

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from paddle_td_callback import StoreError, TrainingDynamicsStore, find_label_iss
 from paddle_td_callback.export import report_data
 from paddle_td_callback.export.report import write_report
 from paddle_td_callback.export.text import embedded_json
-from paddle_td_callback.export.thumbnails import describe, png
+from paddle_td_callback.export.thumbnails import SIDE, describe, png
 
 HOSTILE = [
     "</script><script>window.hacked = 1</script>",
@@ -189,6 +190,34 @@ def test_long_trajectories_are_thinned(path, tmp_path, monkeypatch):
     assert data["points"] == {"n": 100, "of": 298, "named": False}
 
 
+def test_only_the_classes_that_occur_most_are_in_the_matrix(path, tmp_path, monkeypatch):
+    monkeypatch.setattr(report_data, "MAX_CLASSES", 2)
+    record(path)
+    issues = issues_of(path)
+    write_report(issues, path, tmp_path / "r.html")
+    matrix = data_of(tmp_path / "r.html")[0]["matrix"]
+    assert (len(matrix["labels"]), matrix["of"]) == (2, 4)
+    one, two = matrix["labels"]
+    is_pair = issues.is_label_issue & (issues.given_label == one) & (issues.suggested_label == two)
+    assert matrix["counts"][0][1] == is_pair.sum()
+
+
+def test_an_estimate_without_an_interval_is_said_to_have_none(path, tmp_path):
+    record(path)
+    write_report(replace(issues_of(path), noise_rate=0.2), path, tmp_path / "r.html")
+    cautions = data_of(tmp_path / "r.html")[0]["summary"]["trust"]["cautions"]
+    assert "This detector was not measured on data it had not seen, so no interval is known." in cautions
+
+
+def test_an_estimate_after_all_was_memorised_is_said_to_be_low(path, tmp_path):
+    record(path, noise=0, n_epochs=30)
+    write_report(replace(issues_of(path), noise_rate=0.2, n_epochs_read=30), path, tmp_path / "r.html")
+    cautions = data_of(tmp_path / "r.html")[0]["summary"]["trust"]["cautions"]
+    assert (
+        "wrong ones included. After that much was memorised, the estimate tends to be too low." in cautions[0]
+    )
+
+
 def test_long_ids_are_cut_where_all_would_not_fit(monkeypatch):
     assert report_data._fitted(["a" * 10, "b"], 100) == ["a" * 10, "b"]
     assert len(embedded_json(report_data._fitted(["\U0001f431" * 900, "<" * 900], 1000))) < 1000
@@ -292,6 +321,9 @@ def test_samples_that_cannot_be_shown_cost_no_page(path, tmp_path):
         ((np.random.default_rng(0).normal(size=(1, 28, 28)), 3), "image"),
         (np.zeros((2, 2), bool), "image"),
         (png(np.zeros((2, 2, 4), np.uint8)), "image"),
+        (b"GIF89a...", "image"),
+        ((np.array([], np.float32), np.array([object()]), "text"), "text"),
+        (np.array(["a", "b"]), None),
         (np.zeros((1, 3, 20, 20)), "image"),
         (np.zeros((5, 20, 20)), "image"),
         (np.zeros((20, 20, 2)), "image"),
@@ -305,6 +337,15 @@ def test_samples_that_cannot_be_shown_cost_no_page(path, tmp_path):
 def test_items_are_shown_as_what_they_are(item, kind):
     found = describe(item)
     assert found is None if kind is None else list(found) == [kind]
+
+
+def test_a_picture_of_pillow_is_shown_small():
+    image = pytest.importorskip("PIL.Image")
+    for mode, kind in (("RGB", "jpeg"), ("L", "png"), ("RGBA", "png")):
+        content = describe((image.new(mode, (400, 200)), 3))["image"]
+        assert content.startswith(f"data:image/{kind};base64,")
+        with image.open(io.BytesIO(base64.b64decode(content.partition(",")[2]))) as shown:
+            assert shown.size == (SIDE, SIDE // 2)
 
 
 def shades(item):
@@ -415,7 +456,6 @@ def test_the_size_of_pictures_can_be_chosen(path, tmp_path):
 
 def test_png_is_what_pillow_reads():
     image = pytest.importorskip("PIL.Image")
-
     rng = np.random.default_rng(0)
     for shape in ((5, 7), (5, 7, 3), (5, 7, 4)):
         pixels = rng.integers(0, 256, shape, np.uint8)

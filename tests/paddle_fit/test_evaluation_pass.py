@@ -405,3 +405,47 @@ def test_workers_of_a_pass_that_ctrl_c_ends_do_not_stay() -> None:
         EvaluationPass(model, loader, reader).run(interrupt)
     assert held.tb is not None
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_a_network_that_is_in_evaluation_mode_stays_in_it() -> None:
+    net = TwoMinds()
+    net.eval()
+    with undisturbed(net):
+        pass
+    assert net.swapped
+    assert not any(layer.training for layer in net.sublayers(include_self=True))
+
+
+def test_a_rank_without_a_sample_still_takes_part_in_every_step() -> None:
+    loader = paddle.io.DataLoader(Points(2), batch_size=8)
+    reader = OutputReader(logits=0, label=0, outputs="auto", reads_labels=True)
+    model = paddle.Model(Witness(), [paddle.static.InputSpec([None, N_FEATURES + 1], name="x")])
+    model.prepare(loss=nn.CrossEntropyLoss())
+    answers: list[bool] = []
+    recorded: list[Any] = []
+    for rank in range(3):
+        EvaluationPass(model, loader, reader, rank=rank, n_ranks=3).run(
+            recorded.append, agree=lambda well: answers.append(well) or True
+        )
+    assert answers == [True] * 3
+    assert [batch.indices.tolist() for batch in recorded] == [[0], [1]]
+
+
+class Complaining(Witness):
+    def forward(self, x: Any) -> Any:
+        if not self.training:
+            warnings.warn("this network is slow in evaluation mode", stacklevel=1)
+        return super().forward(x)
+
+
+@pytest.mark.expects_unraised
+def test_a_warning_of_the_network_that_a_filter_makes_an_error_is_printed(
+    path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorder = TrainingDynamicsCallback(path, mode="eval")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "To copy construct from a tensor")  # of Paddle's own `train_batch`
+        model_of(Complaining()).fit(Points(), batch_size=8, epochs=2, verbose=0, callbacks=[recorder])
+    assert capsys.readouterr().err.count("this network is slow in evaluation mode") == 2
+    assert recorder.n_recorded == 0

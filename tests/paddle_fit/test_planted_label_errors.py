@@ -150,3 +150,9 @@ def test_shifts_of_a_loop_of_ones_own_are_checked(tmp_path):
     for shifts in (np.zeros(3, int), np.full(N, CLASSES), np.full(N, -1)):
         with pytest.raises(ValueError, match="label_shifts must be"):
             TrainingDynamicsRecorder(tmp_path / "a.h5", n_samples=N, n_classes=CLASSES, label_shifts=shifts)
+
+
+def test_a_data_set_within_itself_has_no_shifts():
+    dataset = Items()
+    dataset.dataset, dataset.indices = dataset, range(N)
+    assert label_shifts_of(dataset, N, CLASSES, has_labels=False) is None

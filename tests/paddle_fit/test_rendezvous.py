@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paddle_td_callback import CaptureError
-from paddle_td_callback.paddle_fit import rendezvous
+from paddle_td_callback.paddle_fit import ranks, rendezvous
 from paddle_td_callback.paddle_fit.rendezvous import RankMonitor, Session, SharedResult
+from paddle_td_callback.recording.gathering import RanksLostError
 
 SIZE = 3
 
@@ -227,6 +230,98 @@ def test_no_reader_waits_for_a_finder_that_is_gone(monitors: list[RankMonitor]) 
     first.leave("its fit ended by MemoryError")
     for outcome in together(reader.fetch, other.fetch):
         assert str(outcome) == "rank 0 of 3 did not arrive: its fit ended by MemoryError"
+
+
+def test_an_error_of_ones_own_is_raised_although_another_is_gone(monitors: list[RankMonitor]) -> None:
+    first, _, third = sessions(monitors)
+    third.leave("its fit ended by KeyError")
+    cause = ValueError("path exists")
+    with pytest.raises(ValueError, match="path exists") as raised:
+        first.barrier(cause)
+    assert raised.value is cause
+
+
+def test_a_rank_whose_rank_0_has_no_finder_meets_nobody(monitors: list[RankMonitor]) -> None:
+    first, second, _ = sessions(monitors)
+    reader = SharedResult(second, "0")
+    reader.meet()
+    with pytest.raises(CaptureError, match="rank 0 has no LabelIssuesCallback"):
+        reader.fetch()
+    SharedResult(first, "0").meet()
+
+
+def test_a_forked_process_that_exits_says_nothing(
+    monitors: list[RankMonitor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous.os, "getpid", lambda: -1)
+    monitors[2]._end()
+    monkeypatch.undo()
+    monitors[2].ask(lambda store: None)  # its thread serves on
+    assert monitors[0].describe_lost() == ""
+
+
+@pytest.fixture
+def group(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[ranks.RankGroup]:
+    """Rank 1 of 2, whose collectives fail as gloo's do."""
+
+    def fail(*_arguments: Any, **_options: Any) -> None:
+        raise RuntimeError("(External) Connection closed by peer.\n  [Hint: a stack]")
+
+    monkeypatch.setattr(rendezvous.atexit, "register", lambda end: None)
+    monkeypatch.setattr(ranks, "connect", lambda: store)
+    monkeypatch.setattr(ranks.dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(ranks.dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(ranks.dist, "get_backend", lambda: "NCCL")
+    monkeypatch.setattr(ranks.dist, "all_gather", fail)
+    monkeypatch.setattr(ranks.dist, "gather", fail)
+    yield (made := ranks.RankGroup())
+    made._monitor._store.close()
+
+
+def test_collectives_that_fail_say_which_rank_is_lost_and_the_way_out(
+    group: ranks.RankGroup, store: Store
+) -> None:
+    lost = r"the ranks lost each other \(\(External\) Connection closed by peer\."
+    way = r"committed epochs stay; start again with resume=True"
+    with pytest.raises(RanksLostError, match=rf"{lost}\); {way}"):
+        group.all_gather([1, 2])
+    RankMonitor._write(SimpleNamespace(rank=0, _n_written=0), store, 0, None, "its process ended")  # type: ignore[arg-type]
+    with pytest.raises(RanksLostError, match=rf"{lost}; rank 0: its process ended\); {way}"):
+        group.gather(np.zeros(3, np.float32))
+    with pytest.raises(
+        RanksLostError, match=r"lost each other \(rank 0 of 2 did not arrive: its process ended\)"
+    ):
+        group.wait_for(1)
+
+
+def test_other_backends_than_gloo_wait_for_as_long_as_their_setting_says(
+    group: ranks.RankGroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert group._monitor.patience_seconds == 1800
+    monkeypatch.setenv("PADDLE_PG_TIMEOUT", "90000")
+    assert ranks._patience_seconds() == 90
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({"MASTER_ADDR": "host0", "MASTER_PORT": "70"}, ("host0", 70)),
+        ({"PADDLE_MASTER": "host0:70"}, ("host0", 70)),
+        ({"PADDLE_TRAINER_ENDPOINTS": "[::1]:70,host1:71"}, ("[::1]", 70)),
+        ({}, None),
+    ],
+)
+def test_the_store_is_where_the_environment_says_or_else_paddles_own_client_is_used(
+    environment: dict[str, str], wanted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT", "PADDLE_MASTER", "PADDLE_TRAINER_ENDPOINTS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(rendezvous.paddle.base.core, "TCPStore", lambda *arguments: arguments)
+    monkeypatch.setattr(rendezvous.collective, "_default_store", "shared")
+    found = rendezvous.connect()
+    assert found == "shared" if wanted is None else found[:2] == wanted
 
 
 def test_a_finder_does_not_wait_for_a_reader_that_is_gone(monitors: list[RankMonitor]) -> None:

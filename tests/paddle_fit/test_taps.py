@@ -27,6 +27,7 @@ from support.training import (
 )
 
 from paddle_td_callback import CaptureError, TrainingDynamicsCallback, TrainingDynamicsStore
+from paddle_td_callback.paddle_fit.internals import memory_of
 
 BATCH = 8  # does not divide the 50 samples: the last batch of an epoch is short
 
@@ -746,3 +747,9 @@ def test_a_model_that_never_calls_its_loss(path: str) -> None:
     model = model_of(Witness(), model_class=OwnLoss)
     with pytest.raises(CaptureError, match=r"the model's loss was not called; .*TrainingDynamicsRecorder"):
         model.fit(Points(), batch_size=BATCH, verbose=0, callbacks=[TrainingDynamicsCallback(path)])
+
+
+def test_memory_of_a_tensor_whose_rows_do_not_follow_each_other() -> None:
+    tensor = paddle.to_tensor(np.arange(12, dtype=np.float32).reshape(3, 4))
+    for view in (tensor.t(), tensor[:, 1:3], tensor):
+        np.testing.assert_array_equal(memory_of(view.detach()), view.numpy())

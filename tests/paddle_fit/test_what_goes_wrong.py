@@ -48,6 +48,7 @@ from paddle_td_callback import (
     train_several_runs,
 )
 from paddle_td_callback.paddle_fit.fit_session import FitSession
+from paddle_td_callback.paddle_fit.index_field import IndexField
 from paddle_td_callback.paddle_fit.internals import check_model
 from paddle_td_callback.paddle_fit.losses import ignored_labels, takes_probabilities
 from paddle_td_callback.paddle_fit.outputs import Batch
@@ -1095,6 +1096,17 @@ def test_logits_are_not_recorded_as_probabilities(path: str) -> None:
         assert store.probabilities().min() >= 0
 
 
+def test_only_the_last_rows_of_the_first_epoch_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("paddle_td_callback.paddle_fit.plausibility._N_ROWS", 200)
+    labels = np.arange(100) % 4
+    for n_right, is_odd in ((0, True), (2, False)):
+        plausibility = Plausibility("logits")
+        for number in range(10):
+            predicted = labels if number >= 10 - n_right else (labels + 1) % 4
+            plausibility.check_batch(batch_of(predicted, labels, 4))
+        assert bool(plausibility.check_epoch(labels.astype(np.int32), 4)) == is_odd
+
+
 # ---------------------------------------------------------------------------------------------------------------
 # F. Names have an order.
 
@@ -1295,6 +1307,11 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], Any]] = {
     "ragged": ("holds no indices.*index_field=", {"index_field": -1}, "ragged"),
     "fewer-labels": ("rows and .* labels; pass logits= and label=.*or labels=", {}, "fewer labels"),
     "no-field": ("index_field=", {"index_field": 7}, None),
+    "no-key": (
+        r"a batch of the data is a dictionary with keys \['a', 'b'\]; pass",
+        {"index_field": "c"},
+        "keys",
+    ),
     "unknown-id": ("sample_ids=", {"index_field": -1, "sample_ids": ["a", "b"]}, "strings"),
 }
 
@@ -1308,6 +1325,8 @@ class Odd(Points):
         if self.kind == "tuples":
             return super().__getitem__(i[1])
         features, label = super().__getitem__(i)
+        if self.kind == "keys":
+            return {"a": features, "b": label}
         if self.kind == "whole numbers":
             return features, np.int64([label - 2])
         if self.kind == "regression":
@@ -1352,6 +1371,13 @@ def test_refusals_name_the_argument_that_solves_them(name: str, path: str) -> No
     with pytest.raises((CaptureError, ValueError), match=match):
         fit(data, TrainingDynamicsCallback(path, **options), network=network, loss=loss)
     assert not os.path.exists(path)
+
+
+def test_a_batch_that_has_no_fields_is_named_by_its_type() -> None:
+    with pytest.raises(
+        CaptureError, match="index_field=-1, but a batch of the data is ndarray; pass index_field="
+    ):
+        IndexField(-1).without(np.zeros(3))
 
 
 # ---------------------------------------------------------------------------------------------------------------

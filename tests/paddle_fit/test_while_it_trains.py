@@ -6,6 +6,7 @@ import importlib.util
 import random
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from paddle_td_callback import (
     TrainingDynamicsStore,
     find_label_issues,
 )
+from paddle_td_callback.export.trackers import log_issues
+from paddle_td_callback.paddle_fit.issues_callback import _copy_of
 
 N = 30
 
@@ -233,6 +236,8 @@ def test_the_run_of_paddles_own_wandb_callback_is_written_to(
     assert len(suspects) == 8
     assert suspects[0][:2] == ("picture", 3)
     assert suspects[0][2].startswith("1: sample ")
+    log_issues(finder.issues, path, run)  # without a data set, and so without pictures
+    assert "label_issues/suspects" not in logged[-1]
 
 
 def test_what_fails_is_said_once_and_costs_nothing(path: str) -> None:
@@ -325,3 +330,91 @@ def test_a_finder_of_what_this_fit_does_not_record_says_so_before_training(
         fit(Points(), [other, finder, Watching()], epochs=2)
     assert steps[0] == 1
     assert (finder.issues is not None) == is_there
+
+
+def test_a_writer_gets_what_can_be_shown_without_matplotlib_and_pillow(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, writer = TrainingDynamicsCallback(path), Writer()
+    finder = LabelIssuesCallback(recorder, method="aum", every=4, log_writer=writer, progress=False)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # as if it were not installed
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    fit(Pictures(), [recorder, finder])
+    assert [tag for _, tag, _ in writer.said] == [
+        "label_issues/share_that_looks_wrong",
+        "label_issues/ranking",
+    ]
+
+
+def test_without_a_reader_nothing_is_found_while_it_trains(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[Any] = []
+    monkeypatch.setattr(
+        "paddle_td_callback.paddle_fit.issues_callback.find_label_issues",
+        lambda *arguments, **options: found.append(find_label_issues(*arguments, **options)) or found[-1],
+    )
+    recorder = TrainingDynamicsCallback(path)
+    finder = LabelIssuesCallback(recorder, method="aum", every=1, progress=False)
+    fit(Points(), [recorder, finder])
+    assert len(found) == 1  # at the end
+
+
+class Shelf(Pictures):
+    """A data set with what a copy should share, and what it should have by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = [f"{i}.png" for i in range(2000)]
+        self.nested: Any = []
+        for _ in range(9):
+            self.nested = [types.SimpleNamespace(inner=self.nested)]
+
+
+def test_the_copy_that_pictures_are_read_from_shares_what_is_large() -> None:
+    dataset = Shelf()
+    copy = _copy_of(dataset)
+    assert copy.pixels is dataset.pixels
+    assert copy.names is dataset.names
+    assert copy.n_read is not dataset.n_read
+    assert copy.rng is not dataset.rng
+    assert copy.nested[0] is not dataset.nested[0]
+
+
+def finder_of(path: str, **of_rank: Any) -> LabelIssuesCallback:
+    """As at the end of a fit of several ranks."""
+    finder = LabelIssuesCallback(path, method="aum", progress=False)
+    finder.set_params({})
+    finder.share(types.SimpleNamespace(**of_rank))
+    return finder
+
+
+def test_ranks_hear_that_rank_0_found_nothing(path: str) -> None:
+    sent: list[bytes] = []
+    finder_of(path, rank=0, publish=sent.append).on_train_end()
+    other = finder_of(path, rank=1, fetch=sent.pop)
+    with pytest.warns(RuntimeWarning, match="rank 0 could not find them; see its own log"):
+        other.on_train_end()
+    assert other.issues is None
+
+
+def test_what_rank_0_found_arrives_whole_or_is_said_not_to(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(Points(), [TrainingDynamicsCallback(path)])
+    found = replace(find_label_issues(path, method="aum"), n_epochs=np.int64(4))
+    module = "paddle_td_callback.paddle_fit.issues_callback"
+    monkeypatch.setattr(f"{module}.find_label_issues", lambda *_, **__: found)
+    sent: list[bytes] = []
+    finder_of(path, rank=0, publish=sent.append).on_train_end()
+    other = finder_of(path, rank=1, fetch=sent.pop)
+    other.on_train_end()
+    assert other.issues is not None
+    assert other.issues.n_epochs == 4
+    np.testing.assert_array_equal(other.issues.noise_score, found.noise_score)
+    monkeypatch.setattr(f"{module}.find_label_issues", lambda *_, **__: replace(found, notes=(object(),)))
+    with pytest.warns(
+        RuntimeWarning,
+        match="the other ranks did not get .*object cannot travel between ranks; call find_label",
+    ):
+        finder_of(path, rank=0, publish=sent.append).on_train_end()

@@ -1,5 +1,6 @@
 """Commits beside training: in order, in two buffers, within a memory limit, and never the training's death."""
 
+import mmap
 import os
 import resource
 import subprocess
@@ -11,7 +12,7 @@ import warnings
 
 import numpy as np
 import pytest
-from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs
+from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, unseen_epoch
 
 from paddle_td_callback import StoreError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.recording import committer as committer_module
@@ -131,7 +132,7 @@ def test_whatever_goes_wrong_in_a_commit_training_goes_on(path, error, monkeypat
     assert f"epoch 0 cannot be written ({error})" in messages[0]
     assert "epochs [1, 2] could not be written and are missing" in messages[1]
     found, _ = read_epochs(path)
-    unseen = LAYOUT.unseen_epoch()
+    unseen = unseen_epoch(LAYOUT)
     assert_same_epochs(found, [epochs[0], unseen, unseen, epochs[3]])
 
 
@@ -159,7 +160,10 @@ def test_where_the_buffers_go():
     assert spill_bytes(wide, 2 * wide.epoch_bytes - 1) >= 2 * 1000 * 1000 * 2
 
 
-def test_the_spill_file_has_no_name_and_goes_away(tmp_path):
+@pytest.mark.parametrize("lacking", ["nothing", "posix_fallocate", "MADV_DONTNEED"])
+def test_the_spill_file_has_no_name_and_goes_away(tmp_path, monkeypatch, lacking):
+    for module in (os, mmap):  # as on other systems
+        monkeypatch.delattr(module, lacking, raising=False)
     free_before = os.listdir(tmp_path)
     spill = Spill(str(tmp_path), 1 << 20)
     one, other = spill.empty((100, 7), "f2"), spill.empty((50,), "i4")

@@ -235,6 +235,16 @@ def test_ranks_with_other_sample_ids_or_another_order_are_refused(ranks: Callabl
         assert "ranks [1] have other sample_ids than rank 0" in str(error)
 
 
+def test_ranks_that_record_something_else_are_refused(ranks: Callable[..., Sinks]) -> None:
+    together = ranks(3)
+    group = together.sinks[2]._ranks
+    together.sinks[2].close()
+    together.sinks[2] = SendingSink(LAYOUT, group, every=2)
+    for error in together.end_epoch():
+        assert isinstance(error, gathering.RanksEndedError)
+        assert "ranks [2] record something else than rank 0" in str(error)
+
+
 def test_ranks_may_leave_sample_ids_to_rank_0(ranks: Callable[..., Sinks]) -> None:
     ids = [str(i) for i in range(N_SAMPLES)]
     together = ranks(3, sample_ids=(ids, None, list(ids)))
@@ -256,6 +266,29 @@ def test_a_disk_that_refuses_raises_on_all_ranks_where_it_is_to_raise(
         errors = together.end_epoch()
     assert isinstance(errors[0], OSError)
     assert isinstance(errors[1], CaptureError)
+
+
+def test_a_disk_that_refuses_while_the_others_wait_for_it_raises_on_all_ranks(
+    ranks: Callable[..., Sinks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = ranks(2, on_error="raise")
+
+    def refuse_slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        raise OSError("disk full")
+
+    together.put(0, [0], 1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreWriter, "commit_epoch", refuse_slowly)
+        assert together.end_epoch() == [None] * 2
+        together.put(1, [1], 2.0)
+        errors = together.end_epoch()
+    assert "disk full" in str(errors[0])
+    assert isinstance(errors[1], CaptureError)
+    together.put(1, [2], 3.0)
+    assert together.end_epoch() == [None] * 2
+    margins, _ = together.margins()
+    assert np.flatnonzero(~np.isnan(margins[:, -1])).tolist() == [2]  # nothing of the refused epoch
 
 
 def test_ranks_wait_outside_the_collectives_for_a_slow_disk(

@@ -6,6 +6,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from paddle_td_callback import (
     TrainingDynamicsRecorder,
     TrainingDynamicsStore,
 )
+from paddle_td_callback.recording import open_recorders
 
 
 def record(path: str, epochs: list[list[tuple[Any, ...]]], **options: Any) -> None:
@@ -594,3 +596,99 @@ def test_ctrl_c_while_a_commit_is_handed_over(path: str, monkeypatch: pytest.Mon
     with pytest.raises(KeyboardInterrupt):
         recorder.end_epoch()
     records_each_epoch_once(recorder, path, range(1, 3))
+
+
+def test_an_epoch_that_does_not_fit_in_memory_is_left_out_whole(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any) -> Any:
+        raise MemoryError("no room for a block")
+
+    with TrainingDynamicsRecorder(path, n_samples=5, n_classes=3) as recorder:
+        recorder.update([0], ROW, [1])
+        with monkeypatch.context() as patch:
+            patch.setattr("paddle_td_callback.recording.batches.stored_values", fail)
+            with pytest.raises(MemoryError, match="no room for a block"):
+                recorder.end_epoch()
+        recorder.update([2], ROW, [1])
+        recorder.end_epoch()
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 1
+        assert np.flatnonzero(store.predictions()[:, 0] >= 0).tolist() == [2]
+
+
+def test_a_recorder_that_cannot_be_made_leaves_the_path_free(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: Any, **_options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("paddle_td_callback.recording.recorder.Block", fail)
+        with pytest.raises(KeyboardInterrupt):
+            TrainingDynamicsRecorder(path, n_samples=5, n_classes=3)
+    record(path, [[([0], ROW, [1])]], n_samples=5, n_classes=3)
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 1
+
+
+class Meeting:
+    """As `Session`: notes what the other ranks hear."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error = error
+        self.heard: list[Any] = []
+
+    def barrier(self, error: Exception | None = None, *, hint: str = "") -> None:
+        self.heard.append(error)
+        if self.error is not None:
+            raise self.error
+
+    def leave(self, reason: str) -> None:
+        self.heard.append(reason)
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Meeting:
+    """That of two ranks, of which this process is rank 0."""
+    met = Meeting()
+    ranks = SimpleNamespace(rank=0, size=2, session=lambda _kind: met)
+    monkeypatch.setattr("paddle_td_callback.recording.recorder.find_ranks", lambda: ranks)
+    return met
+
+
+def test_the_other_ranks_hear_why_one_cannot_record(meeting: Meeting, path: str) -> None:
+    Path(path).write_text("the user's")
+    with pytest.raises(StoreExistsError) as raised:
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3)
+    assert meeting.heard == [raised.value]
+
+
+def test_a_rank_whose_others_cannot_record_makes_no_file(meeting: Meeting, path: str) -> None:
+    meeting.error = CaptureError("rank 1 of 2 cannot record: disk full")
+    with pytest.raises(CaptureError, match="rank 1 of 2 cannot record"):
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3)
+    assert meeting.heard == [None]
+    assert not Path(path).exists()
+
+
+def test_the_other_ranks_hear_that_a_loop_has_died(meeting: Meeting, path: str) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        TrainingDynamicsRecorder(path, n_samples=5, n_classes=3),
+    ):
+        raise ZeroDivisionError("no more of this")
+    assert meeting.heard == [None, "its training ended by ZeroDivisionError: no more of this"]
+
+
+def test_a_recording_that_was_abandoned_and_cannot_be_closed_stops_no_other(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise OSError("disk gone")
+
+    monkeypatch.setattr(open_recorders, "_abandoned", [SimpleNamespace(close=fail)])
+    with pytest.warns(RuntimeWarning, match="an abandoned recording could not be closed: disk gone; see"):
+        record(path, [[([0], ROW, [1])]], n_samples=5, n_classes=3)
+    with TrainingDynamicsStore(path) as store:
+        assert store.n_epochs == 1

@@ -35,7 +35,7 @@ def no_locks(request, monkeypatch):
     def fcntl(*arguments):
         raise OSError(request.param, os.strerror(request.param))
 
-    monkeypatch.setattr(disk.fcntl, "fcntl", fcntl)
+    monkeypatch.setattr("fcntl.fcntl", fcntl)
 
 
 @pytest.mark.usefixtures("no_locks")
@@ -228,3 +228,34 @@ def test_an_empty_recording_of_a_size_without_end(path):
     for reads in (TrainingDynamicsStore, StoreWriter.resume):
         with pytest.raises(StoreError, match=r"is damaged: .* it claims at least"):
             reads(path)
+
+
+def test_a_sign_of_another_users_process_keeps_a_writer_out(path, no_locks, monkeypatch):
+    def refuse(_process, _signal):
+        raise PermissionError(1, "Operation not permitted")
+
+    with pytest.warns(RuntimeWarning, match="cannot lock files"):
+        writer = StoreWriter.create(path, LAYOUT)
+    writer.commit_epoch(0, EPOCHS[0], LABELS)
+    monkeypatch.setattr(os, "kill", refuse)
+    with pytest.raises(StoreError, match="is being recorded by another process"):
+        StoreWriter.resume(path)
+    writer.close()
+
+
+@pytest.mark.parametrize(("system", "is_locked"), [("darwin", True), ("win32", False)])
+def test_a_second_writer_on_other_systems(system, is_locked, path):
+    code = f"""
+import os, sys
+sys.platform = {system!r}
+from paddle_td_callback.store.disk import lock, open_file
+file = open_file({str(path)!r}, os.O_RDWR | os.O_CREAT)
+lock(file)
+if len(sys.argv) > 1:
+    import subprocess
+    sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ("is being recorded by another process" in done.stderr) == is_locked, done.stderr
+    assert done.returncode == int(is_locked)

@@ -112,3 +112,14 @@ def test_h5py_reads_texts(kind, tmp_path):
     with h5py.File(tmp_path / "x.h5") as file:
         assert file["texts"].asstr()[:].tolist() == texts
     assert [one.decode() for heap in heaps for one in h5.heap_texts(heap)] == texts
+
+
+def test_the_texts_of_a_heap_end_where_it_ends():
+    heap = []
+    h5.text_heaps([b"one", b"another text"], lambda block: heap.append(block) or 0)
+    (whole,) = heap
+    assert h5.heap_texts(whole) == [b"one", b"another text"]
+    without_free_space = whole[: 16 + 24 + 32]
+    assert h5.heap_texts(without_free_space) == [b"one", b"another text"]
+    assert h5.heap_texts(without_free_space[:-12]) == [b"one"]
+    assert h5.heap_texts(b"") == []

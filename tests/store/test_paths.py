@@ -12,7 +12,7 @@ from support.recordings import write_recording
 from paddle_td_callback import StoreError, StoreExistsError, StoreNotFoundError, TrainingDynamicsRecorder
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store import paths as preflight
-from paddle_td_callback.store.paths import check_path, check_space
+from paddle_td_callback.store.paths import check_path, check_space, move_into_place, set_aside
 from paddle_td_callback.store.schema import Layout
 
 Disk = namedtuple("Disk", "total used free")
@@ -51,14 +51,19 @@ def test_a_folder_and_a_file_that_may_not_be_written(request):
     messages = []
     os.setresuid(65534, 65534, 0)
     try:
-        for path, resume in ((closed / "run.h5", False), (readonly, True)):
+        for path, options in (
+            (closed / "run.h5", {}),
+            (readonly, {"resume": True}),
+            (readonly, {"overwrite": True}),
+        ):
             with pytest.raises(StoreError) as caught:
-                check_path(path, resume=resume)
+                check_path(path, **options)
             messages.append(str(caught.value))
     finally:
         os.setresuid(0, 0, 0)
     assert "may not be written; give a path in another folder" in messages[0]
-    assert "may not be written; get write permission on it" in messages[1]
+    for message in messages[1:]:
+        assert "may not be written; get write permission on it" in message
 
 
 @pytest.mark.parametrize(
@@ -80,3 +85,35 @@ def test_a_recording_that_cannot_fit_is_refused_with_the_keep_that_would(
         check_space(path, Layout(10_000, 100, keep=5), 50)
         with pytest.raises(StoreError, match="keep=5 fits"):
             check_space(path, Layout(10_000, 100, keep=6), 50)
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_file_gets_the_next_free_name_of_its_kind(links, path, tmp_path, monkeypatch):
+    def refuse(*_paths):
+        raise PermissionError(1, "Operation not permitted")  # as on FAT
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    assert set_aside(path) is None
+    for number in (1, 2):
+        path.write_text(str(number))
+        assert set_aside(path) == str(tmp_path / f"run-{number}.h5")
+        assert not path.exists()
+    assert (tmp_path / "run-1.h5").read_text() == "1"
+
+
+def test_where_folders_cannot_be_opened_a_file_gets_its_name_all_the_same(path, tmp_path, monkeypatch):
+    (tmp_path / "new").write_text("new")
+    with monkeypatch.context() as windows:
+        windows.setattr(os, "name", "nt")
+        windows.setattr(os, "open", lambda *_: pytest.fail("a folder was opened"))
+        move_into_place(str(tmp_path / "new"), str(path), overwrite=True)
+    assert path.read_text() == "new"
+
+
+def test_where_the_free_space_is_not_known_the_first_commit_will_say_it(path, monkeypatch):
+    def fail(_folder):
+        raise OSError("not known here")
+
+    monkeypatch.setattr(preflight.shutil, "disk_usage", fail)
+    check_space(path, Layout(10**9, 1000), 10**6)

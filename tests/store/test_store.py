@@ -3,14 +3,22 @@
 import contextlib
 import json
 import os
+import struct
 import zlib
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from support.forging import forge, newest
-from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
+from support.forging import forge, frame_of, newest, put_block
+from support.recordings import (
+    assert_same_epochs,
+    make_epoch,
+    make_labels,
+    read_epochs,
+    unseen_epoch,
+    write_recording,
+)
 
 from paddle_td_callback import (
     StoreError,
@@ -18,7 +26,7 @@ from paddle_td_callback import (
     TrainingDynamicsStore,
 )
 from paddle_td_callback.store import StoreWriter
-from paddle_td_callback.store.blocks import CHUNK, scan
+from paddle_td_callback.store.blocks import CHUNK, FRAME_BYTES, STATE, scan
 from paddle_td_callback.store.disk import RawFile
 from paddle_td_callback.store.schema import EPOCH_FIELDS, SCHEMA_VERSION, Layout
 from paddle_td_callback.store.state import newest_state
@@ -119,7 +127,7 @@ def test_a_gap_is_dropped_epochs_and_an_epoch_committed_twice_is_left_alone(path
     with TrainingDynamicsStore(path) as store:
         assert (store.n_epochs, store.dropped_epochs) == (5, [0, 2, 3])
     found, _ = read_epochs(path)
-    unseen = layout.unseen_epoch()
+    unseen = unseen_epoch(layout)
     assert_same_epochs(found, [unseen, epochs[1], unseen, unseen, epochs[4]])
 
 
@@ -220,9 +228,65 @@ FORGERIES = {
     "constants that are nowhere": {"change_state": lambda state: state.update(constants_at=2**40)},
     "labels of another checksum": {"change_state": lambda state: state["labels"].__setitem__(1, 0)},
     "labels that are another block": {"change_state": lambda state: state.update(labels=[4128, 0])},
+    "text that a terminal obeys": {"change_state": lambda state: state.update(created="\x1b[2J")},
+    "names of another kind": {"change_state": lambda state: state.update(names={"x": [4128, 4128]})},
     "text that is none": {"change_state": lambda state: state.update(created=3)},
     "no facts": {"change_state": lambda state: state.clear()},
 }
+
+
+def test_a_state_whose_facts_are_longer_than_itself(path):
+    write_recording(path, Layout(30, 3), 2)
+    at, content = newest(path).state, bytearray(path.read_bytes())
+    frame = frame_of(content, at)
+    state = content[at : at + frame.n_bytes - 4] + struct.pack("<I", 2**31)
+    put_block(content, at - FRAME_BYTES, STATE, bytes(state), frame.number, frame.run)
+    path.write_bytes(content)
+    with (
+        pytest.warns(RuntimeWarning, match="is damaged .*2147483648 bytes of facts in a block of"),
+        TrainingDynamicsStore(path) as store,
+    ):
+        assert store.n_epochs == 1
+
+
+def test_names_that_are_those_of_something_else(path):
+    ids = [str(i) for i in range(30)]
+    write_recording(path, Layout(30, 3), 1, class_names=list("abc"), sample_ids=ids)
+    forge(path, lambda state: state["names"].update(class_names=state["names"]["sample_ids"]))
+    with (
+        TrainingDynamicsStore(path) as store,
+        pytest.raises(StoreError, match="there are 30 of 3 class_names"),
+    ):
+        _ = store.class_names
+
+
+@pytest.mark.parametrize(
+    ("shifts", "message"),
+    [
+        (["1", "-1", "0"], "label_shifts are no numbers"),
+        (["\u0661", "0", "0"], "label_shifts are no numbers"),
+        (["0", "2", "0"], "label_shifts must be below 2, got 2"),
+    ],
+)
+def test_label_shifts_that_are_none(shifts, message, path):
+    write_recording(path, Layout(3, 2), 1, label_shifts=shifts)
+    with TrainingDynamicsStore(path) as store, pytest.raises(StoreError, match=f"is damaged: {message}"):
+        _ = store.label_shifts
+
+
+def test_a_prediction_that_is_no_class_is_damage(path):
+    layout, labels = Layout(30, 3), make_labels(Layout(30, 3))
+    epoch = make_epoch(layout, labels, 0)
+    epoch["predicted"][:] = 3
+    with contextlib.closing(StoreWriter.create(path, layout)) as writer:
+        writer.commit_epoch(0, epoch, labels)
+    with (
+        TrainingDynamicsStore(path) as store,
+        pytest.raises(
+            StoreError, match=r"the chunk of 'predicted' at byte .* holds numbers outside the classes"
+        ),
+    ):
+        store.predictions()
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
@@ -316,7 +380,7 @@ def test_resume_keeps_the_first_epochs_and_goes_on_from_there(path):
         writer = StoreWriter.resume(path, n_epochs=n_kept)
         assert writer.n_epochs == n_kept
         wanted = [
-            layout.unseen_epoch() if index == 4 else epoch for index, epoch in enumerate(epochs[:n_kept])
+            unseen_epoch(layout) if index == 4 else epoch for index, epoch in enumerate(epochs[:n_kept])
         ]
         n_before = 30 if n_kept == 20 else {3: 21, 0: 4}[n_kept]
         assert len(read_epochs(path)[0]) == n_before  # until the first commit
@@ -438,7 +502,7 @@ def test_no_sector_of_a_chunk_may_be_another(fill, path):
     layout = Layout(400, 3, keep="given")
     with contextlib.closing(StoreWriter.create(path, layout)) as writer:
         for index in (0, 2):  # epoch 1 is dropped
-            epoch = layout.unseen_epoch()
+            epoch = unseen_epoch(layout)
             epoch["predicted"][::2], epoch["n_presentations"][::2] = fill % 2, 1
             writer.commit_epoch(index, epoch, np.zeros(400, np.int32))
     whole = path.read_bytes()
@@ -461,7 +525,12 @@ def test_no_sector_of_a_chunk_may_be_another(fill, path):
 
 
 @pytest.mark.parametrize("taken", [0, 3, 4, 5, 9, None])
-def test_a_write_that_the_system_takes_in_part_is_completed(taken, tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_pwrite", [True, False])
+def test_a_write_that_the_system_takes_in_part_is_completed(taken, has_pwrite, tmp_path, monkeypatch):
+    write = os.pwrite
+    if not has_pwrite:
+        for name in ("pread", "pwrite", "posix_fadvise"):
+            monkeypatch.delattr(os, name)
     file = RawFile(str(tmp_path / "x"), os.O_RDWR | os.O_CREAT)
     parts = [b"abcd", np.frombuffer(b"efgh", "<u2"), b"", b"i"]
     if taken is None:
@@ -469,9 +538,10 @@ def test_a_write_that_the_system_takes_in_part_is_completed(taken, tmp_path, mon
     else:
 
         def in_part(fd, views, offset):
-            return os.pwrite(fd, b"".join(views)[:taken], offset)
+            return write(fd, b"".join(views)[:taken], offset)
 
         monkeypatch.setattr(os, "pwritev", in_part, raising=False)
     file.write(2, *parts)
+    file.write_behind(0, 20)
     assert file.read(0, 20) == b"\0\0abcdefghi"
     file.close()

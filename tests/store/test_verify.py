@@ -1,13 +1,21 @@
 """verify finds every damage and names the first bad epoch and sample; salvage saves the rest."""
 
 import contextlib
+import functools
 import zlib
 
 import h5py
 import numpy as np
 import pytest
 from support.forging import forge, newest
-from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
+from support.recordings import (
+    assert_same_epochs,
+    make_epoch,
+    make_labels,
+    read_epochs,
+    unseen_epoch,
+    write_recording,
+)
 
 from paddle_td_callback import StoreError, StoreNotFoundError, TrainingDynamicsRecorder, TrainingDynamicsStore
 from paddle_td_callback.store import StoreWriter
@@ -138,7 +146,7 @@ def test_the_first_bad_epoch_and_sample_are_named_and_the_good_ones_saved(field,
     assert str(salvage(path, out)) == text  # what is read again to be saved is not counted again
     assert verify(out).ok
     found, _ = read_epochs(out)
-    assert_same_epochs(found, [written[0], written[1], layout.unseen_epoch(), written[3]])
+    assert_same_epochs(found, [written[0], written[1], unseen_epoch(layout), written[3]])
     with pytest.raises(StoreError, match="exists already"):
         salvage(path, out)
 
@@ -295,3 +303,73 @@ def test_a_tree_that_leads_to_the_chunk_of_another_epoch(path):
         store.given_probabilities()
     report = verify(path)
     assert report.good_epochs == [1, 2]
+
+
+def test_of_many_problems_the_first_are_listed(path):
+    layout, labels = Layout(300, 4), make_labels(Layout(300, 4))
+    writer = StoreWriter.create(path, layout)
+    for index in range(60):
+        epoch = make_epoch(layout, labels, index, missing=0)
+        epoch["margin"][:] = np.nan
+        writer.commit_epoch(index, epoch, labels)
+    writer.close()
+    report = verify(path)
+    assert report.n_problems == 60
+    assert len(report.problems) < 60
+    assert str(report).splitlines()[-2] == f"  and {60 - len(report.problems)} more"
+
+
+def test_a_disk_that_takes_no_salvaged_epoch_is_said(path, tmp_path, monkeypatch):
+    def full(*_arguments):
+        raise OSError(28, "No space left on device")
+
+    write_recording(path, Layout(300, 5), 2)
+    monkeypatch.setattr(StoreWriter, "commit_epoch", full)
+    with pytest.raises(StoreError, match=r"out\.h5' cannot be written: .*No space left.*; give another path"):
+        salvage(path, tmp_path / "out.h5")
+    assert not (tmp_path / "out.h5").exists()
+
+
+def test_wide_rows_are_checked_by_their_own_chunks(path, monkeypatch):
+    monkeypatch.setattr("paddle_td_callback.store.verify._TILE_BYTES", 1)
+    write_recording(path, Layout(1200, 700), 2)
+    good = verify(path)
+    assert good.ok
+    damage(path, chunk_at(path, "probabilities", 1, 0))
+    report = verify(path)
+    assert report.good_epochs == [0]
+
+
+def test_what_other_programs_read_is_compared(path, monkeypatch):
+    """A fault of this package, which no file can show: HDF5 is led to other numbers than those that are checked."""
+    write_recording(path, Layout(30, 3), 1)
+    with h5py.File(path) as file:
+        arrays = {name: np.array(dataset) for name, dataset in file.items()}
+
+    class Changed(contextlib.nullcontext):
+        def __init__(self, name, _path):
+            changed = arrays[name].copy()
+            changed[(0,) * changed.ndim] += 1
+            super().__init__({**arrays, name: changed})
+
+    for name, message in (("labels", "h5py reads other labels"), ("margin", "h5py reads another 'margin'")):
+        monkeypatch.setattr("paddle_td_callback.store.verify.h5py.File", functools.partial(Changed, name))
+        assert [problem.message for problem in verify(path).problems] == [message]
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_hdf5_cannot_open_is_damage_unless_a_writer_has_gone_on(goes_on, path, monkeypatch):
+    layout, labels = Layout(30, 3), make_labels(Layout(30, 3))
+    writer = StoreWriter.create(path, layout)
+    writer.commit_epoch(0, make_epoch(layout, labels, 0), labels)
+
+    def fail(_path):
+        if goes_on:
+            writer.commit_epoch(1, make_epoch(layout, labels, 1), labels)
+        raise OSError("no HDF5")
+
+    monkeypatch.setattr("paddle_td_callback.store.verify.h5py.File", fail)
+    assert [problem.message for problem in verify(path).problems] == (
+        [] if goes_on else ["h5py cannot read it: no HDF5"]
+    )
+    writer.close()

@@ -17,6 +17,11 @@ def make_labels(layout: Layout, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, layout.n_classes, layout.n_samples).astype(np.int32)
 
 
+def unseen_epoch(layout: Layout) -> Epoch:
+    """An epoch in which nothing was seen yet."""
+    return {f.name: np.full(layout.epoch_shape(f), f.unseen, f.dtype) for f in layout.fields}
+
+
 def make_epoch(layout: Layout, labels: np.ndarray, seed: int, *, missing: float = 0.1) -> Epoch:
     """One epoch as a recorder would leave it in its buffer; `missing` of the samples were not seen."""
     rng = np.random.default_rng([seed, 17])
@@ -26,7 +31,7 @@ def make_epoch(layout: Layout, labels: np.ndarray, seed: int, *, missing: float 
     at = (np.arange(layout.n_samples), np.maximum(labels, 0))
     others = logits.copy()
     others[at] = -np.inf
-    epoch = layout.unseen_epoch()
+    epoch = unseen_epoch(layout)
     seen = (rng.random(layout.n_samples) >= missing) & (labels >= 0)
     values: dict[str, Any] = {
         "given_probability": softmax[at],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Sequence
@@ -66,40 +65,3 @@ def detector_of(cls: type[NoiseDetector], stages: Sequence[Stage]) -> NoiseDetec
         made.provenance = dict(stage.about["provenance"])
     assert made is not None  # a file has at least one stage
     return made
-
-
-def average_members(detectors: Sequence[NoiseDetector]) -> NoiseDetector:
-    """One detector whose members are those of several with the same inputs and sizes, uncalibrated.
-
-    Raises:
-        ValueError: none is given, or they differ.
-        DetectorError: one has no weights.
-    """
-    for detector in detectors:
-        detector.need_weights()
-    configs = {dataclasses.replace(detector.config, n_members=1) for detector in detectors}
-    if len(configs) != 1 or not all(
-        _give_same_scores(d.first_stage, detectors[0].first_stage) for d in detectors
-    ):
-        raise ValueError(f"detectors must be at least one, all alike, got {list(detectors)!r}")
-    members = [weights for detector in detectors for weights in detector.members]
-    config = dataclasses.replace(detectors[0].config, n_members=len(members))
-    made = type(detectors[0]).of_config(config, detectors[0].first_stage)
-    made.members = members
-    made.provenance = {"averaged": [detector.provenance for detector in detectors]}
-    return made
-
-
-def _give_same_scores(one: NoiseDetector | None, other: NoiseDetector | None) -> bool:
-    """Whether two detectors are equal but for their provenance."""
-    if one is None or other is None or one is other:
-        return one is other
-    return (
-        (one.config, one.temperature, one.bias) == (other.config, other.temperature, other.bias)
-        and all(
-            np.array_equal(weights[name], others[name])
-            for weights, others in zip(one.members, other.members, strict=True)
-            for name in weights
-        )
-        and _give_same_scores(one.first_stage, other.first_stage)
-    )

@@ -1,5 +1,6 @@
 """The detector: what it reads, what it learns, what it leaves alone, what it refuses."""
 
+import collections
 import contextlib
 import errno
 import fcntl
@@ -938,6 +939,50 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) >> 10)
     kind, mebibytes = done.stdout.split()
     assert kind == "DetectorError"
     assert int(mebibytes) < 64
+
+
+ARRAY = b"cnumpy.core.multiarray\n_reconstruct\n)R"
+FLOATS = b"cnumpy\ndtype\n\x8c\x02f4\x85R"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"NNt.", "an operation lacks its mark"),
+        (b"NNb.", "a state for something that has none"),
+        (b"cnumpy\nndarray\n)R.", "it calls numpy.ndarray, which weights do not need; refused"),
+        (FLOATS + b"(K\x03\x8c\x01xtb.", "byte order 'x' is refused"),
+        (ARRAY + b"(K\x01K\x01\x85" + FLOATS + b"\x89Ntb.", "an array without its bytes"),
+        (ARRAY + b"(K\x01N" + FLOATS + b"\x89C\x04\0\0\0\0tb.", "an array whose shape is none"),
+        (
+            ARRAY + b"(K\x01(" + b"K\x01" * 9 + b"t" + FLOATS + b"\x89C\x04\0\0\0\0tb.",
+            "an array whose shape is none",
+        ),
+    ],
+)
+def test_what_no_writer_of_weights_writes_is_refused(content, message):
+    with pytest.raises(DetectorError, match=message):
+        weights_pickle.read_arrays(b"\x80\x04" + content)
+
+
+def test_an_ordered_dictionary_is_a_dictionary():
+    weights = collections.OrderedDict(a=np.arange(3, dtype=np.float32))
+    np.testing.assert_array_equal(
+        weights_pickle.read_arrays(pickle.dumps(weights, protocol=4))["a"], [0, 1, 2]
+    )
+
+
+def test_a_network_of_no_size_is_refused(tmp_path):
+    empty = {f"lstm.{name}_l0": np.zeros(0, np.float32) for name in ("bias_ih", "bias_hh")}
+    empty |= {
+        "lstm.weight_ih_l0": np.zeros((0, 1), np.float32),
+        "lstm.weight_hh_l0": np.zeros((0, 0), np.float32),
+    }
+    empty |= {"classifier.weight": np.zeros((0, 2), np.float32), "classifier.bias": np.zeros(2, np.float32)}
+    path = tmp_path / "empty.pdparams"
+    path.write_bytes(pickle.dumps(empty, protocol=4))
+    with pytest.raises(DetectorError, match=r"empty\.pdparams': hidden_size must be"):
+        NoiseDetector.load_interpretdl(path)
 
 
 @settings(max_examples=300, deadline=1000)

@@ -10,7 +10,6 @@ import pytest
 from paddle_td_callback.detection.dataset_features import feature_table
 from paddle_td_callback.detection.feature_table import FeatureTable
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
-from paddle_td_callback.detection.lstm.detector_stages import average_members
 from paddle_td_callback.detection.lstm.first_pass_features import feature_names, with_first_pass
 from paddle_td_callback.detection.sample_features import LOG_UNIT
 from paddle_td_callback.errors import DetectorError
@@ -111,8 +110,12 @@ def recording() -> tuple[np.ndarray, np.ndarray, FeatureTable]:
     return raw, wrong, feature_table(given, margins, predictions, labels)
 
 
-def detector(first: NoiseDetector | None = None, names: tuple[str, ...] = ("margin_rank",)) -> NoiseDetector:
-    return NoiseDetector(("given",), 4, 8, 1, dataset_features=names, mix_sizes=(12, 6), first_stage=first)
+def detector(
+    first: NoiseDetector | None = None, names: tuple[str, ...] = ("margin_rank",), **options: int
+) -> NoiseDetector:
+    return NoiseDetector(
+        ("given",), 4, 8, 1, dataset_features=names, mix_sizes=(12, 6), first_stage=first, **options
+    )
 
 
 def test_two_stages_find_more_than_one_and_go_through_a_file(
@@ -121,8 +124,8 @@ def test_two_stages_find_more_than_one_and_go_through_a_file(
     raw, wrong, table = recording
     options = {"epochs": 15, "learning_rate": 1e-2, "progress": False}
     one = detector().fit(raw, wrong, dataset_features=table, ranking=0.3, **options)
-    first = average_members([one, one])
-    assert first.config.n_members == 2
+    first = detector(n_members=2)
+    first.members = one.members * 2
     np.testing.assert_array_equal(
         first.predict_proba(raw, dataset_features=table), one.predict_proba(raw, dataset_features=table)
     )
@@ -177,39 +180,10 @@ def test_what_does_not_fit_together_is_refused(
         detector(None, ("first_odds",))
     with pytest.raises(DetectorError, match="no weights"):
         detector(detector())
-    with pytest.raises(DetectorError, match="no weights"):
-        average_members([detector()])
-    with pytest.raises(ValueError, match="all alike"):
-        average_members([])
-    with pytest.raises(ValueError, match="all alike"):
-        average_members(
-            [one, detector(None, ("aum",)).fit(raw, wrong, dataset_features=table, progress=False)]
-        )
     with pytest.raises(ValueError, match=r"ranking must be a number in \[0, inf\), got -1.0"):
         detector().fit(raw, wrong, dataset_features=table, ranking=-1.0)
     with pytest.raises(ValueError, match="got ndarray"):
         one.predict_proba(raw, dataset_features=np.zeros((600, 3)))  # type: ignore[arg-type]
-
-
-def test_detectors_from_files_are_averaged_where_their_first_ones_say_the_same(
-    recording: tuple[np.ndarray, np.ndarray, FeatureTable], tmp_path: Path
-) -> None:
-    raw, wrong, table = recording
-    options = {"dataset_features": table, "epochs": 1, "progress": False}
-    made = []
-    for seed in (0, 1):
-        first = detector().fit(raw, wrong, seed=seed, **options)
-        second = detector(first, ("margin_rank", "first_odds")).fit(raw, wrong, **options)
-        second.save(tmp_path / f"{seed}.weights")
-        made += [NoiseDetector.load(tmp_path / f"{seed}.weights") for _ in range(2)]
-    both = average_members(made[:2])
-    np.testing.assert_allclose(
-        both.log_odds(raw, dataset_features=table), made[0].log_odds(raw, dataset_features=table), atol=1e-5
-    )
-    with pytest.raises(ValueError, match="all alike"):
-        average_members(made[1:3])
-    with pytest.raises(ValueError, match="all alike"):
-        average_members([made[0], detector(None, ("margin_rank", "aum")).fit(raw, wrong, **options)])
 
 
 def test_no_more_stages_than_a_file_may_hold(
