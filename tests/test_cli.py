@@ -374,7 +374,7 @@ def test_a_paddle_that_lacks_something_says_what(recording, tmp_path):
     path = os.pathsep.join([str(tmp_path), *sys.path])
     for arguments in (
         ["-m", "paddle_td_callback", "demo"],
-        ["-c", "from paddle_td_callback import NoiseDetector"],
+        ["-c", "from paddle_td_callback import TrainingDynamicsCallback"],
     ):
         done = subprocess.run(
             [sys.executable, *arguments],

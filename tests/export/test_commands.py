@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -165,12 +166,12 @@ def test_marks_are_not_replaced_by_their_own_review(recording, tmp_path, capsys)
     ],
 )
 def test_no_output_replaces_an_input_or_another(recording, tmp_path, capsys, monkeypatch, arguments):
-    monkeypatch.chdir(recording.parent)
-    (recording.parent / "x.txt").write_text("a\n" * 300)
+    monkeypatch.chdir(os.path.dirname(recording))
+    Path("x.txt").write_text("a\n" * 300)
     assert run(*arguments, "--method", "aum") == 1
     assert re.search("give (it another path|the tasks one|-o one)", capsys.readouterr().err)
-    assert (recording.parent / "x.txt").read_text() == "a\n" * 300
-    assert not (recording.parent / "y.csv").exists()
+    assert Path("x.txt").read_text() == "a\n" * 300
+    assert not Path("y.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -182,11 +183,11 @@ def test_no_output_replaces_an_input_or_another(recording, tmp_path, capsys, mon
     ],
 )
 def test_what_can_be_refused_is_refused_before_the_ranking(recording, capsys, monkeypatch, arguments):
-    monkeypatch.chdir(recording.parent)
+    monkeypatch.chdir(os.path.dirname(recording))
     monkeypatch.setattr(
         "paddle_td_callback.detection.find_issues.find_label_issues", lambda *_, **__: pytest.fail("ranked")
     )
-    (recording.parent / "x.txt").write_text("a\n" * 30)
+    Path("x.txt").write_text("a\n" * 30)
     assert run(*arguments) == 1
     assert re.search("there is no such file|samples; give one for each", capsys.readouterr().err)
 

@@ -140,7 +140,7 @@ def test_a_number_that_is_also_a_name_is_asked_about(path, tmp_path):
     issues = find_label_issues(path, method="aum", progress=False)
 
     def corrected(text):
-        label = {"x": 2}.get(text, 3 if "3" in text else int(text.strip("#")[0]))
+        label = 2 if text == "x" else int(text.strip("#")[0])
         sample = int(np.flatnonzero((issues.given_label != label) & (issues.given_label >= 0))[0])
         write(tmp_path / "m.csv", f"sample,corrected_label\n{sample},{text}\n")
         return read_marks(tmp_path / "m.csv", issues).corrections
