@@ -175,6 +175,11 @@ class FitSession:
         self._ranks.begin(self._refuse_early)
 
     def _refuse_early(self) -> None:
+        if self._model is None:
+            raise CaptureError(
+                "this callback was given no model: a callback made of others must hand on set_model, set_params, "
+                "on_train_*, on_epoch_* and on_train_batch_end; or give this one to fit itself"
+            )
         check_model(self._model)
         if self._params.get("epochs") == 0:
             raise CaptureError(
@@ -223,7 +228,7 @@ class FitSession:
         if self._tap is not None:
             self._tap.release()
         self._intercept = self._tap = None
-        for name in (LOSS, RUN_ONE_EPOCH):
+        for name in (LOSS, RUN_ONE_EPOCH) if self._model is not None else ():
             Replacement.clear(vars(self._model), name)
 
     # An epoch.

@@ -1491,6 +1491,22 @@ def test_two_hundred_fits_leave_nothing(path: str) -> None:
     )  # Paddle keeps a list for each call, as in the softmax of an epoch
 
 
+def test_a_callback_made_of_others_that_keeps_the_model_to_itself(path: str) -> None:
+    class Group(paddle.callbacks.Callback):  # type: ignore[misc]
+        def __init__(self, inner: Any) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def set_params(self, params: Any) -> None:
+            self.inner.set_params(params)
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            self.inner.on_train_begin(logs)
+
+    with pytest.raises(CaptureError, match=r"was given no model.*must hand on set_model"):
+        fit(Points(), Group(TrainingDynamicsCallback(path)))
+
+
 def test_a_static_graph_is_refused(path: str) -> None:
     model = model_of(Witness(), None)
     callback = TrainingDynamicsCallback(path)
