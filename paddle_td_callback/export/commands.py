@@ -314,6 +314,7 @@ def _report(options: argparse.Namespace) -> None:
         title=options.title,
         n_suspects=options.top,
         picture_size=options.picture_size,
+        progress=not options.quiet,
     )
     if not (options.quiet or is_printed):
         say(f"report: {options.out}")

@@ -37,6 +37,7 @@ def write_report(
     n_suspects: int = 2000,
     max_content_bytes: int = 14_000_000,
     picture_size: int = SIDE,
+    progress: bool = False,
 ) -> str:
     """Write a page with summary, data map, suspects to mark, classes, pairs and the agreement of the methods.
 
@@ -57,6 +58,7 @@ def write_report(
         n_suspects: how many samples are shown one by one, the most suspicious first.
         max_content_bytes: what their pictures, texts and rows may take in the page.
         picture_size: pixels of a picture's longer side.
+        progress: show a bar on a terminal while pictures are read.
 
     Returns:
         The path of the page.
@@ -78,6 +80,7 @@ def write_report(
             images=images,
             sample_ids=issues.sample_ids,
             n_samples=store.n_samples,
+            n_known=int(np.flatnonzero(issues.given_label >= 0).max(initial=-1)) + 1,
             side=picture_size,
         )
         data, points = report_data(
@@ -88,6 +91,7 @@ def write_report(
             title=title or f"Label issues of {os.path.basename(store.path)}",
             n_suspects=n_suspects,
             max_content_bytes=max_content_bytes,
+            progress=progress,
         )
     with new_file(out) as file:
         file.write(page(data, points))

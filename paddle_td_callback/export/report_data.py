@@ -13,6 +13,7 @@ import numpy.typing as npt
 from .. import __version__
 from ..detection import scores
 from ..detection.label_issues import LabelIssues
+from ..detection.progress import Progress
 from ..detection.trajectories import trajectories_of
 from ..messages import warn
 from ..store import TrainingDynamicsStore
@@ -41,6 +42,7 @@ def report_data(
     title: str,
     n_suspects: int,
     max_content_bytes: int,
+    progress: bool = False,
 ) -> tuple[Json, bytes]:
     """All that the page shows.
 
@@ -52,6 +54,7 @@ def report_data(
         title: of the page.
         n_suspects: how many samples are shown one by one.
         max_content_bytes: what their pictures, texts and rows may take together.
+        progress: show a bar while they are read.
 
     Returns:
         What goes into the page as JSON, and the points of the map in binary.
@@ -66,7 +69,7 @@ def report_data(
         "curves": recorded.curves(),
         "points": point_facts,
         "suspects": _suspects(issues, store, suspects, recorded, labels),
-        "content": _contents(pictures, suspects, max_content_bytes),
+        "content": _contents(pictures, suspects, max_content_bytes, progress=progress),
         "matrix": _matrix(issues, labels),
         "classes": _by_class(issues, labels),
         "pairs": _pairs(issues, labels),
@@ -275,15 +278,18 @@ def _suspects(
     }
 
 
-def _contents(pictures: Pictures, suspects: npt.NDArray[np.int64], max_bytes: int) -> list[Json | None]:
+def _contents(
+    pictures: Pictures, suspects: npt.NDArray[np.int64], max_bytes: int, *, progress: bool
+) -> list[Json | None]:
     """Of each suspect what it shows, until the room for it is used up."""
     contents: list[Json | None] = []
     if not pictures.there:
         return contents
     used = 0
-    with same_random_streams():
+    with same_random_streams(), Progress("report", ["contents"], len(suspects), wanted=progress) as bar:
         for sample in suspects:
             content = pictures.of(int(sample))
+            bar.done(1)
             if content is not None:
                 used += len(embedded_json(content))
                 if used > max_bytes:

@@ -45,6 +45,7 @@ class Pictures:
             order of `DatasetFolder` is that of the n-th sample, if there are as many files as samples.
         sample_ids: of the samples, or None.
         n_samples: how many there are.
+        n_known: how many the data set must have at least; None = all of them.
         side: pixels of a picture's longer side.
 
     Raises:
@@ -59,6 +60,7 @@ class Pictures:
         images: str | os.PathLike[str] | None = None,
         sample_ids: Sequence[str] | None = None,
         n_samples: int,
+        n_known: int | None = None,
         side: int = SIDE,
     ) -> None:
         if thumbnail is not None and dataset is None:
@@ -72,13 +74,13 @@ class Pictures:
         self.failed: str | None = None
         self.n_failed = 0
         if dataset is not None:
-            length = _length(dataset)
-            if length is not None and length < n_samples:
+            length, least = _length(dataset), n_samples if n_known is None else n_known
+            if length is not None and length < least:
                 raise ValueError(
-                    f"dataset has {length} samples, the recording {n_samples}; pass the data set that was trained on"
+                    f"dataset has {length} samples, the recording {least}; pass the data set that was trained on"
                 )
             if thumbnail is None:
-                self._files = _files_of(dataset, n_samples)
+                self._files = _files_of(dataset, least)
         if self._folder is not None and self._ids is None:
             self._files = list_images(self._folder)
             if len(self._files) != n_samples:
@@ -199,7 +201,7 @@ def _files_of(dataset: Any, n_samples: int) -> list[str] | None:
     from ..dataset_names import names_of
 
     paths = names_of(dataset).paths
-    if paths is None or len(paths) != n_samples:
+    if paths is None or len(paths) < n_samples:
         return None
     return paths if all(path.lower().endswith(IMAGE_SUFFIXES) for path in paths[:100]) else None
 

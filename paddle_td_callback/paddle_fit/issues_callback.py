@@ -209,7 +209,8 @@ class LabelIssuesCallback(Callback):  # type: ignore[misc]
         if self._csv is not None:
             self.issues.to_csv(self._csv)
         if self._report is not None:
-            self.issues.report(self.path, self._report, dataset=self._dataset(), thumbnail=self._thumbnail)
+            shown = {"dataset": self._dataset(), "thumbnail": self._thumbnail, "progress": self._is_verbose}
+            self.issues.report(self.path, self._report, **shown)
 
     @property
     def _is_verbose(self) -> bool:

@@ -239,6 +239,13 @@ def test_a_report_on_a_stream_has_no_pictures_and_is_written(path: str, tmp_path
     assert (tmp_path / "r.html").exists()
 
 
+def test_a_report_of_a_data_set_that_may_still_grow(path: str, tmp_path: Path) -> None:
+    recorder = TrainingDynamicsCallback(path, n_samples=N_SAMPLES + 20)
+    finder = LabelIssuesCallback(recorder, method="aum", report=tmp_path / "r.html", progress=False)
+    fit(model_of(Witness()), callbacks=[recorder, finder])
+    assert (tmp_path / "r.html").exists()
+
+
 def test_issues_may_go_to_standard_output(path: str, capsys: pytest.CaptureFixture[str]) -> None:
     finder = LabelIssuesCallback(path, method="aum", csv="-", progress=False)
     fit(model_of(Witness()), callbacks=[TrainingDynamicsCallback(path), finder])
