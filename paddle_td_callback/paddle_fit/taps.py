@@ -17,6 +17,7 @@ import numpy as np
 import paddle
 
 from ..errors import CaptureError
+from ..recording.batches import as_array
 from .evaluation_pass import unchanged_by_a_call
 from .index_field import FIELD_WAY, IndexField
 from .internals import EXPLICIT_WAY, LOSS, PaddleBatches, n_inputs, sampler_places
@@ -227,13 +228,15 @@ class StepTap:
         self.needs_indices = needs_indices
         self._model, self._reader = model, reader
         self._step: _Step | None = None
+        self._batch: Any = None  # that was read last
+        self._reads_ahead = False  # whether a batch was read before the one before it had its step
         self._called: list[Any] | None = None  # layers that a function of the user's may call
         self.doubt: CaptureError | None = None  # that the indices of this epoch are those of its batches
         self._replacement: Replacement | None = None
 
     def start_over(self) -> None:
         """The loader begins to read anew: what was read before was only looked at."""
-        self._step = self.doubt = None
+        self._step = self.doubt = self._batch = None
 
     def distrust(self, why: str) -> None:
         """The indices of this epoch may be those of other batches."""
@@ -245,11 +248,8 @@ class StepTap:
             n_labels = max(0, _n_fields(batch) - n_inputs(self._model))
         except Exception as error:  # must not surface in the loader; `take` raises it
             n_labels, indices = 0, _unreadable(error)
-        if self._step is not None:
-            self.distrust(
-                "the training loop reads a batch before it has ended the step of the one before, so which batch a step "
-                "is of is not known"
-            )
+        self._reads_ahead |= self._step is not None  # or leaves out batches: `_call_loss` finds out
+        self._batch = batch
         self._step = _Step(indices, n_labels)
 
     def arm(self) -> None:
@@ -268,6 +268,11 @@ class StepTap:
                 is_known = step.indices is not None and not isinstance(step.indices, CaptureError)
                 n_rows = len(step.indices) if is_known else None
                 loss = original_of(original, Replacement)
+                if self._reads_ahead and not _are_labels_of(self._batch, args[n_outputs:]):
+                    self.distrust(
+                        "the training loop reads a batch before it has ended the step of the one before, so which "
+                        "batch a step is of is not known"
+                    )
                 with self._own_call():
                     step.values = self._reader.read(loss, args[:n_outputs], args[n_outputs:], n_rows)
             except CaptureError as error:
@@ -328,6 +333,15 @@ def _n_fields(batch: Any) -> int:
     if type(batch) is list and all(isinstance(field, paddle.Tensor) for field in batch):
         return len(batch)  # as most are; Paddle's own count takes as long as a copy of the outputs
     return len(paddle.utils.flatten(batch))
+
+
+def _are_labels_of(batch: Any, labels: Any) -> bool:
+    """Whether a loss is given the labels of this batch."""
+    fields = paddle.utils.flatten(batch)[-len(labels) :] if labels else []
+    return bool(fields) and all(
+        one is other or np.array_equal(as_array(one), as_array(other))
+        for one, other in zip(fields, labels, strict=True)
+    )
 
 
 def _unreadable(error: Exception) -> CaptureError:

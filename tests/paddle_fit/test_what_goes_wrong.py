@@ -696,6 +696,28 @@ class ReadsAhead(paddle.Model):  # type: ignore[misc]
         return logs
 
 
+class LeavesOut(paddle.Model):  # type: ignore[misc]
+    """A loop that makes no step of each second batch."""
+
+    def _run_one_epoch(self, loader: Any, cbs: Any, kind: str, logs: Any = {}) -> Any:  # noqa: B006
+        for step, batch in enumerate(loader):
+            if step % 2:
+                cbs.on_batch_begin(kind, step, logs)
+                self.train_batch(batch[:1], batch[1:])
+                cbs.on_batch_end(kind, step, logs)
+        return logs
+
+
+def test_a_loop_that_leaves_out_batches_is_recorded(path: str) -> None:
+    model = model_of(Witness(), model_class=LeavesOut)
+    callback = TrainingDynamicsCallback(path)
+    model.fit(Points(), epochs=2, batch_size=BATCH, verbose=0, shuffle=False, callbacks=[callback])
+    with TrainingDynamicsStore(path) as store:
+        was_seen = store.n_presentations()[:, 0] > 0
+        assert was_seen.tolist() == [i // BATCH % 2 == 1 for i in range(N_SAMPLES)]
+        np.testing.assert_array_equal(store.labels[was_seen], Points().classes[was_seen])
+
+
 def test_a_loop_that_reads_ahead_is_refused(path: str) -> None:
     model = model_of(Witness(), model_class=ReadsAhead)
     with pytest.raises(CaptureError, match=r"reads a batch before it has ended the step.*index_field="):
