@@ -1,4 +1,4 @@
-"""The detector's network without gradients, for CPUs: four times as fast as Paddle's LSTM there."""
+"""The detector's network without gradients, for CPUs: two to four times as fast as Paddle's LSTM there."""
 
 from __future__ import annotations
 
