@@ -18,4 +18,5 @@ if __name__ == "__main__":
     if not {"-h", "--help"} & set(sys.argv[1:]):
         record.main(["table"])
         record.main(["random", "0", str(N_RANDOM)])
+        record.main(["people"])
     train_detector.main()

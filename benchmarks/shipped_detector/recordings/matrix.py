@@ -32,6 +32,7 @@ N_FIRST, N_LATER = (
     1500,
     1800,
 )  # random trainings before these numbers are of the sets that were there first, then later
+N_PEOPLE = 1000  # trainings as people have them
 BUDGET = 3.5
 
 
@@ -114,6 +115,11 @@ def people_cell(seed: int) -> Cell:
         kind = "given"
     rate = {"none": 0.0, "given": 1.0}.get(kind, round(float(rng.uniform(0.02, 0.42)), 2))
     return Cell(data, kind, rate, "people", seed)
+
+
+def people() -> list[Cell]:
+    """All trainings as people have them."""
+    return [people_cell(seed) for seed in range(N_PEOPLE)]
 
 
 def _people(cell: Cell, rng: np.random.Generator) -> tuple[Task, np.ndarray, Recipe]:
