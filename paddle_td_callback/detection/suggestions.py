@@ -42,7 +42,11 @@ def _from_all(tile: TileReader) -> Suggestion:
     probabilities, labels = tile.probabilities, tile.labels
     total = np.zeros((len(labels), tile.n_classes), np.float32)
     for epoch in range(probabilities.shape[1]):  # one at a time: float32 of all would be twice what is read
-        total += np.nan_to_num(probabilities[:, epoch].astype(np.float32))
+        seen = ~np.isnan(probabilities[:, epoch, 0])
+        if seen.all():
+            total += probabilities[:, epoch]
+        else:
+            total[seen] += probabilities[seen, epoch]
     rows = np.arange(len(labels))
     total[rows, np.maximum(labels, 0)] = 0
     suggested = total.argmax(axis=1).astype(np.int32)

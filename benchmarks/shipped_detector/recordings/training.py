@@ -21,7 +21,7 @@ from paddle_td_callback.detection.trajectories import trajectories_of
 from .reading import Recording, read
 
 CHANNELS = ("given", "largest_other", "predicted_right", "log_given", "log_other")
-N_STEPS, HIDDEN_SIZE, N_LAYERS = 12, 48, 1
+N_STEPS, HIDDEN_SIZE, N_LAYERS = 12, 32, 1
 FIRST_MIX, SECOND_MIX = (96,), (96, 96)
 WHOLE, VARIED = 400, 150  # samples taken of each recording as it is, and of a cut and thinned copy
 WRONG = 0.3  # of the samples taken, at least, have wrong labels where there are so many; weights undo it
