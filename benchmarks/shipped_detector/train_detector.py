@@ -38,7 +38,7 @@ from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
 SHIPPED = "shipped"
 FOLDS = range(training.N_FOLDS)
-FIRSTS = {  # name: the folds that it has not seen; what is left out of the shipped one, `first-shipped` has not seen either
+FIRSTS = {  # name: the folds that it has not seen; `first-shipped` has not seen what is left out of the shipped one
     **{f"first-{a}{b}": (a, b) for a, b in itertools.combinations(FOLDS, 2)},
     **{f"first-{fold}": (fold,) for fold in FOLDS},
     f"first-{SHIPPED}": (),

@@ -545,7 +545,9 @@ assert "paddle" not in sys.modules
     assert all("pip install paddlepaddle" in line for line in said)
 
 
-@pytest.mark.parametrize("channels", [("given",), ()])  # of the stages behind the first: with an LSTM, without
+@pytest.mark.parametrize(
+    "channels", [("given",), ()]
+)  # of the stages behind the first: with an LSTM, without
 def test_what_the_detector_is_given_can_be_given_to_fit(
     tmp_path: Path, trajectories: dict[str, Any], monkeypatch: pytest.MonkeyPatch, channels: tuple[str, ...]
 ) -> None:

@@ -133,7 +133,7 @@ def random_recipe(task: Task, rng: np.random.Generator, budget: float = 3.0) -> 
 
 
 def head_recipe(task: Task, rng: np.random.Generator, budget: float = 3.0) -> Recipe:
-    """A linear or small network on features of a pretrained one, for a few epochs or until long after it has memorised."""
+    """A linear or small network on features of a pretrained one, for two epochs or until long after memorising."""
 
     def between(low: float, high: float) -> float:
         return float(np.exp(rng.uniform(np.log(low), np.log(high))))

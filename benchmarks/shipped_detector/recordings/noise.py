@@ -171,7 +171,9 @@ def mistaken(task: Task, kind: str, rate: float, rng: np.random.Generator) -> tu
         carelessness = rng.gamma(0.8, size=n_people)[who]
         doubt = (said + 1e-3) ** rng.uniform(0.3, 1.0)
         doubt[np.arange(n), labels] = 0
-        keys = np.log(carelessness + 1e-9) + rng.uniform(0, 1) * np.log(doubt.max(axis=1)) + rng.gumbel(size=n)
+        keys = (
+            np.log(carelessness + 1e-9) + rng.uniform(0, 1) * np.log(doubt.max(axis=1)) + rng.gumbel(size=n)
+        )
         rows = np.argsort(keys)[::-1][:n_wrong]
         given[rows] = _draw(doubt[rows], rng)
         return task, given

@@ -74,7 +74,9 @@ def as_read(recording: Recording) -> Recording:
     seen = predictions >= 0
     n_seen, right = seen.sum(axis=0), (predictions == recording.labels[:, np.newaxis]).sum(axis=0)
     known = seen.any(axis=1)
-    fitted = np.divide(right, n_seen, out=np.full(len(n_seen), np.nan), where=n_seen >= MIN_SEEN * known.sum())
+    fitted = np.divide(
+        right, n_seen, out=np.full(len(n_seen), np.nan), where=n_seen >= MIN_SEEN * known.sum()
+    )
     clock = LearningClock(fitted, int(seen[known].argmax(axis=1).max(initial=0)) + 1)
     return cut(recording, np.arange(clock.epochs_to_read))
 
