@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,16 +47,9 @@ def names_of(dataset: Any) -> DatasetNames:
 
 
 def _names_of(dataset: Any) -> DatasetNames:
-    chosen: npt.NDArray[np.int64] | None = None
-    for _ in range(_MAX_NESTING):
-        if _is_a(dataset, "PlantedLabelErrors"):
-            dataset = dataset.dataset
-            continue
-        subset = subset_of(dataset)
-        if subset is None:
-            break
-        dataset, outer = subset
-        chosen = outer if chosen is None else outer[chosen]
+    chosen = None
+    for dataset, chosen, _ in nested(dataset):  # noqa: B007, B020  # the innermost has the names
+        pass
     paths = _paths(dataset)
     if paths is not None and chosen is not None:
         is_within = not len(chosen) or (chosen.min() >= 0 and chosen.max() < len(paths))
@@ -64,27 +57,46 @@ def _names_of(dataset: Any) -> DatasetNames:
     return DatasetNames(_ids(paths, getattr(dataset, "root", None)), _classes(dataset), paths)
 
 
-def subset_of(dataset: Any) -> tuple[Any, npt.NDArray[np.int64]] | None:
-    """The data set that a `Subset` is of, and which of its samples `[sample]`; None = it is no subset."""
-    if not _is_a(dataset, "Subset"):
-        return None
-    indices = np.asarray(dataset.indices)
-    if indices.ndim != 1 or (len(indices) and indices.dtype.kind not in "iu"):
-        return None
-    return dataset.dataset, indices.astype(np.int64)
+class Level(NamedTuple):
+    """A data set within another.
+
+    Attributes:
+        dataset: it.
+        chosen: `[sample of the outermost]`, which of its samples the outermost one holds; None = all.
+        indices: `[sample of the one around]`, which of its samples a `Subset` around it holds; None = there is none.
+    """
+
+    dataset: Any
+    chosen: npt.NDArray[np.int64] | None
+    indices: npt.NDArray[np.int64] | None
+
+
+def nested(dataset: Any) -> Iterator[Level]:
+    """A data set and those within it, through every `Subset` and `PlantedLabelErrors`, from the outside in."""
+    chosen: npt.NDArray[np.int64] | None = None
+    indices: npt.NDArray[np.int64] | None = None
+    for _ in range(_MAX_NESTING):
+        yield Level(dataset, chosen, indices)
+        indices = None
+        if _is_a(dataset, "Subset"):
+            some = np.asarray(dataset.indices)
+            if some.ndim != 1 or (len(some) and some.dtype.kind not in "iu"):
+                return
+            indices = some.astype(np.int64)
+            chosen = indices if chosen is None else indices[chosen]
+        elif not _is_a(dataset, "PlantedLabelErrors"):
+            return
+        dataset = dataset.dataset
 
 
 def selection_of(dataset: Any) -> tuple[int, int] | None:
-    """Size and checksum of which samples a `Subset`, also one of another, holds; None = it is none, or unreadable."""
+    """Size and checksum of which samples a `Subset`, also one within others, holds; None = there is none."""
     size, checksum = None, 0
     try:
-        for _ in range(_MAX_NESTING):
-            subset = subset_of(dataset)
-            if subset is None:
-                break
-            dataset, indices = subset
-            checksum = zlib.crc32(indices.tobytes(), checksum)
-            size = len(indices) if size is None else size
+        for level in nested(dataset):
+            if level.indices is not None:
+                checksum = zlib.crc32(level.indices.tobytes(), checksum)
+                size = len(level.indices) if size is None else size
     except Exception:  # of a property
         return None
     return None if size is None else (size, checksum)

@@ -9,10 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import paddle
 
-from ..dataset_names import subset_of
+from ..dataset_names import nested
 from ..errors import CaptureError
-
-_MAX_NESTING = 16  # subsets of subsets
 
 
 class PlantedLabelErrors(paddle.io.Dataset):  # type: ignore[misc]
@@ -113,21 +111,15 @@ def label_shifts_of(
     Raises:
         CaptureError: they are not those of what is recorded.
     """
-    chosen: npt.NDArray[np.int64] | None = None
-    for _ in range(_MAX_NESTING):
-        if isinstance(dataset, PlantedLabelErrors):
-            shifts = dataset.label_shifts if chosen is None else dataset.label_shifts[chosen]
-            if len(shifts) == n_samples and dataset.n_classes == n_classes and not has_labels:
+    for planted, chosen, _ in nested(dataset):
+        if isinstance(planted, PlantedLabelErrors):
+            shifts = planted.label_shifts if chosen is None else planted.label_shifts[chosen]
+            if len(shifts) == n_samples and planted.n_classes == n_classes and not has_labels:
                 return shifts
             raise CaptureError(
-                f"PlantedLabelErrors moves labels of {len(shifts)} samples and {dataset.n_classes} classes, and the "
+                f"PlantedLabelErrors moves labels of {len(shifts)} samples and {planted.n_classes} classes, and the "
                 f"network is trained on {n_samples} samples and {n_classes} classes"
                 f"{', with labels= of the callback' if has_labels else ''}; give it the whole data set and n_classes= "
                 "of the network, and leave out labels="
             )
-        subset = subset_of(dataset)
-        if subset is None:
-            return None
-        dataset, outer = subset
-        chosen = outer if chosen is None else outer[chosen]
     return None

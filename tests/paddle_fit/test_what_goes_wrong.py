@@ -41,6 +41,7 @@ import paddle_td_callback
 from paddle_td_callback import (
     CaptureError,
     LabelIssuesCallback,
+    PlantedLabelErrors,
     StoreError,
     TrainingDynamicsCallback,
     TrainingDynamicsRecorder,
@@ -568,14 +569,16 @@ def test_a_data_set_that_grows_while_it_is_read(path: str) -> None:
     assert callback.n_skipped == 10
 
 
-def test_a_subset_that_chooses_anew_ends_the_recording(path: str) -> None:
+@pytest.mark.parametrize("within", [None, lambda subset: PlantedLabelErrors(subset, N_CLASSES, 0.1)])
+def test_a_subset_that_chooses_anew_ends_the_recording(path: str, within: Any) -> None:
     subset = paddle.io.Subset(Points(), list(range(20)))
+    data = subset if within is None else within(subset)
 
     def choose(_: Any) -> None:
         subset.indices = list(range(20, 40))
 
     with pytest.warns(RuntimeWarning, match="holds other samples than in the epoch before.*index_field="):
-        fit(subset, [On("epoch_begin", choose, [1]), TrainingDynamicsCallback(path)])
+        fit(data, [On("epoch_begin", choose, [1]), TrainingDynamicsCallback(path)])
     assert seen(path) == [20]
 
 
