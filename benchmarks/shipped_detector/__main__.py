@@ -12,7 +12,7 @@ import sys
 from . import train_detector
 from .recordings import record
 
-N_RANDOM = 2000  # random trainings
+N_RANDOM = 260  # random trainings
 
 if __name__ == "__main__":
     if not {"-h", "--help"} & set(sys.argv[1:]):
