@@ -569,10 +569,23 @@ def test_a_data_set_that_grows_while_it_is_read(path: str) -> None:
     assert callback.n_skipped == 10
 
 
-@pytest.mark.parametrize("within", [None, lambda subset: PlantedLabelErrors(subset, N_CLASSES, 0.1)])
-def test_a_subset_that_chooses_anew_ends_the_recording(path: str, within: Any) -> None:
+def planted(data: Any) -> Any:
+    return PlantedLabelErrors(data, N_CLASSES, 0.1)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda subset: subset,
+        lambda subset: paddle.io.Subset(subset, list(range(20))),
+        planted,
+        lambda subset: paddle.io.Subset(planted(subset), list(range(20))),
+    ],
+    ids=["nothing", "subset", "moved-labels", "subset-of-moved-labels"],
+)
+def test_a_subset_that_chooses_anew_ends_the_recording(path: str, around: Any) -> None:
     subset = paddle.io.Subset(Points(), list(range(20)))
-    data = subset if within is None else within(subset)
+    data = around(subset)
 
     def choose(_: Any) -> None:
         subset.indices = list(range(20, 40))
