@@ -53,9 +53,9 @@ def zeros(block: Any, *, gzip_level: int | None) -> tuple[memoryview, bytes, int
 
 
 def record(path: Path, layout: Layout, n_epochs: int) -> None:
-    one = {f.name: np.zeros((1, *layout.epoch_shape(f)[1:]), f.dtype) for f in layout.fields}
+    one = {f.name: np.zeros((1, *f.shape[1:]), f.dtype) for f in layout.fields}
     one["n_presentations"][:] = 1
-    epoch = {f.name: np.broadcast_to(one[f.name], layout.epoch_shape(f)) for f in layout.fields}
+    epoch = {f.name: np.broadcast_to(one[f.name], f.shape) for f in layout.fields}
     made = StoreWriter.create(path, layout, durable=False)
     for index in range(n_epochs):
         made.commit_epoch(index, epoch, np.zeros(layout.n_samples, np.int32))

@@ -96,7 +96,7 @@ def record(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
             writer.commit_epoch(index, epoch, labels)
     data: dict[str, Any] = {}
     for field in layout.fields:
-        data[field.name] = [n_epochs, *layout.epoch_shape(field)], np.dtype(field.dtype).str, sums[field.name]
+        data[field.name] = [n_epochs, *field.shape], np.dtype(field.dtype).str, sums[field.name]
     seen = labels if n_epochs else np.full_like(labels, -1)
     data["labels"] = [layout.n_samples], "<i4", zlib.crc32(seen.tobytes())
     data["dropped_epochs"] = [len(dropped)], "<i8", zlib.crc32(np.array(sorted(dropped), "<i8").tobytes())

@@ -147,12 +147,12 @@ class EpochLog:
         self, index: int, field: Field, epoch: Mapping[str, npt.NDArray[Any]], tree: ChunkTree
     ) -> None:
         """Append one epoch of a field. HDF5 stores whole chunks, the last too."""
-        rows, unseen, n_rows = epoch[field.name], epoch["n_presentations"] == 0, self.layout.chunk_rows(field)
+        rows, unseen, n_rows = epoch[field.name], epoch["n_presentations"] == 0, field.chunk_rows
         put_node = functools.partial(self._append_block, blocks.NODE)
         blank = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
         if index > self.n_epochs:  # all chunks of dropped epochs are one: some readers know no gaps
             place = self._append_chunk(self.n_epochs, field, blocks.SHARED, blank)
-            for _ in range((index - self.n_epochs) * self.layout.n_chunks(field)):
+            for _ in range((index - self.n_epochs) * field.n_chunks):
                 tree.append(*place, put_node)
         any_unseen = bool(unseen.any())
         for number, start in enumerate(range(0, len(rows), n_rows)):
@@ -167,7 +167,7 @@ class EpochLog:
         """Append a chunk; returns its address and size."""
         payload, fletcher, checksum = encode_chunk(rows, gzip_level=self.layout.gzip_level)
         n_bytes = len(payload) + CHECKSUM_BYTES
-        frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
+        frame = Frame(blocks.CHUNK, field.number, epoch, number, n_bytes, checksum)
         return self._append(frame, payload, fletcher), n_bytes
 
     def _append_block(self, kind: int, body: bytes, long: int = 0) -> int:

@@ -133,19 +133,19 @@ class TrainingDynamicsStore:
             IndexError: an index outside the data set.
             StoreError: a damaged chunk.
         """
-        return self._rows(EPOCH_FIELDS[0], samples)
+        return self._rows(self.layout.fields[0], samples)
 
     def margins(self, samples: Samples = None) -> npt.NDArray[np.float32]:
         """Logit of the given label minus the largest other, `[sample, epoch]` float32, NaN = unseen."""
-        return self._rows(EPOCH_FIELDS[1], samples)
+        return self._rows(self.layout.fields[1], samples)
 
     def predictions(self, samples: Samples = None) -> npt.NDArray[np.int32]:
         """Class with the largest logit, `[sample, epoch]` int32, -1 = unseen."""
-        return self._rows(EPOCH_FIELDS[2], samples)
+        return self._rows(self.layout.fields[2], samples)
 
     def n_presentations(self, samples: Samples = None) -> npt.NDArray[np.uint8]:
         """How often a sample was seen (the last time is stored), `[sample, epoch]` uint8, 0 = unseen."""
-        return self._rows(EPOCH_FIELDS[3], samples)
+        return self._rows(self.layout.fields[3], samples)
 
     def probabilities(self, samples: Samples = None) -> npt.NDArray[Any]:
         """Softmax over all classes, `[sample, epoch, class]` as stored, NaN = unseen; StoreError if not kept."""
@@ -171,9 +171,9 @@ class TrainingDynamicsStore:
             max_bytes: how much one read of a tile may take, at least one chunk.
             wide: whether `probabilities` or `top` are to be read too, not only numbers per sample.
         """
-        fields = self.layout.fields if wide else EPOCH_FIELDS
-        rows = min(map(self.layout.chunk_rows, fields))
-        row_bytes = sum(map(self.layout.field_bytes, fields)) // self.n_samples
+        fields = self.layout.fields[: None if wide else len(EPOCH_FIELDS)]
+        rows = min(one.chunk_rows for one in fields)
+        row_bytes = sum(one.n_bytes for one in fields) // self.n_samples
         step = max(1, max_bytes // (rows * row_bytes * max(1, self.n_epochs))) * rows
         return (slice(start, min(start + step, self.n_samples)) for start in range(0, self.n_samples, step))
 
@@ -224,7 +224,7 @@ class TrainingDynamicsStore:
     def _chunk(self, one: Field, epoch: int, number: int) -> npt.NDArray[Any]:
         if one.name not in self._trees:
             self._trees[one.name] = self._state.tree(one, self._open_file)
-        place = self._trees[one.name].find(epoch * self.layout.n_chunks(one) + number)
+        place = self._trees[one.name].find(epoch * one.n_chunks + number)
         rows = read_chunk(self._open_file, self.layout, one, epoch, number, *place)
         if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:
             what = f"the chunk of '{one.name}' at byte {place[0]} holds numbers outside the classes"
@@ -232,8 +232,8 @@ class TrainingDynamicsStore:
         return rows
 
     def _rows(self, one: Field, samples: Samples) -> npt.NDArray[Any]:
-        chosen, n_rows = self._normalise(samples), self.layout.chunk_rows(one)
-        out = np.empty((len(chosen), self.n_epochs, *self.layout.epoch_shape(one)[1:]), one.dtype)
+        chosen, n_rows = self._normalise(samples), one.chunk_rows
+        out = np.empty((len(chosen), self.n_epochs, *one.shape[1:]), one.dtype)
         if out.size == 0:  # no bytes back the size of a recording without epochs
             return out
         numbers = chosen // n_rows

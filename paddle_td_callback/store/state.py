@@ -121,7 +121,7 @@ class State:
                 raise ValueError(f"{text!r:.50} where plain text was expected")
         if not self.names.keys() <= set(TEXTS):
             raise ValueError(f"names {list(self.names)!r:.50}")
-        n_dropped, n_chunks = self.dropped[1], sum(map(layout.n_chunks, layout.fields))
+        n_dropped, n_chunks = self.dropped[1], sum(one.n_chunks for one in layout.fields)
         written = layout.epoch_bytes // (DEFLATE_MAX_RATIO if layout.gzip_level else 1)
         least = written * (self.n_epochs - n_dropped) + 32 * n_chunks * self.n_epochs
         least += 8 * n_dropped + 4 * layout.n_samples
@@ -130,7 +130,7 @@ class State:
 
     def tree(self, one: Field, file: RawFile | None = None) -> ChunkTree:
         """The chunks of a field, in a file; without one, a tree without chunks."""
-        facts = 1 + len(self.layout.epoch_shape(one)), self.layout.n_chunks(one), self.layout.chunk_rows(one)
+        facts = 1 + len(one.shape), one.n_chunks, one.chunk_rows
         if file is None:
             return ChunkTree(*facts)
 
@@ -143,7 +143,7 @@ class State:
         def wrong(what: str) -> DamagedError:
             return DamagedError(file, f"the chunk index of '{one.name}' is damaged: {what}")
 
-        root = self.roots[self.layout.fields.index(one)]
+        root = self.roots[one.number]
         return ChunkTree(*facts, self.n_epochs * facts[1], root, read, wrong)
 
     def read_labels(self, file: RawFile) -> npt.NDArray[np.int32]:
@@ -180,9 +180,9 @@ class State:
         """Name of each dataset, messages of its header that never change, and those that do."""
         layout, n_samples = self.layout, self.layout.n_samples
         for one, root in zip(layout.fields, self.roots or [0] * len(layout.fields), strict=True):
-            shape, dtype = layout.epoch_shape(one), np.dtype(one.dtype)
+            shape, dtype = one.shape, np.dtype(one.dtype)
             space = 0x01, h5.dataspace((self.n_epochs, *shape), (None, *shape))
-            chunks = h5.chunked_layout((1, layout.chunk_rows(one), *shape[1:]), dtype.itemsize, root)
+            chunks = h5.chunked_layout((1, one.chunk_rows, *shape[1:]), dtype.itemsize, root)
             kind = h5.chunked_type(dtype, one.unseen, layout.gzip_level)
             yield one.name, [*kind, h5.attribute("meaning", one.meaning.encode())], [space, chunks]
         space, kind, place = h5.contiguous(np.dtype(LABELS.dtype), n_samples, self.labels[0])

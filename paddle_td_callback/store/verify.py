@@ -224,12 +224,12 @@ class _Examined:
     def rows(self, epoch: int, one: Field, start: int, stop: int) -> npt.NDArray[Any]:
         """Some rows of one epoch, `[sample]`, `[sample, class]` or `[sample, k]`."""
         layout, parts = self.layout, []
-        n_rows, field = layout.chunk_rows(one), layout.fields.index(one)
+        n_rows, field = one.chunk_rows, one.number
         for number in range(start // n_rows, -(-stop // n_rows)):
             try:
                 place = self._chunks.get((epoch, field, number), (0, 0))
                 if self._trees:
-                    place = self._trees[field].find(epoch * layout.n_chunks(one) + number)
+                    place = self._trees[field].find(epoch * one.n_chunks + number)
                 block = read_chunk(self._file, layout, one, epoch, number, *place)
             except DamagedError as error:
                 self._report.add(f"'{one.name}' from here on is lost: {error.what}", epoch, number * n_rows)
@@ -263,9 +263,9 @@ class _Examined:
     def _tiles(self, epoch: int) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
         """Rows of all fields, by the chunks of the narrow ones, so that each chunk is read once or nearly so."""
         layout = self.layout
-        step = layout.chunk_rows(layout.fields[0])
+        step = layout.fields[0].chunk_rows
         if step * layout.epoch_bytes > layout.n_samples * _TILE_BYTES:  # wide rows: by their own chunks
-            step = layout.chunk_rows(layout.fields[-1])
+            step = layout.fields[-1].chunk_rows
         for start in range(0, layout.n_samples, step):
             stop = min(start + step, layout.n_samples)
             yield start, {one.name: self.rows(epoch, one, start, stop) for one in layout.fields}

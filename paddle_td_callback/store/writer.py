@@ -154,7 +154,7 @@ class StoreWriter(EpochLog):
         self._written = state.read_labels(file), state.read_dropped(file)
         self.labels, self._dropped = self._written
         for one in state.layout.fields:
-            self._trees[one.name] = state.tree(one, file).cut(n_kept * state.layout.n_chunks(one))
+            self._trees[one.name] = state.tree(one, file).cut(n_kept * one.n_chunks)
         self._go_on_from(state)
         self._begin(root)
         if n_kept < state.n_epochs:  # in the file, the first commit drops the others: until then they stay
