@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import secrets
 import struct
-import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -40,21 +38,11 @@ _AHEAD_BYTES = 16 << 20  # from the newest commit to the end of the file, while 
 _MARGIN_BYTES = 4 << 20  # from the newest commit to the told end, and from that to the end of the file
 _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin writing
 
-_open_logs: weakref.WeakSet[EpochLog] = weakref.WeakSet()
-
 
 class EpochLog:
-    """The one writer of a file; `StoreWriter.create` and `StoreWriter.resume` make one.
+    """The one writer of a file at `real`; StoreError if another process records into it.
 
-    Args:
-        file: opened for reading and writing; StoreError if another process records into it.
-        real: where it lies.
-        durable: whether commits wait for the disk. Without it a kill loses nothing, a power cut may.
-
-    Attributes:
-        path: as given.
-        layout: the fixed facts of the recording.
-        labels: `[sample]` int32 as committed, -1 = never seen.
+    Without `durable`, commits do not wait for the disk: a kill loses nothing, a power cut may.
     """
 
     def __init__(self, file: RawFile, real: str, *, durable: bool = True) -> None:
@@ -65,15 +53,11 @@ class EpochLog:
         self._kept_end = START  # end of what the superblock on the disk may lead to
         self._behind = START  # end of what the disk was asked to write
         self._will_replace: tuple[str, RawFile] | None = None  # path and locked file, until the first epoch
-        self._trees: dict[str, ChunkTree] = {}
+        self._trees: list[ChunkTree] = []  # in the order of `layout.fields`
         self._dropped: list[int] = []
-        self._written: tuple[npt.NDArray[np.int32] | None, list[int]] = (
-            None,
-            [],
-        )  # labels and dropped in the file
-        self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)  # [sample] as committed, -1 = never seen
+        self._written = self.labels, self._dropped  # in the file
         self._is_locked = take(file)
-        _open_logs.add(self)
 
     @property
     def n_epochs(self) -> int:
@@ -111,9 +95,9 @@ class EpochLog:
         """
         if index >= self.n_epochs:
             with self._transaction():
-                trees = {name: tree.copy() for name, tree in self._trees.items()}
-                for field in self.layout.fields:
-                    self._append_chunks(index, field, epoch, trees[field.name])
+                trees = [tree.copy() for tree in self._trees]
+                for field, tree in zip(self.layout.fields, trees, strict=True):
+                    self._append_chunks(index, field, epoch, tree)
                 self._commit(index + 1, trees, labels, [*self._dropped, *range(self.n_epochs, index)])
         if self._will_replace is not None:
             real, held = self._will_replace
@@ -123,7 +107,7 @@ class EpochLog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Append in this block and call `_commit` at its end; where it raises, what was appended is given up."""
+        """Append in this block, `_commit` at its end; where it raises, what was appended is given up."""
         if not self._file.is_at(self._real):
             raise FileNotFoundError(f"'{self._real}' was removed, or replaced by another file")
         if self._file.n_bytes < self._end:
@@ -154,10 +138,9 @@ class EpochLog:
             place = self._append_chunk(self.n_epochs, field, blocks.SHARED, blank)
             for _ in range((index - self.n_epochs) * field.n_chunks):
                 tree.append(*place, put_node)
-        any_unseen = bool(unseen.any())
         for number, start in enumerate(range(0, len(rows), n_rows)):
             part, missing = rows[start : start + n_rows], unseen[start : start + n_rows]
-            if len(part) < n_rows or (any_unseen and missing.any()):
+            if len(part) < n_rows or missing.any():
                 block = blank.copy()
                 block[: len(part)][~missing] = part[~missing]
                 part = block
@@ -188,17 +171,17 @@ class EpochLog:
         return at
 
     def _commit(
-        self, n_epochs: int, trees: dict[str, ChunkTree], labels: npt.NDArray[np.int32], dropped: list[int]
+        self, n_epochs: int, trees: list[ChunkTree], labels: npt.NDArray[np.int32], dropped: list[int]
     ) -> None:
         """Commit what was appended; when this returns, it is durable."""
         state = replace(self._state, n_epochs=n_epochs)
-        if self._written[0] is None or not np.array_equal(labels, self._written[0]):
+        if not np.array_equal(labels, self._written[0]):
             raw = np.ascontiguousarray(labels, "<i4").tobytes()
             state = replace(state, labels=(self._append_block(blocks.LABELS, raw), zlib.crc32(raw)))
         if dropped != self._written[1]:
             raw = np.asarray(dropped, "<i8").tobytes()
             state = replace(state, dropped=(self._append_block(blocks.ARRAY, raw), len(dropped)))
-        state, block, metadata = state.laid_out(self._end + FRAME_BYTES, trees.values(), self._constants)
+        state, block, metadata = state.laid_out(self._end + FRAME_BYTES, trees, self._constants)
         self._append_block(blocks.STATE, block)
         root = self._append_block(blocks.METADATA, metadata, state.at)
         self._file.write(self._end, bytes(SLACK_BYTES))
@@ -251,13 +234,3 @@ class EpochLog:
                 self._cut_off()
                 self._sync()
             self._file.close()
-
-
-def _close_in_child() -> None:
-    """Give up the locks that a forked process, a DataLoader worker for instance, has inherited."""
-    for log in list(_open_logs):
-        log._file.close()
-
-
-with contextlib.suppress(AttributeError):  # a system that cannot fork
-    os.register_at_fork(after_in_child=_close_in_child)

@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import sys
+import weakref
 from typing import Any
 
 from ..errors import StoreError, StoreNotFoundError
@@ -24,6 +25,7 @@ def _at(function: str, fd: int, data: Any, offset: int) -> Any:
 
 SIGN_AT = 512
 _SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
+_taken: weakref.WeakSet[RawFile] = weakref.WeakSet()
 
 
 class RawFile:
@@ -149,6 +151,7 @@ def sign(token: bytes) -> bytes:
 
 def take(file: RawFile) -> bool:
     """Lock a file, and say whether that could be done; else see whether a process of this machine has signed it."""
+    _taken.add(file)
     try:
         lock(file)
         return True
@@ -159,6 +162,16 @@ def take(file: RawFile) -> bool:
         what = f"this file system cannot lock files ({error.strerror})"
         warn(f"'{file.name}': {what}, so record into it from one process only", RuntimeWarning, stacklevel=2)
         return False
+
+
+def _close_in_child() -> None:
+    """Give up the locks that a forked process, a DataLoader worker for instance, has inherited."""
+    for file in list(_taken):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _host() -> bytes:

@@ -100,7 +100,7 @@ class StoreWriter(EpochLog):
         self._append_block(METADATA, self._constants.raw)
         with self._transaction():
             labels = np.full(layout.n_samples, LABELS.unseen, np.int32)
-            self._commit(0, {one.name: state.tree(one) for one in layout.fields}, labels, [])
+            self._commit(0, [state.tree(one) for one in layout.fields], labels, [])
 
     @classmethod
     def resume(
@@ -153,8 +153,7 @@ class StoreWriter(EpochLog):
             )
         self._written = state.read_labels(file), state.read_dropped(file)
         self.labels, self._dropped = self._written
-        for one in state.layout.fields:
-            self._trees[one.name] = state.tree(one, file).cut(n_kept * one.n_chunks)
+        self._trees = [state.tree(one, file).cut(n_kept * one.n_chunks) for one in state.layout.fields]
         self._go_on_from(state)
         self._begin(root)
         if n_kept < state.n_epochs:  # in the file, the first commit drops the others: until then they stay
