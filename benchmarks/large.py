@@ -85,7 +85,7 @@ def overhead(path: Path) -> float:
 
 
 def main() -> None:
-    disk.open_file = SparseFile  # type: ignore[assignment]
+    disk.RawFile = SparseFile  # type: ignore[misc]
     commits.encode_chunk = zeros  # type: ignore[assignment]
     command = [sys.executable, "-m", "paddle_td_callback", "info"]
     print(

@@ -29,7 +29,7 @@ _taken: weakref.WeakSet[RawFile] = weakref.WeakSet()
 
 
 class RawFile:
-    """An open file, which messages call `name`; the fault tests put theirs in its place."""
+    """An open file, which messages call `name`; the fault tests put theirs in place of this class."""
 
     run: int | None = None  # number of the recording, once it is known; other blocks count as damaged
 
@@ -92,11 +92,6 @@ class RawFile:
                 self.close()
 
 
-def open_file(path: str, flags: int, name: str | None = None) -> RawFile:
-    """Open a file; the fault tests replace this."""
-    return RawFile(path, flags, name)
-
-
 def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> RawFile:
     """Open a file that should be a recording; StoreError where that cannot be."""
     name = path_text(path)
@@ -105,7 +100,7 @@ def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> Ra
     if os.path.exists(name) and not os.path.isfile(name):
         raise StoreError(f"'{name}' is a device or a pipe; give the path of a recording")
     try:
-        return open_file(os.path.realpath(name), flags, name)
+        return RawFile(os.path.realpath(name), flags, name)
     except FileNotFoundError as error:
         raise StoreNotFoundError(f"'{name}': there is no such file; give the path of a recording") from error
     except OSError as error:

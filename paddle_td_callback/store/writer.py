@@ -70,7 +70,7 @@ class StoreWriter(EpochLog):
                     undo.callback(replaced.close)
                 fresh = make_beside(real)
                 undo.callback(_unlink, fresh)
-                writer = cls(disk.open_file(fresh, os.O_RDWR, name), fresh, durable=durable)
+                writer = cls(disk.RawFile(fresh, os.O_RDWR, name), fresh, durable=durable)
                 undo.callback(writer._file.close)
                 writer._lay_out(layout, names)
                 if replaced is None:
@@ -187,7 +187,7 @@ def _unlink(path: str) -> None:
 
 def lock_replaced(name: str, real: str) -> RawFile:
     """Hold the lock of a file that will be replaced, so that nobody records into it meanwhile."""
-    file = disk.open_file(real, os.O_RDWR, name)
+    file = disk.RawFile(real, os.O_RDWR, name)
     with contextlib.suppress(OSError):  # a file system without locks
         disk.lock(file)
     return file

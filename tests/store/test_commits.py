@@ -267,8 +267,8 @@ def test_a_second_writer_on_other_systems(system, is_locked, path):
     code = f"""
 import os, sys
 sys.platform = {system!r}
-from paddle_td_callback.store.disk import lock, open_file
-file = open_file({str(path)!r}, os.O_RDWR | os.O_CREAT)
+from paddle_td_callback.store.disk import RawFile, lock
+file = RawFile({str(path)!r}, os.O_RDWR | os.O_CREAT)
 lock(file)
 if len(sys.argv) > 1:
     import subprocess
