@@ -10,9 +10,9 @@ import sys
 import weakref
 from typing import Any
 
-from ..errors import StoreError, StoreNotFoundError
+from ..errors import StoreError
 from ..messages import warn
-from .paths import path_text
+from .paths import existing_file
 
 
 def _at(function: str, fd: int, data: Any, offset: int) -> Any:
@@ -94,15 +94,9 @@ class RawFile:
 
 def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> RawFile:
     """Open a file that should be a recording; StoreError where that cannot be."""
-    name = path_text(path)
-    if os.path.isdir(name):
-        raise StoreError(f"'{name}' is a folder; give the path of the recording in it")
-    if os.path.exists(name) and not os.path.isfile(name):
-        raise StoreError(f"'{name}' is a device or a pipe; give the path of a recording")
+    name = existing_file(path, "the path of a recording")
     try:
         return RawFile(os.path.realpath(name), flags, name)
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(f"'{name}': there is no such file; give the path of a recording") from error
     except OSError as error:
         what = "read" if flags == os.O_RDONLY else "written"
         raise StoreError(
