@@ -15,10 +15,9 @@ from ..messages import warn
 from .blocks import DamagedError
 from .chunks import read_chunk
 from .disk import RawFile, open_recording
-from .hdf5_format import ChunkTree
 from .paths import path_text
 from .schema import CLASS_NAMES, EPOCH_FIELDS, LABEL_SHIFTS, SAMPLE_IDS, Field
-from .state import newest_state
+from .state import StoredTree, newest_state
 
 Samples = slice | npt.ArrayLike | None
 
@@ -214,11 +213,11 @@ class TrainingDynamicsStore:
         return result
 
     @functools.cached_property
-    def _trees(self) -> list[ChunkTree]:
-        return [self._state.tree(one, self._open_file) for one in self.layout.fields]
+    def _trees(self) -> list[StoredTree]:
+        return self._state.trees(self._open_file)
 
     def _chunk(self, one: Field, epoch: int, number: int) -> npt.NDArray[Any]:
-        place = self._trees[one.number].find(epoch * one.n_chunks + number)
+        place = self._trees[one.number].find(epoch, number)
         rows = read_chunk(self._open_file, self.layout, one, epoch, number, *place)
         if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:
             what = f"the chunk of '{one.name}' at byte {place[0]} holds numbers outside the classes"

@@ -18,10 +18,9 @@ from . import hdf5_format as h5
 from .blocks import CHUNK, LABELS, METADATA, SHARED, STATE, DamagedError, Frame, Root, read_block, scan
 from .chunks import read_chunk
 from .disk import open_recording
-from .hdf5_format import ChunkTree
 from .paths import path_text
 from .schema import TEXTS, Field, Layout
-from .state import State, newest_state
+from .state import State, StoredTree, newest_state
 from .writer import StoreWriter
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
@@ -139,7 +138,7 @@ class _Examined:
         self.names: dict[str, Any] = {}
         self._report = Report(path_text(path))
         self._chunks: dict[tuple[int, int, int], tuple[int, int]] = {}  # epoch, field, number: address, bytes
-        self._trees: list[ChunkTree] = []  # where no block is damaged
+        self._trees: list[StoredTree] = []  # where no block is damaged
         self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked
         self._file = open_recording(path)
         self._examine()
@@ -170,7 +169,7 @@ class _Examined:
                 report.dropped_epochs = newest.read_dropped(file)
             if report.ok and newest is not None:
                 newest.check_metadata(file, root)
-                self._trees = [newest.tree(one, file) for one in self.layout.fields]
+                self._trees = newest.trees(file)
                 found = file.read(0, h5.BEFORE_AT)
                 end = int.from_bytes(found[h5.END_AT : h5.END_AT + 8], "little")
                 is_inside = root.end + h5.SLACK_BYTES <= end <= file.n_bytes
@@ -229,7 +228,7 @@ class _Examined:
             try:
                 place = self._chunks.get((epoch, field, number), (0, 0))
                 if self._trees:
-                    place = self._trees[field].find(epoch * one.n_chunks + number)
+                    place = self._trees[field].find(epoch, number)
                 block = read_chunk(self._file, layout, one, epoch, number, *place)
             except DamagedError as error:
                 self._report.add(f"'{one.name}' from here on is lost: {error.what}", epoch, number * n_rows)

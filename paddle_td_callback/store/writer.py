@@ -18,7 +18,7 @@ from . import disk
 from .blocks import ARRAY, FRAME_BYTES, METADATA, TEXT
 from .commits import EpochLog
 from .disk import RawFile
-from .hdf5_format import text_heaps
+from .hdf5_format import ChunkTree, text_heaps
 from .paths import check_path, make_beside, move_into_place
 from .schema import LABELS, TEXTS, Layout
 from .state import State, newest_state
@@ -100,7 +100,7 @@ class StoreWriter(EpochLog):
         self._append_block(METADATA, self._constants.raw)
         with self._transaction():
             labels = np.full(layout.n_samples, LABELS.unseen, np.int32)
-            self._commit(0, [state.tree(one) for one in layout.fields], labels, [])
+            self._commit(0, [ChunkTree(one) for one in layout.fields], labels, [])
 
     @classmethod
     def resume(
@@ -153,7 +153,7 @@ class StoreWriter(EpochLog):
             )
         self._written = state.read_labels(file), state.read_dropped(file)
         self.labels, self._dropped = self._written
-        self._trees = [state.tree(one, file).cut(n_kept * one.n_chunks) for one in state.layout.fields]
+        self._trees = [tree.cut(n_kept) for tree in state.trees(file)]
         self._go_on_from(state)
         self._begin(root)
         if n_kept < state.n_epochs:  # in the file, the first commit drops the others: until then they stay
