@@ -169,10 +169,8 @@ def move_into_place(fresh: str, real: str, *, overwrite: bool) -> None:
     else:
         try:
             os.link(fresh, real)  # unlike a rename, fails where a file has come to lie there
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            if os.path.exists(real):
+        except OSError:  # that, or a file system without links
+            if os.path.lexists(real):
                 raise FileExistsError(f"'{real}' exists already") from None
             os.rename(fresh, real)
         else:

@@ -84,17 +84,18 @@ class Layout:
     def __post_init__(self) -> None:
         for name, least, most in (("n_samples", 1, 2**40), ("n_classes", 2, 2**31), ("gzip_level", 1, 10)):
             value = getattr(self, name)
-            if value is None and name == "gzip_level":
-                continue
-            if not is_whole(value) or not least <= value < most:
+            is_right = is_whole(value) and least <= value < most
+            if not (is_right or (value is None and name == "gzip_level")):
                 wanted = f"a whole number of at least {least} and below {most}"
                 raise ValueError(f"{name} must be {wanted}, got {value!r:.50}")
-        check_keep(self.keep)
-        if not isinstance(self.keep, str):
-            object.__setattr__(self, "keep", int(self.keep))  # of NumPy's integers too
-            if self.keep > self.n_classes:
-                n = self.n_classes
-                raise ValueError(f"keep={self.keep} is more than the {n} classes; say keep='all'")
+        keep: Any = self.keep
+        if not (isinstance(keep, str) and keep in ("all", "given")):
+            if not is_whole(keep) or keep < 1:
+                wanted = "'all', 'given' or a number of classes of at least 1"
+                raise ValueError(f"keep must be {wanted}, got {keep!r}")
+            if keep > self.n_classes:
+                raise ValueError(f"keep={keep} is more than the {self.n_classes} classes; say keep='all'")
+            object.__setattr__(self, "keep", int(keep))  # of NumPy's integers too
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be 'float16' or 'float32', got {self.dtype!r}")
         if self.mode not in ("train", "eval"):
@@ -129,11 +130,3 @@ class Layout:
 def is_whole(value: Any) -> bool:
     """Whether it is an integer, of Python or NumPy."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def check_keep(keep: Keep) -> None:
-    """Raise ValueError unless `keep` is "all", "given" or a whole number of classes."""
-    if isinstance(keep, str) and keep in ("all", "given"):
-        return
-    if not is_whole(keep) or int(keep) < 1:
-        raise ValueError(f"keep must be 'all', 'given' or a number of classes of at least 1, got {keep!r}")

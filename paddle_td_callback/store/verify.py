@@ -40,10 +40,9 @@ class Problem:
     sample: int | None = None
 
     def __str__(self) -> str:
-        places = [
-            f"{name} {at}" for name, at in (("epoch", self.epoch), ("sample", self.sample)) if at is not None
-        ]
-        return f"{', '.join(places)}: {self.message}" if places else self.message
+        numbers = {"epoch": self.epoch, "sample": self.sample}
+        places = ", ".join(f"{name} {at}" for name, at in numbers.items() if at is not None)
+        return f"{places}: {self.message}" if places else self.message
 
 
 @dataclass

@@ -46,15 +46,15 @@ class StoreWriter(EpochLog):
         Args:
             path: where; its folder must exist.
             layout: the fixed facts of the recording.
-            class_names: one for each class, or None.
-            sample_ids: one for each sample, no two alike, or None where they are known by their indices.
-            label_shifts: for each sample by how many classes its label was moved on purpose, in digits, or None.
+            class_names: one for each class.
+            sample_ids: one for each sample, no two alike.
+            label_shifts: for each sample by how many classes its label was moved on purpose, in digits.
             overwrite: replace an existing file.
             durable: whether commits wait for the disk.
 
         Raises:
             StoreError: see `check_path`; or a recorder is writing the file to replace; or the disk refused.
-            ValueError: a wrong number of class names or sample ids.
+            ValueError: a wrong number of names.
         """
         name = check_path(path, overwrite=overwrite)
         given = dict(zip(TEXTS, (class_names, sample_ids, label_shifts), strict=True))
@@ -126,11 +126,10 @@ class StoreWriter(EpochLog):
         """
         file = disk.open_recording(check_path(path, resume=True), os.O_RDWR)
         writer = cls(file, os.path.realpath(file.name), durable=durable)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(file.close)
             writer._go_on(layout, n_epochs)
-        except BaseException:
-            writer._file.close()
-            raise
+            undo.pop_all()
         return writer
 
     def _go_on(self, layout: Layout | None, n_epochs: int | None) -> None:
@@ -163,11 +162,7 @@ class StoreWriter(EpochLog):
                 self.labels = np.full_like(self.labels, LABELS.unseen)
 
     def drop_others(self) -> None:
-        """Commit that only the epochs which `resume` kept are there.
-
-        Raises:
-            OSError: as `commit_epoch`.
-        """
+        """Commit that only the epochs which `resume` kept are there; OSError as `commit_epoch`."""
         with self._transaction():
             self._commit(self.n_epochs, self._trees, self.labels, self._dropped)
 
