@@ -46,6 +46,9 @@ class SparseFile(RawFile):
         else:
             super().write(offset, *parts)
 
+    def sync(self) -> None:
+        """Nothing has to last."""
+
 
 def zeros(block: Any, *, gzip_level: int | None) -> tuple[memoryview, bytes, int]:
     payload = memoryview(bytes(block.size * block.dtype.itemsize))
@@ -56,7 +59,7 @@ def record(path: Path, layout: Layout, n_epochs: int) -> None:
     one = {f.name: np.zeros((1, *f.shape[1:]), f.dtype) for f in layout.fields}
     one["n_presentations"][:] = 1
     epoch = {f.name: np.broadcast_to(one[f.name], f.shape) for f in layout.fields}
-    made = StoreWriter.create(path, layout, durable=False)
+    made = StoreWriter.create(path, layout)
     for index in range(n_epochs):
         made.commit_epoch(index, epoch, np.zeros(layout.n_samples, np.int32))
     made.close()

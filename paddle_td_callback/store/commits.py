@@ -40,13 +40,10 @@ _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin
 
 
 class EpochLog:
-    """The one writer of a file at `real`; StoreError if another process records into it.
+    """The one writer of a file at `real`; StoreError if another process records into it."""
 
-    Without `durable`, commits do not wait for the disk: a kill loses nothing, a power cut may.
-    """
-
-    def __init__(self, file: RawFile, real: str, *, durable: bool = True) -> None:
-        self._file, self._real, self.path, self._durable = file, real, file.name, durable
+    def __init__(self, file: RawFile, real: str) -> None:
+        self._file, self._real, self.path = file, real, file.name
         self._token = secrets.token_bytes(16)
         self._root = 0  # address in the superblock
         self._end = self._told_end = START  # of the log; of the file, as the superblock says
@@ -165,7 +162,7 @@ class EpochLog:
         frame = frame._replace(run=self._file.run or 0)
         self._file.write(self._end, frame.pack(self._end), *parts, bytes(-frame.n_bytes % 8))
         self._end = at + padded(frame.n_bytes)
-        if self._durable and self._end - self._behind >= _WRITE_BEHIND_BYTES:
+        if self._end - self._behind >= _WRITE_BEHIND_BYTES:
             self._file.write_behind(self._behind, self._end - self._behind)
             self._behind = self._end
         return at
@@ -185,13 +182,13 @@ class EpochLog:
         self._append_block(blocks.STATE, block)
         root = self._append_block(blocks.METADATA, metadata, state.at)
         self._file.write(self._end, bytes(SLACK_BYTES))
-        self._sync()
+        self._file.sync()
         self._check_alone()
         if self._told_end < self._end + SLACK_BYTES + _MARGIN_BYTES:
             self._told_end = max(self._end + SLACK_BYTES, self._file.n_bytes - _MARGIN_BYTES)
         self._kept_end = self._end  # also if the next lines fail: the disk may have written the superblock
         self._file.write(0, superblock(root, self._told_end, self._root))
-        self._sync()
+        self._file.sync()
         # Committed.
         self._root, self._state, self._trees, self._dropped = root, state, trees, dropped
         self.labels = labels.copy()
@@ -213,12 +210,8 @@ class EpochLog:
         """Give back the space behind the log. The superblock says so first, or a power cut leaves a file too short."""
         self._told_end = self._end + SLACK_BYTES
         self._file.write(END_AT, struct.pack("<Q", self._told_end))
-        self._sync()
+        self._file.sync()
         self._file.truncate(self._told_end)
-
-    def _sync(self) -> None:
-        if self._durable:
-            self._file.sync()
 
     def _check_alone(self) -> None:
         """Where the file system has no locks, two writers notice each other by their signs."""
@@ -232,5 +225,5 @@ class EpochLog:
                 self._check_alone()
                 self._file.write(SIGN_AT, bytes(len(sign(b""))))
                 self._cut_off()
-                self._sync()
+                self._file.sync()
             self._file.close()

@@ -39,7 +39,6 @@ class StoreWriter(EpochLog):
         sample_ids: Sequence[str] | None = None,
         label_shifts: Sequence[str] | None = None,
         overwrite: bool = False,
-        durable: bool = True,
     ) -> StoreWriter:
         """Make an empty recording. With `overwrite` it replaces a file once its first epoch is committed.
 
@@ -50,7 +49,6 @@ class StoreWriter(EpochLog):
             sample_ids: one for each sample, no two alike.
             label_shifts: for each sample by how many classes its label was moved on purpose, in digits.
             overwrite: replace an existing file.
-            durable: whether commits wait for the disk.
 
         Raises:
             StoreError: see `check_path`; or a recorder is writing the file to replace; or the disk refused.
@@ -70,7 +68,7 @@ class StoreWriter(EpochLog):
                     undo.callback(replaced.close)
                 fresh = make_beside(real)
                 undo.callback(_unlink, fresh)
-                writer = cls(disk.RawFile(fresh, os.O_RDWR, name), fresh, durable=durable)
+                writer = cls(disk.RawFile(fresh, os.O_RDWR, name), fresh)
                 undo.callback(writer._file.close)
                 writer._lay_out(layout, names)
                 if replaced is None:
@@ -109,7 +107,6 @@ class StoreWriter(EpochLog):
         layout: Layout | None = None,
         *,
         n_epochs: int | None = None,
-        durable: bool = True,
     ) -> StoreWriter:
         """Open a recording to go on after its last committed epoch.
 
@@ -118,14 +115,13 @@ class StoreWriter(EpochLog):
             layout: what the caller is about to record, but for compression. None takes the file's.
             n_epochs: how many epochs to keep, for a training that goes on from an older checkpoint. The first commit
                 drops the others. None keeps all.
-            durable: whether commits wait for the disk.
 
         Raises:
             StoreError: not such a file, another recording than `layout`, fewer epochs than `n_epochs`, damaged,
                 or another process is recording into it.
         """
         file = disk.open_recording(check_path(path, resume=True), os.O_RDWR)
-        writer = cls(file, os.path.realpath(file.name), durable=durable)
+        writer = cls(file, os.path.realpath(file.name))
         with contextlib.ExitStack() as undo:
             undo.callback(file.close)
             writer._go_on(layout, n_epochs)
