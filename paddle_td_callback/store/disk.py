@@ -98,10 +98,8 @@ def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> Ra
     try:
         return RawFile(os.path.realpath(name), flags, name)
     except OSError as error:
-        what = "read" if flags == os.O_RDONLY else "written"
-        raise StoreError(
-            f"'{name}' cannot be {what}: {error.strerror or error}; give another path"
-        ) from error
+        what, why = "read" if flags == os.O_RDONLY else "written", error.strerror or error
+        raise StoreError(f"'{name}' cannot be {what}: {why}; give another path") from error
 
 
 def lock(file: RawFile) -> None:

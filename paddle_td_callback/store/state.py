@@ -152,8 +152,7 @@ class State:
         """Class names, sample ids or label shifts, None where there are none."""
         if kind not in self.names:
             return None
-        texts, at = list[bytes](), self.names[kind][1]
-        count = self.layout.n_names(kind)
+        texts, at, count = list[bytes](), self.names[kind][1], self.layout.n_names(kind)
         while len(texts) < count:
             heap = read_block(file, at, blocks.TEXT)
             found = h5.heap_texts(heap)
