@@ -46,6 +46,9 @@ class SparseFile(RawFile):
         else:
             super().write(offset, *parts)
 
+    def sync(self) -> None:
+        """Nothing has to last."""
+
 
 def zeros(block: Any, *, gzip_level: int | None) -> tuple[memoryview, bytes, int]:
     payload = memoryview(bytes(block.size * block.dtype.itemsize))
@@ -53,10 +56,10 @@ def zeros(block: Any, *, gzip_level: int | None) -> tuple[memoryview, bytes, int
 
 
 def record(path: Path, layout: Layout, n_epochs: int) -> None:
-    one = {f.name: np.zeros((1, *layout.epoch_shape(f)[1:]), f.dtype) for f in layout.fields}
+    one = {f.name: np.zeros((1, *f.shape[1:]), f.dtype) for f in layout.fields}
     one["n_presentations"][:] = 1
-    epoch = {f.name: np.broadcast_to(one[f.name], layout.epoch_shape(f)) for f in layout.fields}
-    made = StoreWriter.create(path, layout, durable=False)
+    epoch = {f.name: np.broadcast_to(one[f.name], f.shape) for f in layout.fields}
+    made = StoreWriter.create(path, layout)
     for index in range(n_epochs):
         made.commit_epoch(index, epoch, np.zeros(layout.n_samples, np.int32))
     made.close()
@@ -85,7 +88,7 @@ def overhead(path: Path) -> float:
 
 
 def main() -> None:
-    disk.open_file = SparseFile  # type: ignore[assignment]
+    disk.RawFile = SparseFile  # type: ignore[misc]
     commits.encode_chunk = zeros  # type: ignore[assignment]
     command = [sys.executable, "-m", "paddle_td_callback", "info"]
     print(

@@ -89,7 +89,7 @@ class Base:
         kind = TEXTS.get(name)
         count = layout.n_classes if kind == "class_names" else layout.n_samples
         names: dict[str, Any] = {kind: [f"{seed} {i}" for i in range(count)]} if kind else {}
-        writer = StoreWriter.create(path, layout, durable=False, **names)
+        writer = StoreWriter.create(path, layout, **names)
         self.states: list[dict[str, Any]] = []
         for index in range(n_epochs):
             if index >= n_epochs - N_EPOCHS:
@@ -512,7 +512,7 @@ def salvaged(path: str) -> dict[str, Any]:
 
 def resumed(path: str) -> dict[str, Any]:
     """What a writer takes over; it may then write, so this comes last."""
-    writer = StoreWriter.resume(path, durable=False)
+    writer = StoreWriter.resume(path)
     try:
         found = {"layout": writer.layout, "n_epochs": writer.n_epochs, "labels": writer.labels.copy()}
         if writer.layout.epoch_bytes < ANSWER_BYTES and writer.n_epochs:

@@ -86,7 +86,7 @@ def record(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
     class_names = [f"class {i} Ä图" for i in range(layout.n_classes)] if with_names else None
     sample_ids = [f"images/{i}.png" for i in range(layout.n_samples)] if with_ids else None
     path, labels = folder / "run.h5", make_labels(layout)
-    writer = StoreWriter.create(path, layout, class_names=class_names, sample_ids=sample_ids, durable=False)
+    writer = StoreWriter.create(path, layout, class_names=class_names, sample_ids=sample_ids)
     sums = {field.name: 0 for field in layout.fields}
     for index in range(n_epochs):
         epoch = unseen_epoch(layout) if index in dropped else make_epoch(layout, labels, index)
@@ -96,7 +96,7 @@ def record(folder: Path, name: str) -> tuple[Path, dict[str, Any]]:
             writer.commit_epoch(index, epoch, labels)
     data: dict[str, Any] = {}
     for field in layout.fields:
-        data[field.name] = [n_epochs, *layout.epoch_shape(field)], np.dtype(field.dtype).str, sums[field.name]
+        data[field.name] = [n_epochs, *field.shape], np.dtype(field.dtype).str, sums[field.name]
     seen = labels if n_epochs else np.full_like(labels, -1)
     data["labels"] = [layout.n_samples], "<i4", zlib.crc32(seen.tobytes())
     data["dropped_epochs"] = [len(dropped)], "<i8", zlib.crc32(np.array(sorted(dropped), "<i8").tobytes())

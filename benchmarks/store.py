@@ -30,7 +30,7 @@ BATCH = 128
 def make_epoch(layout: Layout, seed: int = 0) -> dict[str, np.ndarray]:
     """Outputs as a half-trained network gives them: what compresses is the tail of small probabilities."""
     rng = np.random.default_rng(seed)
-    epoch = {field.name: np.zeros(layout.epoch_shape(field), field.dtype) for field in layout.fields}
+    epoch = {field.name: np.zeros(field.shape, field.dtype) for field in layout.fields}
     for start in range(0, layout.n_samples, 10_000):
         rows = slice(start, min(start + 10_000, layout.n_samples))
         logits = rng.normal(0, 2.5, (rows.stop - start, layout.n_classes)).astype(np.float32)

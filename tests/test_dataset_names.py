@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from paddle_td_callback import PlantedLabelErrors
 from paddle_td_callback.dataset_names import DatasetNames, names_of
 from paddle_td_callback.export.thumbnails import list_images, png
 
@@ -48,6 +49,14 @@ def test_subsets_of_subsets(folder):
     names = names_of(paddle.io.Subset(inner, np.array([2, 0])))
     assert names.sample_ids == ["owl/0.png", "owl/2.png"]
     assert names.class_names == ["cat", "owl"]
+
+
+def test_moved_labels_between_subsets(folder):
+    dataset = paddle.vision.datasets.DatasetFolder(str(folder))
+    moved = PlantedLabelErrors(paddle.io.Subset(dataset, [5, 0, 3]), n_classes=2, fraction=0.4)
+    names = names_of(paddle.io.Subset(moved, [2, 0]))
+    assert names == names_of(paddle.io.Subset(dataset, [3, 5]))
+    assert names.sample_ids == ["owl/0.png", "owl/2.png"]
 
 
 def test_random_split(folder):

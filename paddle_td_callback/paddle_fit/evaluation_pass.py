@@ -108,7 +108,7 @@ class EvaluationPass:
                 disable=not progress,
                 file=Forgiving(sys.stderr),
             ) as bar,
-            undisturbed(self._model.network),
+            undisturbed(self._model.network, *self._reader.layers_called(self._model)),
             contextlib.closing(self._batches()) as batches,  # with its workers, whatever ends the pass
         ):
             for _ in range(n_steps):
@@ -194,11 +194,14 @@ class _Shard:
 
 
 @contextlib.contextmanager
-def undisturbed(network: Any) -> Iterator[None]:
-    """Put the network in evaluation mode for a while, and restore its state, whatever its own methods raise."""
+def undisturbed(network: Any, *others: Any) -> Iterator[None]:
+    """Put the network in evaluation mode for a while.
+
+    Then restore its state and that of other layers, whatever its own methods raise.
+    """
     was_training = network.training
     with random_streams_kept(), contextlib.ExitStack() as undo:
-        undo.callback(keep(network))
+        undo.callback(keep(network, *others))
         if was_training:
             undo.callback(network.train)  # which may do more than set flags, such as swap averaged weights
         network.eval()

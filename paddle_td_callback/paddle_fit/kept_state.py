@@ -62,10 +62,8 @@ def _attributes(holder: Any, noted: set[int], depth: int) -> Restore:
         for name in own.keys() - before.keys():
             del own[name]
         own.update(before)
-        for one in inner:
-            one()
 
-    return restore
+    return _both(restore, inner)
 
 
 def _content(value: Any, noted: set[int], depth: int) -> Restore:

@@ -10,6 +10,7 @@ import contextlib
 import dis
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -63,26 +64,27 @@ def _takes_probabilities(part: Any) -> bool | None:
 
 def _answers(loss: Any, ask: Callable[[Any], Any]) -> list[Any]:
     """Answers of the outermost parts of a loss that have one."""
-    level, seen = [loss], {id(loss)}
-    for _ in range(_DEPTH):
+    for level in itertools.islice(_levels(loss), _DEPTH):
         answers = [answer for part in level if (answer := _asked(ask, part)) is not None]
         if answers:
             return answers
-        inner = {id(one): one for part in level for one in _parts(part)}
-        level = [one for key, one in inner.items() if key not in seen]
-        seen.update(inner)
     return []
 
 
 def layers_in(function: Any) -> list[Any]:
-    """Layers that a function may call: those that it holds, or calls by a name of its own."""
-    found, level, seen = [], [function], {id(function)}
-    for _ in range(_DEPTH):
+    """Layers that a function may call: itself, and those that it holds, or calls by a name of its own."""
+    levels = itertools.islice(_levels(function), _DEPTH + 1)
+    return [part for level in levels for part in level if isinstance(part, paddle.nn.Layer)]
+
+
+def _levels(whole: Any) -> Iterator[list[Any]]:
+    """Itself, then its parts, then theirs, each once."""
+    level, seen = [whole], {id(whole)}
+    while level:
+        yield level
         inner = {id(one): one for part in level for one in _parts(part)}
         level = [one for key, one in inner.items() if key not in seen]
         seen.update(inner)
-        found += [one for one in level if isinstance(one, paddle.nn.Layer)]
-    return found
 
 
 def _asked(ask: Callable[[Any], Any], part: Any) -> Any:

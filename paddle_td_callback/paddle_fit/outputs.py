@@ -18,7 +18,7 @@ from ..errors import CaptureError
 from ..recording.batches import BLOCK_BYTES, as_array, check_rows
 from .index_field import FIELD_WAY
 from .internals import EXPLICIT_WAY, LOSS, memory_of
-from .losses import ignored_labels, takes_probabilities
+from .losses import ignored_labels, layers_in, takes_probabilities
 
 _SMALL = 16_384  # numbers of which Paddle's own copy is faster than one through DLPack
 _ROUNDING = 1e-2  # of probabilities; bfloat16 keeps no more
@@ -98,6 +98,13 @@ class OutputReader:
             if isinstance(label, paddle.Tensor):
                 label = label.numpy() if label.place.is_cpu_place() else label.detach().clone()
         return DeviceBatch(self._copy_of(chosen), label, loss)
+
+    def layers_called(self, model: Any) -> list[Any]:
+        """Layers that a function `logits` may call, which the training without us does not call then."""
+        if not callable(self.logits):
+            return []
+        whole = [model.network, getattr(model, LOSS), *layers_in(self.logits)]
+        return [one for one in whole if isinstance(one, paddle.nn.Layer)]
 
     def _copy_of(self, chosen: Any) -> Any:
         """A copy as float32, taken before the loss runs: it may work in place. On a GPU it stays there: no waiting."""

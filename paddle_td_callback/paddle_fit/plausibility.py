@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,8 @@ import numpy.typing as npt
 from .outputs import Batch
 
 _SUM_TOLERANCE = 1e-2  # bfloat16 keeps no more
-_N_ROWS = 10_000  # the last of the epoch are checked
+_N_ROWS = 10_000  # the last of the epoch are checked,
+_BATCH_ROWS, _BATCH_CELLS = 32, 1 << 16  # of each batch so many rows, or more of few classes
 _LEAST_ROWS = 30
 _SIGMAS = 4.0
 _LEAST_FALL = 0.02  # nats
@@ -30,7 +31,7 @@ class Plausibility:
         self._are_logits = True
         self._ones = np.inf, -np.inf  # the smallest and the largest of a network's one output
         self._largest = 0.0
-        self._rows: deque[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]] = deque()
+        self._checked: deque[_Checked] = deque()
         self._n_rows = 0
 
     def check_batch(self, batch: Batch) -> str | None:
@@ -40,10 +41,11 @@ class Plausibility:
         if not len(outputs):
             return None
         self._are_logits = not (self._is_given or batch.are_probabilities)
-        self._largest = max(self._largest, float(np.abs(outputs).max()))
-        self._rows.append((outputs.argmax(axis=1), batch.labels, _losses(batch)))
-        while sum(len(row[1]) for row in self._rows) - len(self._rows[0][1]) >= _N_ROWS:
-            self._rows.popleft()
+        self._largest = max(self._largest, float(outputs.max()), -float(outputs.min()))
+        some = batch.only(_evenly(*outputs.shape))
+        self._checked.append(_Checked(len(outputs), some.outputs.argmax(axis=1), some.labels, _losses(some)))
+        while sum(one.n_rows for one in self._checked) - self._checked[0].n_rows >= _N_ROWS:
+            self._checked.popleft()
         if not self._are_logits:
             return None
         if batch.has_one_column:
@@ -65,8 +67,8 @@ class Plausibility:
                 "through the first epoch, like a sigmoid's; pass outputs='probabilities' if it is one, or "
                 "outputs='logits' if it is not"
             )
-        if sum(len(row[1]) for row in self._rows) >= _LEAST_ROWS:
-            predicted, given, losses = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
+        if sum(len(one.given) for one in self._checked) >= _LEAST_ROWS:
+            predicted, given, losses = map(np.concatenate, list(zip(*self._checked, strict=True))[1:])
             odd = _constant_shift(predicted, given)
             if odd is None and not _falls(losses):
                 odd = _columns_without_labels(predicted, labels, n_classes)
@@ -75,8 +77,25 @@ class Plausibility:
             if odd is None and self._are_logits and _COSINE <= self._largest <= 1 + _COSINE_TOLERANCE:
                 odd = _unscaled(predicted, given, n_classes)
             messages += [odd] if odd else []
-        self._rows.clear()
+        self._checked.clear()
         return messages
+
+
+class _Checked(NamedTuple):
+    """The rows of a batch that are checked, of `n_rows`: predicted and given class, and loss."""
+
+    n_rows: int
+    predicted: npt.NDArray[np.int64]
+    given: npt.NDArray[np.int64]
+    losses: npt.NDArray[np.float32]
+
+
+def _evenly(n_rows: int, n_classes: int) -> npt.NDArray[np.bool_]:
+    """Which rows of a batch are checked, `[row]`: of many classes not all, whose softmax would take too long."""
+    n_checked = min(n_rows, max(_BATCH_ROWS, _BATCH_CELLS // n_classes))
+    is_checked = np.zeros(n_rows, np.bool_)
+    is_checked[np.linspace(0, n_rows - 1, n_checked).astype(np.int64)] = True
+    return is_checked
 
 
 def _losses(batch: Batch) -> npt.NDArray[np.float32]:

@@ -25,15 +25,18 @@ class Replacement(StandIn):
         holder: whose attribute that is.
         name: of the attribute.
         call: is called with the replaced object and the arguments.
+        is_asked_always: `call` also when it is over.
     """
 
     __slots__ = ("_td_call", "_td_is_asked_always", "_td_is_over", "_td_name", "_td_own", "_td_was_own")
 
-    def __init__(self, original: Any, holder: Any, name: str, call: Callable[..., Any]) -> None:
+    def __init__(
+        self, original: Any, holder: Any, name: str, call: Callable[..., Any], *, is_asked_always: bool
+    ) -> None:
         super().__init__(original)
         own = vars(holder)
-        self._td_set(_td_is_asked_always=False)
-        self._td_set(_td_own=own, _td_name=name, _td_was_own=name in own, _td_call=call, _td_is_over=False)
+        self._td_set(_td_own=own, _td_name=name, _td_was_own=name in own, _td_is_over=False)
+        self._td_set(_td_call=call, _td_is_asked_always=is_asked_always)
         own[name] = self
 
     def __call__(self, *args: Any, **named: Any) -> Any:
@@ -58,9 +61,11 @@ class Replacement(StandIn):
                 del own[name]
 
 
-def replace(holder: Any, name: str, call: Callable[..., Any]) -> Replacement:
+def replace(
+    holder: Any, name: str, call: Callable[..., Any], *, is_asked_always: bool = False
+) -> Replacement:
     """Replace an attribute of a model; see `Replacement`."""
-    return Replacement(getattr(holder, name), holder, name, call)
+    return Replacement(getattr(holder, name), holder, name, call, is_asked_always=is_asked_always)
 
 
 def intercept_next_epoch(
@@ -93,8 +98,8 @@ def intercept_next_epoch(
             replacement.remove()  # its fit is dead
         return original(loader, callbacks, mode, *args, **named)
 
-    replacement = replace(model, RUN_ONE_EPOCH, run_one_epoch)
-    replacement._td_set(_td_is_asked_always=True)  # a copy of the model keeps it, and is to run itself
+    # A copy of the model keeps it, and is to run itself.
+    replacement = replace(model, RUN_ONE_EPOCH, run_one_epoch, is_asked_always=True)
     return replacement
 
 

@@ -21,7 +21,6 @@ from ..recording.batches import as_array
 from .evaluation_pass import unchanged_by_a_call
 from .index_field import FIELD_WAY, IndexField
 from .internals import EXPLICIT_WAY, LOSS, PaddleBatches, n_inputs, sampler_places
-from .losses import layers_in
 from .outputs import DeviceBatch, OutputReader
 from .replacement import Replacement, replace
 from .stand_in import StandIn, original_of
@@ -286,8 +285,7 @@ class StepTap:
         if not callable(self._reader.logits):
             return contextlib.nullcontext()
         if self._called is None:
-            whole = [self._model.network, getattr(self._model, LOSS), *layers_in(self._reader.logits)]
-            self._called = [one for one in whole if isinstance(one, paddle.nn.Layer)]
+            self._called = self._reader.layers_called(self._model)
         return unchanged_by_a_call(*self._called)
 
     def release(self) -> None:

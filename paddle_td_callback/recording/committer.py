@@ -265,7 +265,7 @@ class Committer:
         layout = self._writer.layout
         arrays = {}
         for field in layout.fields:
-            shape = layout.epoch_shape(field)
+            shape = field.shape
             # Only what grows with the classes goes into the file: the rest is 13 bytes a sample.
             spilled = self._spill is not None and field.last_axis is not None
             arrays[field.name] = (
@@ -379,7 +379,7 @@ def spill_bytes(layout: Layout, memory_limit_bytes: int | None) -> int:
     limit = default_memory_limit_bytes() if memory_limit_bytes is None else memory_limit_bytes
     if _N_BUFFERS * layout.epoch_bytes <= limit:
         return 0
-    sizes = (layout.field_bytes(field) for field in layout.fields if field.last_axis is not None)
+    sizes = (field.n_bytes for field in layout.fields if field.last_axis is not None)
     return _N_BUFFERS * sum(-(-size // mmap.PAGESIZE) * mmap.PAGESIZE for size in sizes)
 
 

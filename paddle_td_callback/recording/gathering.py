@@ -89,7 +89,7 @@ class Ranks(Protocol):
 def row_dtype(layout: Layout) -> np.dtype[np.void]:
     """One packed row of an epoch as it travels between ranks, so that a tile of rows is a run of bytes."""
     facts: list[Any] = [("sample", "<i8"), ("step", "<u4"), ("label", "<i4")]
-    fields = [(f.name, np.dtype(f.dtype).newbyteorder("<"), layout.epoch_shape(f)[1:]) for f in layout.fields]
+    fields = [(f.name, np.dtype(f.dtype).newbyteorder("<"), f.shape[1:]) for f in layout.fields]
     return np.dtype(facts + fields)
 
 

@@ -21,7 +21,6 @@ CHUNK, NODE, TEXT, ARRAY, LABELS, STATE, METADATA = range(1, 8)  # kinds of bloc
 SHARED = (1 << 32) - 1  # number of the chunk that epochs which were never written share
 
 _FRAME, FRAME_MAGIC = struct.Struct("<4sBBxxIIIII"), b"PTDb"
-_CRC = struct.Struct("<I")
 
 
 class DamagedError(StoreError):
@@ -46,7 +45,7 @@ class Frame(NamedTuple):
     def pack(self, at: int) -> bytes:
         """The 32 bytes at a place in the file."""
         raw = _FRAME.pack(FRAME_MAGIC, *self)
-        return raw + _CRC.pack(zlib.crc32(raw, at & 0xFFFFFFFF))
+        return raw + zlib.crc32(raw, at & 0xFFFFFFFF).to_bytes(4, "little")
 
     @classmethod
     def unpack(cls, raw: bytes, at: int, run: int | None = None) -> Frame | None:
@@ -54,10 +53,8 @@ class Frame(NamedTuple):
         raw = raw[:FRAME_BYTES]
         if len(raw) < FRAME_BYTES or at < START or at % 8:
             return None
-        magic, *facts = _FRAME.unpack(raw[:-4])
-        frame = cls(*facts)
-        is_whole = magic == FRAME_MAGIC and raw == frame.pack(at) and run in (None, frame.run)
-        return frame if is_whole else None
+        frame = cls(*_FRAME.unpack(raw[:-4])[1:])
+        return frame if raw == frame.pack(at) and run in (None, frame.run) else None
 
     @classmethod
     def read(cls, file: RawFile, at: int) -> Frame | None:

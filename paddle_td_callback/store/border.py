@@ -1,5 +1,6 @@
 """The border of the store: what recording writes to, and what detection and export read from, on one page."""
 
+# ruff: noqa: D102 (methods are described in `commits.py` and `reader.py`)
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -19,20 +20,19 @@ class RecordingWriter(Protocol):
     labels: npt.NDArray[np.int32]  # [sample], -1 = never seen
 
     @property
-    def n_epochs(self) -> int:
-        """Committed epochs, dropped ones included."""
-
+    def n_epochs(self) -> int: ...
     def commit_epoch(
         self, index: int, epoch: Mapping[str, npt.NDArray[Any]], labels: npt.NDArray[np.int32]
-    ) -> None:
-        """Write one epoch; when this returns it is durable, if it raises nothing has changed."""
-
-    def close(self) -> None:
-        """Release the file."""
+    ) -> None: ...
+    def close(self) -> None: ...
 
 
 class RecordingReader(Protocol):
-    """Gives committed epochs. `TrainingDynamicsStore(path)` opens one of a file."""
+    """Gives committed epochs. `TrainingDynamicsStore(path)` opens one of a file.
+
+    Numbers are `[sample, epoch]`, probabilities `[sample, epoch, class]`, top `[sample, epoch, k]`, of all samples or
+    of those asked for. What was not seen is NaN or -1.
+    """
 
     path: str
     layout: Layout
@@ -42,26 +42,11 @@ class RecordingReader(Protocol):
     keep: Keep
 
     @property
-    def labels(self) -> npt.NDArray[np.int32]:
-        """`[sample]`, -1 = never seen."""
-
-    def tiles(self, max_bytes: int = 1 << 26, *, wide: bool = False) -> Iterator[slice]:
-        """Slices over all samples, each as large as may be read at once."""
-
-    def given_probabilities(self, samples: Any = None) -> npt.NDArray[np.float32]:
-        """`[sample, epoch]`, NaN = unseen."""
-
-    def margins(self, samples: Any = None) -> npt.NDArray[np.float32]:
-        """`[sample, epoch]`, NaN = unseen."""
-
-    def predictions(self, samples: Any = None) -> npt.NDArray[np.int32]:
-        """`[sample, epoch]`, -1 = unseen."""
-
-    def probabilities(self, samples: Any = None) -> npt.NDArray[Any]:
-        """`[sample, epoch, class]`, NaN = unseen."""
-
-    def top(self, samples: Any = None) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
-        """The k most probable classes and their probabilities, `[sample, epoch, k]`."""
-
-    def close(self) -> None:
-        """Release the file."""
+    def labels(self) -> npt.NDArray[np.int32]: ...  # [sample], -1 = never seen
+    def tiles(self, max_bytes: int = 1 << 26, *, wide: bool = False) -> Iterator[slice]: ...
+    def given_probabilities(self, samples: Any = None) -> npt.NDArray[np.float32]: ...
+    def margins(self, samples: Any = None) -> npt.NDArray[np.float32]: ...
+    def predictions(self, samples: Any = None) -> npt.NDArray[np.int32]: ...
+    def probabilities(self, samples: Any = None) -> npt.NDArray[Any]: ...
+    def top(self, samples: Any = None) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]: ...
+    def close(self) -> None: ...

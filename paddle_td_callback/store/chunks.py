@@ -117,11 +117,11 @@ def read_chunk(
 
     It is compared with its frame, or DamagedError.
     """
-    plain = layout.chunk_bytes(one) + CHECKSUM_BYTES
+    plain = one.n_bytes // layout.n_samples * one.chunk_rows + CHECKSUM_BYTES
     sizes = range(plain // DEFLATE_MAX_RATIO, plain + plain // 100 + 64) if layout.gzip_level else (plain,)
     raw = file.read(at - FRAME_BYTES, FRAME_BYTES + n_bytes) if n_bytes in sizes else b""
     frame, stored = Frame.unpack(raw, at - FRAME_BYTES, file.run), memoryview(raw)[FRAME_BYTES:]
-    kind = CHUNK, layout.fields.index(one)
+    kind = CHUNK, one.number
     if frame is None or frame[:2] != kind or not frame.n_bytes == len(stored) == n_bytes:
         raise DamagedError(file, f"there is no chunk of {n_bytes} bytes of '{one.name}' at byte {at}")
     if frame.number != SHARED and (frame.epoch, frame.number) != (epoch, number):
@@ -129,7 +129,7 @@ def read_chunk(
     try:
         if checksums(stored[:-CHECKSUM_BYTES]) != (bytes(stored[-CHECKSUM_BYTES:]), frame.checksum):
             raise ValueError("its checksum is wrong")
-        shape = layout.chunk_rows(one), *layout.epoch_shape(one)[1:]
+        shape = one.chunk_rows, *one.shape[1:]
         dtype = np.dtype(one.dtype).newbyteorder("<")
         return decode_chunk(stored, shape, dtype, gzip_level=layout.gzip_level)
     except ValueError as error:

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import secrets
 import struct
-import weakref
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -40,40 +38,23 @@ _AHEAD_BYTES = 16 << 20  # from the newest commit to the end of the file, while 
 _MARGIN_BYTES = 4 << 20  # from the newest commit to the told end, and from that to the end of the file
 _WRITE_BEHIND_BYTES = 8 << 20  # appended since the disk was last asked to begin writing
 
-_open_logs: weakref.WeakSet[EpochLog] = weakref.WeakSet()
-
 
 class EpochLog:
-    """The one writer of a file; `StoreWriter.create` and `StoreWriter.resume` make one.
+    """The one writer of a file at `real`; StoreError if another process records into it."""
 
-    Args:
-        file: opened for reading and writing; StoreError if another process records into it.
-        real: where it lies.
-        durable: whether commits wait for the disk. Without it a kill loses nothing, a power cut may.
-
-    Attributes:
-        path: as given.
-        layout: the fixed facts of the recording.
-        labels: `[sample]` int32 as committed, -1 = never seen.
-    """
-
-    def __init__(self, file: RawFile, real: str, *, durable: bool = True) -> None:
-        self._file, self._real, self.path, self._durable = file, real, file.name, durable
+    def __init__(self, file: RawFile, real: str) -> None:
+        self._file, self._real, self.path = file, real, file.name
         self._token = secrets.token_bytes(16)
         self._root = 0  # address in the superblock
         self._end = self._told_end = START  # of the log; of the file, as the superblock says
         self._kept_end = START  # end of what the superblock on the disk may lead to
         self._behind = START  # end of what the disk was asked to write
         self._will_replace: tuple[str, RawFile] | None = None  # path and locked file, until the first epoch
-        self._trees: dict[str, ChunkTree] = {}
+        self._trees: list[ChunkTree] = []  # in the order of `layout.fields`
         self._dropped: list[int] = []
-        self._written: tuple[npt.NDArray[np.int32] | None, list[int]] = (
-            None,
-            [],
-        )  # labels and dropped in the file
-        self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)
+        self.labels: npt.NDArray[np.int32] = np.empty(0, np.int32)  # [sample] as committed, -1 = never seen
+        self._written = self.labels, self._dropped  # in the file
         self._is_locked = take(file)
-        _open_logs.add(self)
 
     @property
     def n_epochs(self) -> int:
@@ -111,9 +92,9 @@ class EpochLog:
         """
         if index >= self.n_epochs:
             with self._transaction():
-                trees = {name: tree.copy() for name, tree in self._trees.items()}
-                for field in self.layout.fields:
-                    self._append_chunks(index, field, epoch, trees[field.name])
+                trees = [tree.copy() for tree in self._trees]
+                for field, tree in zip(self.layout.fields, trees, strict=True):
+                    self._append_chunks(index, field, epoch, tree)
                 self._commit(index + 1, trees, labels, [*self._dropped, *range(self.n_epochs, index)])
         if self._will_replace is not None:
             real, held = self._will_replace
@@ -123,7 +104,7 @@ class EpochLog:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        """Append in this block and call `_commit` at its end; where it raises, what was appended is given up."""
+        """Append in this block, `_commit` at its end; where it raises, what was appended is given up."""
         if not self._file.is_at(self._real):
             raise FileNotFoundError(f"'{self._real}' was removed, or replaced by another file")
         if self._file.n_bytes < self._end:
@@ -147,17 +128,16 @@ class EpochLog:
         self, index: int, field: Field, epoch: Mapping[str, npt.NDArray[Any]], tree: ChunkTree
     ) -> None:
         """Append one epoch of a field. HDF5 stores whole chunks, the last too."""
-        rows, unseen, n_rows = epoch[field.name], epoch["n_presentations"] == 0, self.layout.chunk_rows(field)
+        rows, unseen, n_rows = epoch[field.name], epoch["n_presentations"] == 0, field.chunk_rows
         put_node = functools.partial(self._append_block, blocks.NODE)
         blank = np.full((n_rows, *rows.shape[1:]), field.unseen, field.dtype)
         if index > self.n_epochs:  # all chunks of dropped epochs are one: some readers know no gaps
             place = self._append_chunk(self.n_epochs, field, blocks.SHARED, blank)
-            for _ in range((index - self.n_epochs) * self.layout.n_chunks(field)):
+            for _ in range((index - self.n_epochs) * field.n_chunks):
                 tree.append(*place, put_node)
-        any_unseen = bool(unseen.any())
         for number, start in enumerate(range(0, len(rows), n_rows)):
             part, missing = rows[start : start + n_rows], unseen[start : start + n_rows]
-            if len(part) < n_rows or (any_unseen and missing.any()):
+            if len(part) < n_rows or missing.any():
                 block = blank.copy()
                 block[: len(part)][~missing] = part[~missing]
                 part = block
@@ -167,7 +147,7 @@ class EpochLog:
         """Append a chunk; returns its address and size."""
         payload, fletcher, checksum = encode_chunk(rows, gzip_level=self.layout.gzip_level)
         n_bytes = len(payload) + CHECKSUM_BYTES
-        frame = Frame(blocks.CHUNK, self.layout.fields.index(field), epoch, number, n_bytes, checksum)
+        frame = Frame(blocks.CHUNK, field.number, epoch, number, n_bytes, checksum)
         return self._append(frame, payload, fletcher), n_bytes
 
     def _append_block(self, kind: int, body: bytes, long: int = 0) -> int:
@@ -182,33 +162,33 @@ class EpochLog:
         frame = frame._replace(run=self._file.run or 0)
         self._file.write(self._end, frame.pack(self._end), *parts, bytes(-frame.n_bytes % 8))
         self._end = at + padded(frame.n_bytes)
-        if self._durable and self._end - self._behind >= _WRITE_BEHIND_BYTES:
+        if self._end - self._behind >= _WRITE_BEHIND_BYTES:
             self._file.write_behind(self._behind, self._end - self._behind)
             self._behind = self._end
         return at
 
     def _commit(
-        self, n_epochs: int, trees: dict[str, ChunkTree], labels: npt.NDArray[np.int32], dropped: list[int]
+        self, n_epochs: int, trees: list[ChunkTree], labels: npt.NDArray[np.int32], dropped: list[int]
     ) -> None:
         """Commit what was appended; when this returns, it is durable."""
         state = replace(self._state, n_epochs=n_epochs)
-        if self._written[0] is None or not np.array_equal(labels, self._written[0]):
+        if not np.array_equal(labels, self._written[0]):
             raw = np.ascontiguousarray(labels, "<i4").tobytes()
             state = replace(state, labels=(self._append_block(blocks.LABELS, raw), zlib.crc32(raw)))
         if dropped != self._written[1]:
             raw = np.asarray(dropped, "<i8").tobytes()
             state = replace(state, dropped=(self._append_block(blocks.ARRAY, raw), len(dropped)))
-        state, block, metadata = state.laid_out(self._end + FRAME_BYTES, trees.values(), self._constants)
+        state, block, metadata = state.laid_out(self._end + FRAME_BYTES, trees, self._constants)
         self._append_block(blocks.STATE, block)
         root = self._append_block(blocks.METADATA, metadata, state.at)
         self._file.write(self._end, bytes(SLACK_BYTES))
-        self._sync()
+        self._file.sync()
         self._check_alone()
         if self._told_end < self._end + SLACK_BYTES + _MARGIN_BYTES:
             self._told_end = max(self._end + SLACK_BYTES, self._file.n_bytes - _MARGIN_BYTES)
         self._kept_end = self._end  # also if the next lines fail: the disk may have written the superblock
         self._file.write(0, superblock(root, self._told_end, self._root))
-        self._sync()
+        self._file.sync()
         # Committed.
         self._root, self._state, self._trees, self._dropped = root, state, trees, dropped
         self.labels = labels.copy()
@@ -230,12 +210,8 @@ class EpochLog:
         """Give back the space behind the log. The superblock says so first, or a power cut leaves a file too short."""
         self._told_end = self._end + SLACK_BYTES
         self._file.write(END_AT, struct.pack("<Q", self._told_end))
-        self._sync()
+        self._file.sync()
         self._file.truncate(self._told_end)
-
-    def _sync(self) -> None:
-        if self._durable:
-            self._file.sync()
 
     def _check_alone(self) -> None:
         """Where the file system has no locks, two writers notice each other by their signs."""
@@ -249,15 +225,5 @@ class EpochLog:
                 self._check_alone()
                 self._file.write(SIGN_AT, bytes(len(sign(b""))))
                 self._cut_off()
-                self._sync()
+                self._file.sync()
             self._file.close()
-
-
-def _close_in_child() -> None:
-    """Give up the locks that a forked process, a DataLoader worker for instance, has inherited."""
-    for log in list(_open_logs):
-        log._file.close()
-
-
-with contextlib.suppress(AttributeError):  # a system that cannot fork
-    os.register_at_fork(after_in_child=_close_in_child)

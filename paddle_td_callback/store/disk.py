@@ -7,11 +7,12 @@ import os
 import socket
 import struct
 import sys
+import weakref
 from typing import Any
 
-from ..errors import StoreError, StoreNotFoundError
+from ..errors import StoreError
 from ..messages import warn
-from .paths import path_text
+from .paths import existing_file
 
 
 def _at(function: str, fd: int, data: Any, offset: int) -> Any:
@@ -24,10 +25,11 @@ def _at(function: str, fd: int, data: Any, offset: int) -> Any:
 
 SIGN_AT = 512
 _SIGN, _SIGN_MAGIC = struct.Struct("<8s16sQ64s"), b"PTDwritr"  # magic, token, process, host
+_taken: weakref.WeakSet[RawFile] = weakref.WeakSet()
 
 
 class RawFile:
-    """An open file, which messages call `name`; the fault tests put theirs in its place."""
+    """An open file, which messages call `name`; the fault tests put theirs in place of this class."""
 
     run: int | None = None  # number of the recording, once it is known; other blocks count as damaged
 
@@ -90,27 +92,14 @@ class RawFile:
                 self.close()
 
 
-def open_file(path: str, flags: int, name: str | None = None) -> RawFile:
-    """Open a file; the fault tests replace this."""
-    return RawFile(path, flags, name)
-
-
 def open_recording(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> RawFile:
     """Open a file that should be a recording; StoreError where that cannot be."""
-    name = path_text(path)
-    if os.path.isdir(name):
-        raise StoreError(f"'{name}' is a folder; give the path of the recording in it")
-    if os.path.exists(name) and not os.path.isfile(name):
-        raise StoreError(f"'{name}' is a device or a pipe; give the path of a recording")
+    name = existing_file(path, "the path of a recording")
     try:
-        return open_file(os.path.realpath(name), flags, name)
-    except FileNotFoundError as error:
-        raise StoreNotFoundError(f"'{name}': there is no such file; give the path of a recording") from error
+        return RawFile(os.path.realpath(name), flags, name)
     except OSError as error:
-        what = "read" if flags == os.O_RDONLY else "written"
-        raise StoreError(
-            f"'{name}' cannot be {what}: {error.strerror or error}; give another path"
-        ) from error
+        what, why = "read" if flags == os.O_RDONLY else "written", error.strerror or error
+        raise StoreError(f"'{name}' cannot be {what}: {why}; give another path") from error
 
 
 def lock(file: RawFile) -> None:
@@ -149,6 +138,7 @@ def sign(token: bytes) -> bytes:
 
 def take(file: RawFile) -> bool:
     """Lock a file, and say whether that could be done; else see whether a process of this machine has signed it."""
+    _taken.add(file)
     try:
         lock(file)
         return True
@@ -159,6 +149,16 @@ def take(file: RawFile) -> bool:
         what = f"this file system cannot lock files ({error.strerror})"
         warn(f"'{file.name}': {what}, so record into it from one process only", RuntimeWarning, stacklevel=2)
         return False
+
+
+def _close_in_child() -> None:
+    """Give up the locks that a forked process, a DataLoader worker for instance, has inherited."""
+    for file in list(_taken):
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)
 
 
 def _host() -> bytes:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from .schema import Field
 
 UNDEFINED = (1 << 64) - 1
 SLACK_BYTES = 4096  # more than the largest node: 24 + 65 keys of 40 bytes + 64 addresses
@@ -168,48 +170,36 @@ def heap_texts(heap: bytes) -> list[bytes]:
 
 
 @functools.lru_cache(1024)
-def _tree_head(level: int, n_entries: int) -> bytes:
+def tree_head(level: int, n_entries: int) -> bytes:
+    """How a node of a tree of chunks begins."""
     return struct.pack("<4sBBHQQ", b"TREE", 1, level, n_entries, UNDEFINED, UNDEFINED)
 
 
 class ChunkTree:
-    """The chunks of one dataset in order, epoch by epoch: a B-tree that grows at its right end alone.
+    """The chunks of one field in order, epoch by epoch: a B-tree that grows at its right end alone.
 
     A full node is written once. The nodes on the way to the last chunk are written anew by each commit. All other nodes
     are full, so the number of a chunk tells the way to it.
-
-    The dataset has `rank` axes, an epoch `n_a_epoch` chunks of `n_rows` samples.
     """
 
-    def __init__(
-        self,
-        rank: int,
-        n_a_epoch: int,
-        n_rows: int,
-        n_chunks: int = 0,  # of the tree in a file
-        root: int = UNDEFINED,  # its address
-        read: Callable[[int], bytes] = lambda at: (
-            b""
-        ),  # gives the bytes from an address on, of a node at least
-        wrong: Callable[[str], Exception] = ValueError,  # makes the error to raise where that tree is damaged
-    ) -> None:
-        self._facts, self.n_chunks = (rank, n_a_epoch, n_rows), n_chunks
-        self._root, self._read, self._wrong = root, read, wrong
-        self.fan_out = 8 if n_a_epoch < 8 else 64  # few keep small commits small, many keep large trees flat
-        self._key = struct.Struct(f"<II{rank + 1}Q")  # stored bytes, filter mask, first element
+    def __init__(self, field: Field, n_chunks: int = 0) -> None:
+        self.field, self.n_chunks = field, n_chunks
+        self.fan_out = (
+            8 if field.n_chunks < 8 else 64
+        )  # few keep small commits small, many keep large trees flat
+        self._key = struct.Struct(f"<II{len(field.shape) + 2}Q")  # stored bytes, filter mask, first element
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
 
     def copy(self) -> ChunkTree:
         """A tree that can grow by itself."""
-        other = ChunkTree(*self._facts, self.n_chunks)
+        other = ChunkTree(self.field, self.n_chunks)
         other._levels = [list(level) for level in self._levels]
         return other
 
     def _key_of(self, number: int, n_bytes: int) -> bytes:
-        rank, n_a_epoch, n_rows = self._facts
-        epoch, part = divmod(number, n_a_epoch)
-        return self._key.pack(n_bytes, 0, epoch, part * n_rows, *[0] * (rank - 1))
+        epoch, part = divmod(number, self.field.n_chunks)
+        return self._key.pack(n_bytes, 0, epoch, part * self.field.chunk_rows, *[0] * len(self.field.shape))
 
     def append(self, address: int, n_bytes: int, put: Put) -> None:
         """Add the next chunk. `put` takes the nodes that became full."""
@@ -233,44 +223,4 @@ class ChunkTree:
         return int.from_bytes(root[0][-8:], "little") if root else UNDEFINED
 
     def _node(self, level: int, entries: Sequence[bytes], end: bytes) -> bytes:
-        return _tree_head(level, len(entries)) + b"".join(entries) + end
-
-    def _height(self, n_chunks: int) -> int:
-        level = 0
-        while self.fan_out ** (level + 1) < n_chunks:
-            level += 1
-        return level
-
-    def _way(self, number: int) -> Iterator[tuple[int, bytes, int]]:
-        """The nodes on the way to a chunk of the file: level, bytes, and where in them the next one's entry ends."""
-        at, level = self._root, self._height(self.n_chunks)
-        while level >= 0:
-            span = self.fan_out**level
-            start, place = divmod(number // span, self.fan_out)
-            n_entries = min(self.fan_out, -(-self.n_chunks // span) - start * self.fan_out)
-            node, end = self._read(at), 24 + (place + 1) * (self._key.size + 8)
-            if node[:24] != _tree_head(level, n_entries):
-                raise self._wrong(f"at byte {at} is no node of its level")
-            yield level, node, end
-            at, level = int.from_bytes(node[end - 8 : end], "little"), level - 1
-
-    def find(self, number: int) -> tuple[int, int]:
-        """Address and stored bytes of a chunk of the file."""
-        *_, (_, node, end) = self._way(number)
-        key = node[end - 8 - self._key.size : end - 8]
-        n_bytes = int.from_bytes(key[:4], "little")
-        if key != self._key_of(number, n_bytes):
-            raise self._wrong(f"another chunk stands in the place of number {number}")
-        return int.from_bytes(node[end - 8 : end], "little"), n_bytes
-
-    def cut(self, n_chunks: int) -> ChunkTree:
-        """The first chunks of the file as a tree that can grow."""
-        tree, size = ChunkTree(*self._facts, n_chunks), self._key.size + 8
-        tree._levels = [[] for _ in range(self._height(n_chunks) + 1)]
-        if self.n_chunks:
-            self.find(self.n_chunks - 1)  # which says whether it is the tree of another dataset
-        for level, node, end in self._way(n_chunks - 1) if n_chunks else ():
-            if level < len(tree._levels):
-                entries = [node[i : i + size] for i in range(24, end, size)]
-                tree._levels[level] = entries[:-1] if level else entries
-        return tree
+        return tree_head(level, len(entries)) + b"".join(entries) + end

@@ -21,22 +21,12 @@ _USUAL_GZIP_RATIO = 3  # measured on trained networks' probabilities: 1.2 to 3
 
 
 def path_text(path: Any, name: str = "path") -> str:
-    """A path that a user gave, as text.
-
-    Args:
-        path: a string, bytes or an `os.PathLike`.
-        name: of the argument, for the message.
-
-    Raises:
-        TypeError: it is none.
-        StoreError: it holds a NUL.
-    """
+    """A path that a user gave, as text; TypeError that names the argument, or StoreError for a NUL in it."""
     try:
         text = os.fsdecode(path)
     except TypeError:
-        raise TypeError(
-            f"{name} must be a path, got {escape(repr(path), limit=80)}; give a string or a pathlib.Path"
-        ) from None
+        got = escape(repr(path), limit=80)
+        raise TypeError(f"{name} must be a path, got {got}; give a string or a pathlib.Path") from None
     if "\0" in text:
         raise StoreError(f"'{text}' holds a NUL, which no file name may; give another path")
     return text
@@ -45,13 +35,7 @@ def path_text(path: Any, name: str = "path") -> str:
 def existing_file(path: Any, wanted: str) -> str:
     """The path of a file to read, as text; a pipe or a device may never end, so it is refused.
 
-    Args:
-        path: as the user gave it.
-        wanted: what to give instead, for the message.
-
-    Raises:
-        StoreNotFoundError: there is none.
-        StoreError: it cannot be read.
+    StoreNotFoundError if there is none, StoreError if it cannot be read; the message says what is `wanted` instead.
     """
     name = path_text(path)
     try:
@@ -60,8 +44,10 @@ def existing_file(path: Any, wanted: str) -> str:
         raise StoreNotFoundError(f"'{name}': there is no such file; give {wanted}") from error
     except OSError as error:
         raise StoreError(f"'{name}' cannot be read: {error.strerror}; give {wanted}") from error
+    if stat.S_ISDIR(mode):
+        raise StoreError(f"'{name}' is a folder, not a file; give {wanted}")
     if not stat.S_ISREG(mode):
-        raise StoreError(f"'{name}' is a folder, a device or a pipe; give {wanted}")
+        raise StoreError(f"'{name}' is a device or a pipe; give {wanted}")
     if not os.access(name, os.R_OK):
         raise StoreError(f"'{name}' may not be read; get permission to read it, or give {wanted}")
     return name
@@ -72,10 +58,7 @@ def resolve_output(
 ) -> str:
     """Refuse early, by a StoreError, an output path that could not be written later; returns the real path.
 
-    Args:
-        path: as the user gave it; symbolic links are followed.
-        replace_existing: whether a file may lie there.
-        in_place: whether such a file is written to, not replaced.
+    A file may lie there with `replace_existing`; it is written to, not replaced, with `in_place`.
     """
     name = path_text(path)
     if not name:
@@ -119,9 +102,7 @@ def absolute(path: str | os.PathLike[str]) -> str:
     """The path from the root, as text, with the links of its folders followed; its last part stays as it is.
 
     A folder that is linked elsewhere while a training runs, or another working folder, changes nothing any more.
-
-    Raises:
-        StoreError: the working folder is gone.
+    StoreError if the working folder is gone.
     """
     name = path_text(path)
     folder, file = os.path.split(name)
@@ -134,16 +115,9 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: bool = False) -> str:
-    """Refuse early a recording that could not be written at the end of the first epoch.
+    """Refuse early a recording that could not be written at the end of the first epoch; returns the path as given.
 
-    Args:
-        path: of the recording; returned as it was given.
-        resume: whether an existing recording is continued.
-        overwrite: whether an existing file is replaced.
-
-    Raises:
-        ValueError: both `resume` and `overwrite`.
-        StoreError: see `resolve_output`.
+    ValueError if an existing file is both to `resume` and to `overwrite`, StoreError: see `resolve_output`.
     """
     name = path_text(path)
     going_on = resume is not False
@@ -161,14 +135,8 @@ def check_path(path: str | os.PathLike[str], *, resume: Any = False, overwrite: 
 def set_aside(path: str | os.PathLike[str]) -> str | None:
     """Give a file the next free name of its kind, such as `run-1.h5`, so that its path is free.
 
-    Args:
-        path: of the file; a symbolic link stays, and the file behind it gets the name.
-
-    Returns:
-        Its new path; None where there was none.
-
-    Raises:
-        OSError: the folder cannot be written.
+    A symbolic link stays, and the file behind it gets the name. Returns the new path, None where there was no file;
+    OSError if the folder cannot be written.
     """
     real = os.path.realpath(path)
     if not os.path.exists(real):
@@ -201,10 +169,8 @@ def move_into_place(fresh: str, real: str, *, overwrite: bool) -> None:
     else:
         try:
             os.link(fresh, real)  # unlike a rename, fails where a file has come to lie there
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without links
-            if os.path.exists(real):
+        except OSError:  # that, or a file system without links
+            if os.path.lexists(real):
                 raise FileExistsError(f"'{real}' exists already") from None
             os.rename(fresh, real)
         else:
@@ -244,13 +210,9 @@ def replace_file(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 def check_space(
     path: str | os.PathLike[str], layout: Layout, n_epochs: int, *, buffer_bytes: int = 0
 ) -> None:
-    """Refuse, by a StoreError that names the `keep=` that would fit, what cannot fit on the disk.
+    """Refuse, by a StoreError that names the `keep=` that would fit, epochs to come that cannot fit on the disk.
 
-    Args:
-        path: of the recording.
-        layout: of the recording.
-        n_epochs: epochs to come.
-        buffer_bytes: what else is needed beside it.
+    So many `buffer_bytes` are needed beside the recording.
     """
 
     def needed(keep: Keep) -> int:

@@ -15,10 +15,9 @@ from ..messages import warn
 from .blocks import DamagedError
 from .chunks import read_chunk
 from .disk import RawFile, open_recording
-from .hdf5_format import ChunkTree
 from .paths import path_text
 from .schema import CLASS_NAMES, EPOCH_FIELDS, LABEL_SHIFTS, SAMPLE_IDS, Field
-from .state import newest_state
+from .state import StoredTree, newest_state
 
 Samples = slice | npt.ArrayLike | None
 
@@ -53,7 +52,6 @@ class TrainingDynamicsStore:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path_text(path)
-        self._trees: dict[str, ChunkTree] = {}
         self._file = open_recording(path)
         _, self._state, wrong = newest_state(self._file)
         self.dropped_epochs = self._state.read_dropped(self._file)
@@ -61,7 +59,6 @@ class TrainingDynamicsStore:
             warn(
                 f"'{self.path}': its newest commit is damaged ({wrong.what}); these are the {self._state.n_epochs} "
                 "epochs of the commit before; another program may have changed the file, see `paddle-td verify`",
-                RuntimeWarning,
                 stacklevel=2,
             )
         self.layout, self.n_epochs = self._state.layout, self._state.n_epochs
@@ -133,19 +130,19 @@ class TrainingDynamicsStore:
             IndexError: an index outside the data set.
             StoreError: a damaged chunk.
         """
-        return self._rows(EPOCH_FIELDS[0], samples)
+        return self._rows(0, samples)
 
     def margins(self, samples: Samples = None) -> npt.NDArray[np.float32]:
         """Logit of the given label minus the largest other, `[sample, epoch]` float32, NaN = unseen."""
-        return self._rows(EPOCH_FIELDS[1], samples)
+        return self._rows(1, samples)
 
     def predictions(self, samples: Samples = None) -> npt.NDArray[np.int32]:
         """Class with the largest logit, `[sample, epoch]` int32, -1 = unseen."""
-        return self._rows(EPOCH_FIELDS[2], samples)
+        return self._rows(2, samples)
 
     def n_presentations(self, samples: Samples = None) -> npt.NDArray[np.uint8]:
         """How often a sample was seen (the last time is stored), `[sample, epoch]` uint8, 0 = unseen."""
-        return self._rows(EPOCH_FIELDS[3], samples)
+        return self._rows(3, samples)
 
     def probabilities(self, samples: Samples = None) -> npt.NDArray[Any]:
         """Softmax over all classes, `[sample, epoch, class]` as stored, NaN = unseen; StoreError if not kept."""
@@ -154,7 +151,7 @@ class TrainingDynamicsStore:
                 f"'{self.path}' was recorded with keep={self.keep!r}, so it does not hold the probabilities of "
                 "all classes; record with keep='all'"
             )
-        return self._rows(self.layout.fields[-1], samples)
+        return self._rows(-1, samples)
 
     def top(self, samples: Samples = None) -> tuple[npt.NDArray[np.int32], npt.NDArray[Any]]:
         """The k largest classes, and their probabilities, `[sample, epoch, k]`; StoreError if not kept."""
@@ -162,7 +159,7 @@ class TrainingDynamicsStore:
             raise StoreError(
                 f"'{self.path}' was recorded with keep={self.keep!r}, not with keep=k; record with a number as keep="
             )
-        return self._rows(self.layout.fields[-2], samples), self._rows(self.layout.fields[-1], samples)
+        return self._rows(-2, samples), self._rows(-1, samples)
 
     def tiles(self, max_bytes: int = 1 << 26, *, wide: bool = False) -> Iterator[slice]:
         """Slices over all samples, each a whole number of chunks, to stream through what does not fit in memory.
@@ -171,22 +168,19 @@ class TrainingDynamicsStore:
             max_bytes: how much one read of a tile may take, at least one chunk.
             wide: whether `probabilities` or `top` are to be read too, not only numbers per sample.
         """
-        fields = self.layout.fields if wide else EPOCH_FIELDS
-        rows = min(map(self.layout.chunk_rows, fields))
-        row_bytes = sum(map(self.layout.field_bytes, fields)) // self.n_samples
+        fields = self.layout.fields[: None if wide else len(EPOCH_FIELDS)]
+        rows = min(one.chunk_rows for one in fields)
+        row_bytes = sum(one.n_bytes for one in fields) // self.n_samples
         step = max(1, max_bytes // (rows * row_bytes * max(1, self.n_epochs))) * rows
         return (slice(start, min(start + step, self.n_samples)) for start in range(0, self.n_samples, step))
 
     def pred_probs(self, epochs: Any = None) -> npt.NDArray[np.float32]:
         """Class probabilities for cleanlab's `find_label_issues(labels, pred_probs)` and `Datalab.find_issues`.
 
-        Which epochs: cleanlab expects probabilities of samples that were not trained on. These are of samples that
-        were, so a network that fits its labels is sure of wrong ones too, and more so with every epoch. The mean
-        over all epochs, the default, keeps the early ones, in which wrong labels are not fitted yet. On 20,000
-        samples of Fashion-MNIST with a tenth of the labels changed, cleanlab's ranking had an average precision of
-        0.948 by the mean of all epochs, 0.946 by that of the first half, 0.937 by that of the second half, and 0.908
-        by the last epoch alone. For a network that fits everything soon, give the epochs before that, such as
-        `range(5)`. Probabilities by cross-validation are what cleanlab recommends, and cost several trainings.
+        cleanlab expects probabilities of samples that were not trained on. These were, so a network that fits its
+        labels is sure of wrong ones too, and more so with every epoch. The mean over all epochs keeps the early ones,
+        in which wrong labels are not fitted yet. For a network that fits everything soon, give the epochs before
+        that, such as `range(5)`.
 
         Args:
             epochs: None for all, one number (-1 is the last), a slice, or several numbers.
@@ -200,11 +194,8 @@ class TrainingDynamicsStore:
         """
         every = np.arange(self.n_epochs)
         try:
-            chosen = np.atleast_1d(
-                every
-                if epochs is None
-                else every[epochs if isinstance(epochs, slice) else np.asarray(epochs)]
-            )
+            wanted = slice(None) if epochs is None else epochs
+            chosen = np.atleast_1d(every[wanted if isinstance(wanted, slice) else np.asarray(wanted)])
         except IndexError:
             chosen = every[:0]
         if not len(chosen):
@@ -221,26 +212,28 @@ class TrainingDynamicsStore:
             np.divide(total, sums, out=result[tile], where=sums > 0)
         return result
 
+    @functools.cached_property
+    def _trees(self) -> list[StoredTree]:
+        return self._state.trees(self._open_file)
+
     def _chunk(self, one: Field, epoch: int, number: int) -> npt.NDArray[Any]:
-        if one.name not in self._trees:
-            self._trees[one.name] = self._state.tree(one, self._open_file)
-        place = self._trees[one.name].find(epoch * self.layout.n_chunks(one) + number)
+        place = self._trees[one.number].find(epoch, number)
         rows = read_chunk(self._open_file, self.layout, one, epoch, number, *place)
         if one.dtype == "int32" and not -1 <= rows.min() <= rows.max() < self.n_classes:
             what = f"the chunk of '{one.name}' at byte {place[0]} holds numbers outside the classes"
             raise DamagedError(self._file, what)
         return rows
 
-    def _rows(self, one: Field, samples: Samples) -> npt.NDArray[Any]:
-        chosen, n_rows = self._normalise(samples), self.layout.chunk_rows(one)
-        out = np.empty((len(chosen), self.n_epochs, *self.layout.epoch_shape(one)[1:]), one.dtype)
+    def _rows(self, field: int, samples: Samples) -> npt.NDArray[Any]:
+        chosen, one = self._normalise(samples), self.layout.fields[field]
+        out = np.empty((len(chosen), self.n_epochs, *one.shape[1:]), one.dtype)
         if out.size == 0:  # no bytes back the size of a recording without epochs
             return out
-        numbers = chosen // n_rows
+        numbers = chosen // one.chunk_rows
         order = np.argsort(numbers, kind="stable")
         for here in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
             number = int(numbers[here[0]])
-            place, rows = _as_slice(here), _as_slice(chosen[here] - number * n_rows)
+            place, rows = _as_slice(here), _as_slice(chosen[here] - number * one.chunk_rows)
             # Epoch by epoch as they are stored, then turned as a whole: far fewer cache misses.
             block = np.empty((self.n_epochs, len(here), *out.shape[2:]), one.dtype)
             for epoch in range(self.n_epochs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import numbers
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -24,13 +24,22 @@ _CHUNK_ROWS = 16384
 
 @dataclass(frozen=True)
 class Field:
-    """One dataset of the schema: its axes after `[epoch, sample]`, dtype and the value that means "unseen"."""
+    """One dataset of the schema: its axis after `[epoch, sample]`, dtype and the value that means "unseen".
+
+    A field of a layout has its number there, the shape of one epoch, samples per chunk, chunks and bytes of an epoch.
+    A chunk holds samples of one epoch.
+    """
 
     name: str
     last_axis: str | None
     dtype: str
     unseen: float
     meaning: str
+    number: int = 0
+    shape: tuple[int, ...] = ()
+    chunk_rows: int = 0
+    n_chunks: int = 0
+    n_bytes: int = 0
 
 
 EPOCH_FIELDS = (
@@ -75,17 +84,18 @@ class Layout:
     def __post_init__(self) -> None:
         for name, least, most in (("n_samples", 1, 2**40), ("n_classes", 2, 2**31), ("gzip_level", 1, 10)):
             value = getattr(self, name)
-            if value is None and name == "gzip_level":
-                continue
-            if not is_whole(value) or not least <= value < most:
+            is_right = is_whole(value) and least <= value < most
+            if not (is_right or (value is None and name == "gzip_level")):
                 wanted = f"a whole number of at least {least} and below {most}"
                 raise ValueError(f"{name} must be {wanted}, got {value!r:.50}")
-        check_keep(self.keep)
-        if not isinstance(self.keep, str):
-            object.__setattr__(self, "keep", int(self.keep))  # of NumPy's integers too
-            if self.keep > self.n_classes:
-                n = self.n_classes
-                raise ValueError(f"keep={self.keep} is more than the {n} classes; say keep='all'")
+        keep: Any = self.keep
+        if not (isinstance(keep, str) and keep in ("all", "given")):
+            if not is_whole(keep) or keep < 1:
+                wanted = "'all', 'given' or a number of classes of at least 1"
+                raise ValueError(f"keep must be {wanted}, got {keep!r}")
+            if keep > self.n_classes:
+                raise ValueError(f"keep={keep} is more than the {self.n_classes} classes; say keep='all'")
+            object.__setattr__(self, "keep", int(keep))  # of NumPy's integers too
         if self.dtype not in ("float16", "float32"):
             raise ValueError(f"dtype must be 'float16' or 'float32', got {self.dtype!r}")
         if self.mode not in ("train", "eval"):
@@ -93,62 +103,30 @@ class Layout:
 
     @functools.cached_property
     def fields(self) -> tuple[Field, ...]:
-        """The per-epoch datasets of this recording."""
+        """The per-epoch datasets of this recording, with their sizes."""
         wide = ALL_FIELDS if self.keep == "all" else () if self.keep == "given" else TOP_FIELDS
-        typed = (replace(one, dtype=self.dtype) if one.dtype == "float16" else one for one in wide)
-        return EPOCH_FIELDS + tuple(typed)
-
-    def epoch_shape(self, field: Field) -> tuple[int, ...]:
-        """Shape of one epoch of a field: `[sample]`, `[sample, class]` or `[sample, k]`."""
-        if field.last_axis is None:
-            return (self.n_samples,)
-        return (self.n_samples, self.n_classes if field.last_axis == "class" else int(self.keep))
+        found = []
+        for number, one in enumerate(EPOCH_FIELDS + wide):
+            dtype = self.dtype if one.dtype == "float16" else one.dtype
+            row = () if one.last_axis is None else (self.n_classes if self.keep == "all" else int(self.keep),)
+            row_bytes = math.prod(row) * np.dtype(dtype).itemsize
+            n_chunks = -(-self.n_samples // (max(1, _CHUNK_BYTES // row_bytes) if row else _CHUNK_ROWS))
+            # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
+            chunk_rows, n_bytes = -(-self.n_samples // n_chunks), self.n_samples * row_bytes
+            sizes = (self.n_samples, *row), chunk_rows, n_chunks, n_bytes
+            found.append(Field(one.name, one.last_axis, dtype, one.unseen, one.meaning, number, *sizes))
+        return tuple(found)
 
     @functools.cached_property
-    def _chunk_rows(self) -> dict[str, int]:
-        found = {}
-        for field in self.fields:
-            most = _CHUNK_ROWS
-            if field.last_axis is not None:
-                most = max(1, _CHUNK_BYTES * self.n_samples // self.field_bytes(field))
-            # HDF5 stores whole chunks, so all are made about alike rather than the last one nearly empty.
-            found[field.name] = -(-self.n_samples // -(-self.n_samples // most))
-        return found
-
-    def chunk_rows(self, field: Field) -> int:
-        """Samples per chunk of a field; a chunk holds one epoch of so many samples."""
-        return self._chunk_rows[field.name]
-
-    def n_chunks(self, field: Field) -> int:
-        """Chunks of one epoch of a field."""
-        return -(-self.n_samples // self.chunk_rows(field))
-
-    def field_bytes(self, field: Field) -> int:
-        """Bytes of one epoch of a field."""
-        return math.prod(self.epoch_shape(field)) * np.dtype(field.dtype).itemsize
-
-    def chunk_bytes(self, field: Field) -> int:
-        """Bytes of one chunk of a field, before compression."""
-        return self.field_bytes(field) // self.n_samples * self.chunk_rows(field)
+    def epoch_bytes(self) -> int:
+        """Bytes of one epoch before compression, in memory and on disk."""
+        return sum(one.n_bytes for one in self.fields)
 
     def n_names(self, kind: str) -> int:
         """How many class names, sample ids or label shifts there are."""
         return self.n_classes if kind == CLASS_NAMES else self.n_samples
 
-    @property
-    def epoch_bytes(self) -> int:
-        """Bytes of one epoch before compression, in memory and on disk."""
-        return sum(map(self.field_bytes, self.fields))
-
 
 def is_whole(value: Any) -> bool:
     """Whether it is an integer, of Python or NumPy."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def check_keep(keep: Keep) -> None:
-    """Raise ValueError unless `keep` is "all", "given" or a whole number of classes."""
-    if isinstance(keep, str) and keep in ("all", "given"):
-        return
-    if not is_whole(keep) or int(keep) < 1:
-        raise ValueError(f"keep must be 'all', 'given' or a number of classes of at least 1, got {keep!r}")

@@ -121,30 +121,16 @@ class State:
                 raise ValueError(f"{text!r:.50} where plain text was expected")
         if not self.names.keys() <= set(TEXTS):
             raise ValueError(f"names {list(self.names)!r:.50}")
-        n_dropped, n_chunks = self.dropped[1], sum(map(layout.n_chunks, layout.fields))
+        n_dropped, n_chunks = self.dropped[1], sum(one.n_chunks for one in layout.fields)
         written = layout.epoch_bytes // (DEFLATE_MAX_RATIO if layout.gzip_level else 1)
         least = written * (self.n_epochs - n_dropped) + 32 * n_chunks * self.n_epochs
         least += 8 * n_dropped + 4 * layout.n_samples
         if n_dropped > self.n_epochs or least > end:
             raise ValueError(f"{self.n_epochs} epochs, {n_dropped} dropped: it claims at least {least} bytes")
 
-    def tree(self, one: Field, file: RawFile | None = None) -> ChunkTree:
-        """The chunks of a field, in a file; without one, a tree without chunks."""
-        facts = 1 + len(self.layout.epoch_shape(one)), self.layout.n_chunks(one), self.layout.chunk_rows(one)
-        if file is None:
-            return ChunkTree(*facts)
-
-        @functools.lru_cache(1024)
-        def read(node: int) -> bytes:
-            if self.at <= node < self.at + len(self.nodes):
-                return self.nodes[node - self.at :][: h5.SLACK_BYTES]
-            return read_block(file, node, blocks.NODE, h5.SLACK_BYTES)
-
-        def wrong(what: str) -> DamagedError:
-            return DamagedError(file, f"the chunk index of '{one.name}' is damaged: {what}")
-
-        root = self.roots[self.layout.fields.index(one)]
-        return ChunkTree(*facts, self.n_epochs * facts[1], root, read, wrong)
+    def trees(self, file: RawFile) -> list[StoredTree]:
+        """The chunks of each field."""
+        return [StoredTree(file, self, one) for one in self.layout.fields]
 
     def read_labels(self, file: RawFile) -> npt.NDArray[np.int32]:
         """`[sample]`, -1 = never seen."""
@@ -166,8 +152,7 @@ class State:
         """Class names, sample ids or label shifts, None where there are none."""
         if kind not in self.names:
             return None
-        texts, at = list[bytes](), self.names[kind][1]
-        count = self.layout.n_names(kind)
+        texts, at, count = list[bytes](), self.names[kind][1], self.layout.n_names(kind)
         while len(texts) < count:
             heap = read_block(file, at, blocks.TEXT)
             found = h5.heap_texts(heap)
@@ -180,9 +165,9 @@ class State:
         """Name of each dataset, messages of its header that never change, and those that do."""
         layout, n_samples = self.layout, self.layout.n_samples
         for one, root in zip(layout.fields, self.roots or [0] * len(layout.fields), strict=True):
-            shape, dtype = layout.epoch_shape(one), np.dtype(one.dtype)
+            shape, dtype = one.shape, np.dtype(one.dtype)
             space = 0x01, h5.dataspace((self.n_epochs, *shape), (None, *shape))
-            chunks = h5.chunked_layout((1, layout.chunk_rows(one), *shape[1:]), dtype.itemsize, root)
+            chunks = h5.chunked_layout((1, one.chunk_rows, *shape[1:]), dtype.itemsize, root)
             kind = h5.chunked_type(dtype, one.unseen, layout.gzip_level)
             yield one.name, [*kind, h5.attribute("meaning", one.meaning.encode())], [space, chunks]
         space, kind, place = h5.contiguous(np.dtype(LABELS.dtype), n_samples, self.labels[0])
@@ -225,6 +210,67 @@ class State:
         for at, wanted in ((self.constants_at, constants.raw), (root.at, self.metadata(root.at, constants))):
             if read_block(file, at, blocks.METADATA) != wanted:
                 raise DamagedError(file, f"the HDF5 metadata at byte {at} are not what was committed")
+
+
+class StoredTree(ChunkTree):
+    """The chunks of a field in a file, as of a state; DamagedError where its nodes are none of such a tree."""
+
+    def __init__(self, file: RawFile, state: State, field: Field) -> None:
+        super().__init__(field, state.n_epochs * field.n_chunks)
+        self._file, self._state = file, state
+        self._read = functools.lru_cache(1024)(self._read_node)
+
+    def _read_node(self, at: int) -> bytes:
+        """The bytes from an address on, of a node at least."""
+        start, nodes = self._state.at, self._state.nodes
+        if start <= at < start + len(nodes):
+            return nodes[at - start :][: h5.SLACK_BYTES]
+        return read_block(self._file, at, blocks.NODE, h5.SLACK_BYTES)
+
+    def _wrong(self, what: str) -> DamagedError:
+        return DamagedError(self._file, f"the chunk index of '{self.field.name}' is damaged: {what}")
+
+    def _height(self, n_chunks: int) -> int:
+        level = 0
+        while self.fan_out ** (level + 1) < n_chunks:
+            level += 1
+        return level
+
+    def _way(self, number: int) -> Iterator[tuple[int, bytes, int]]:
+        """The nodes on the way to a chunk: level, bytes, and where in them the next one's entry ends."""
+        at, level = self._state.roots[self.field.number], self._height(self.n_chunks)
+        while level >= 0:
+            span = self.fan_out**level
+            start, place = divmod(number // span, self.fan_out)
+            n_entries = min(self.fan_out, -(-self.n_chunks // span) - start * self.fan_out)
+            node, end = self._read(at), 24 + (place + 1) * (self._key.size + 8)
+            if node[:24] != h5.tree_head(level, n_entries):
+                raise self._wrong(f"at byte {at} is no node of its level")
+            yield level, node, end
+            at, level = int.from_bytes(node[end - 8 : end], "little"), level - 1
+
+    def find(self, epoch: int, number: int) -> tuple[int, int]:
+        """Address and stored bytes of a chunk of an epoch."""
+        number += epoch * self.field.n_chunks
+        *_, (_, node, end) = self._way(number)
+        key = node[end - 8 - self._key.size : end - 8]
+        n_bytes = int.from_bytes(key[:4], "little")
+        if key != self._key_of(number, n_bytes):
+            raise self._wrong(f"another chunk stands in the place of number {number}")
+        return int.from_bytes(node[end - 8 : end], "little"), n_bytes
+
+    def cut(self, n_epochs: int) -> ChunkTree:
+        """The chunks of the first epochs as a tree that can grow."""
+        n_chunks, size = n_epochs * self.field.n_chunks, self._key.size + 8
+        tree = ChunkTree(self.field, n_chunks)
+        tree._levels = [[] for _ in range(self._height(n_chunks) + 1)]
+        if self.n_chunks:
+            self.find(0, self.n_chunks - 1)  # which says whether it is the tree of another dataset
+        for level, node, end in self._way(n_chunks - 1) if n_chunks else ():
+            if level < len(tree._levels):
+                entries = [node[i : i + size] for i in range(24, end, size)]
+                tree._levels[level] = entries[:-1] if level else entries
+        return tree
 
 
 def newest_state(file: RawFile) -> tuple[Root, State, DamagedError | None]:

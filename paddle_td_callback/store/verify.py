@@ -17,11 +17,10 @@ from ..errors import StoreError
 from . import hdf5_format as h5
 from .blocks import CHUNK, LABELS, METADATA, SHARED, STATE, DamagedError, Frame, Root, read_block, scan
 from .chunks import read_chunk
-from .disk import open_recording
-from .hdf5_format import ChunkTree
+from .disk import RawFile, open_recording
 from .paths import path_text
 from .schema import TEXTS, Field, Layout
-from .state import State, newest_state
+from .state import State, StoredTree, newest_state
 from .writer import StoreWriter
 
 _MAX_PROBLEMS = 20  # are printed, the rest only counted
@@ -41,10 +40,9 @@ class Problem:
     sample: int | None = None
 
     def __str__(self) -> str:
-        places = [
-            f"{name} {at}" for name, at in (("epoch", self.epoch), ("sample", self.sample)) if at is not None
-        ]
-        return f"{', '.join(places)}: {self.message}" if places else self.message
+        numbers = {"epoch": self.epoch, "sample": self.sample}
+        places = ", ".join(f"{name} {at}" for name, at in numbers.items() if at is not None)
+        return f"{places}: {self.message}" if places else self.message
 
 
 @dataclass
@@ -97,8 +95,8 @@ def verify(path: str | os.PathLike[str]) -> Report:
     Raises:
         StoreError: there is no such file, it may not be read, or it is no recording of training dynamics.
     """
-    with contextlib.closing(_Examined(path)) as examined:
-        return examined.check()
+    with contextlib.closing(open_recording(path)) as file:
+        return _Examined(file).check()
 
 
 def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report:
@@ -114,7 +112,8 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
     Raises:
         StoreError: `out` exists or cannot be written, or there is nothing to salvage in `path`.
     """
-    with contextlib.closing(_Examined(path)) as examined:
+    with contextlib.closing(open_recording(path)) as file:
+        examined = _Examined(file)
         report, layout = examined.check(), examined.layout
         if not report.good_epochs:
             raise StoreError(
@@ -135,21 +134,14 @@ def salvage(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Report
 class _Examined:
     """A recording whose blocks were read one after the other, however damaged it is."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, file: RawFile) -> None:
+        self._file = file
         self.names: dict[str, Any] = {}
-        self._report = Report(path_text(path))
+        self._report = Report(file.name)
         self._chunks: dict[tuple[int, int, int], tuple[int, int]] = {}  # epoch, field, number: address, bytes
-        self._trees: list[ChunkTree] = []  # where no block is damaged
+        self._trees: list[StoredTree] = []  # where no block is damaged
         self._is_for_others = False  # whether HDF5 finds the newest state, and nothing that is not checked
-        self._file = open_recording(path)
-        self._examine()
-
-    def close(self) -> None:
-        """Release the file."""
-        self._file.close()
-
-    def _examine(self) -> None:
-        report, file, newest = self._report, self._file, None
+        report, newest = self._report, None
         why: StoreError | None
         try:
             root, newest, why = newest_state(file)
@@ -170,7 +162,7 @@ class _Examined:
                 report.dropped_epochs = newest.read_dropped(file)
             if report.ok and newest is not None:
                 newest.check_metadata(file, root)
-                self._trees = [newest.tree(one, file) for one in self.layout.fields]
+                self._trees = newest.trees(file)
                 found = file.read(0, h5.BEFORE_AT)
                 end = int.from_bytes(found[h5.END_AT : h5.END_AT + 8], "little")
                 is_inside = root.end + h5.SLACK_BYTES <= end <= file.n_bytes
@@ -223,14 +215,13 @@ class _Examined:
 
     def rows(self, epoch: int, one: Field, start: int, stop: int) -> npt.NDArray[Any]:
         """Some rows of one epoch, `[sample]`, `[sample, class]` or `[sample, k]`."""
-        layout, parts = self.layout, []
-        n_rows, field = layout.chunk_rows(one), layout.fields.index(one)
+        parts, n_rows, field = [], one.chunk_rows, one.number
         for number in range(start // n_rows, -(-stop // n_rows)):
             try:
                 place = self._chunks.get((epoch, field, number), (0, 0))
                 if self._trees:
-                    place = self._trees[field].find(epoch * layout.n_chunks(one) + number)
-                block = read_chunk(self._file, layout, one, epoch, number, *place)
+                    place = self._trees[field].find(epoch, number)
+                block = read_chunk(self._file, self.layout, one, epoch, number, *place)
             except DamagedError as error:
                 self._report.add(f"'{one.name}' from here on is lost: {error.what}", epoch, number * n_rows)
                 raise
@@ -262,10 +253,9 @@ class _Examined:
 
     def _tiles(self, epoch: int) -> Iterator[tuple[int, dict[str, npt.NDArray[Any]]]]:
         """Rows of all fields, by the chunks of the narrow ones, so that each chunk is read once or nearly so."""
-        layout = self.layout
-        step = layout.chunk_rows(layout.fields[0])
+        layout, step = self.layout, self.layout.fields[0].chunk_rows
         if step * layout.epoch_bytes > layout.n_samples * _TILE_BYTES:  # wide rows: by their own chunks
-            step = layout.chunk_rows(layout.fields[-1])
+            step = layout.fields[-1].chunk_rows
         for start in range(0, layout.n_samples, step):
             stop = min(start + step, layout.n_samples)
             yield start, {one.name: self.rows(epoch, one, start, stop) for one in layout.fields}

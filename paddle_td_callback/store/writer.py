@@ -18,7 +18,7 @@ from . import disk
 from .blocks import ARRAY, FRAME_BYTES, METADATA, TEXT
 from .commits import EpochLog
 from .disk import RawFile
-from .hdf5_format import text_heaps
+from .hdf5_format import ChunkTree, text_heaps
 from .paths import check_path, make_beside, move_into_place
 from .schema import LABELS, TEXTS, Layout
 from .state import State, newest_state
@@ -39,22 +39,20 @@ class StoreWriter(EpochLog):
         sample_ids: Sequence[str] | None = None,
         label_shifts: Sequence[str] | None = None,
         overwrite: bool = False,
-        durable: bool = True,
     ) -> StoreWriter:
         """Make an empty recording. With `overwrite` it replaces a file once its first epoch is committed.
 
         Args:
             path: where; its folder must exist.
             layout: the fixed facts of the recording.
-            class_names: one for each class, or None.
-            sample_ids: one for each sample, no two alike, or None where they are known by their indices.
-            label_shifts: for each sample by how many classes its label was moved on purpose, in digits, or None.
+            class_names: one for each class.
+            sample_ids: one for each sample, no two alike.
+            label_shifts: for each sample by how many classes its label was moved on purpose, in digits.
             overwrite: replace an existing file.
-            durable: whether commits wait for the disk.
 
         Raises:
             StoreError: see `check_path`; or a recorder is writing the file to replace; or the disk refused.
-            ValueError: a wrong number of class names or sample ids.
+            ValueError: a wrong number of names.
         """
         name = check_path(path, overwrite=overwrite)
         given = dict(zip(TEXTS, (class_names, sample_ids, label_shifts), strict=True))
@@ -70,7 +68,7 @@ class StoreWriter(EpochLog):
                     undo.callback(replaced.close)
                 fresh = make_beside(real)
                 undo.callback(_unlink, fresh)
-                writer = cls(disk.open_file(fresh, os.O_RDWR, name), fresh, durable=durable)
+                writer = cls(disk.RawFile(fresh, os.O_RDWR, name), fresh)
                 undo.callback(writer._file.close)
                 writer._lay_out(layout, names)
                 if replaced is None:
@@ -100,7 +98,7 @@ class StoreWriter(EpochLog):
         self._append_block(METADATA, self._constants.raw)
         with self._transaction():
             labels = np.full(layout.n_samples, LABELS.unseen, np.int32)
-            self._commit(0, {one.name: state.tree(one) for one in layout.fields}, labels, [])
+            self._commit(0, [ChunkTree(one) for one in layout.fields], labels, [])
 
     @classmethod
     def resume(
@@ -109,7 +107,6 @@ class StoreWriter(EpochLog):
         layout: Layout | None = None,
         *,
         n_epochs: int | None = None,
-        durable: bool = True,
     ) -> StoreWriter:
         """Open a recording to go on after its last committed epoch.
 
@@ -118,19 +115,17 @@ class StoreWriter(EpochLog):
             layout: what the caller is about to record, but for compression. None takes the file's.
             n_epochs: how many epochs to keep, for a training that goes on from an older checkpoint. The first commit
                 drops the others. None keeps all.
-            durable: whether commits wait for the disk.
 
         Raises:
             StoreError: not such a file, another recording than `layout`, fewer epochs than `n_epochs`, damaged,
                 or another process is recording into it.
         """
         file = disk.open_recording(check_path(path, resume=True), os.O_RDWR)
-        writer = cls(file, os.path.realpath(file.name), durable=durable)
-        try:
+        writer = cls(file, os.path.realpath(file.name))
+        with contextlib.ExitStack() as undo:
+            undo.callback(file.close)
             writer._go_on(layout, n_epochs)
-        except BaseException:
-            writer._file.close()
-            raise
+            undo.pop_all()
         return writer
 
     def _go_on(self, layout: Layout | None, n_epochs: int | None) -> None:
@@ -153,8 +148,7 @@ class StoreWriter(EpochLog):
             )
         self._written = state.read_labels(file), state.read_dropped(file)
         self.labels, self._dropped = self._written
-        for one in state.layout.fields:
-            self._trees[one.name] = state.tree(one, file).cut(n_kept * state.layout.n_chunks(one))
+        self._trees = [tree.cut(n_kept) for tree in state.trees(file)]
         self._go_on_from(state)
         self._begin(root)
         if n_kept < state.n_epochs:  # in the file, the first commit drops the others: until then they stay
@@ -164,11 +158,7 @@ class StoreWriter(EpochLog):
                 self.labels = np.full_like(self.labels, LABELS.unseen)
 
     def drop_others(self) -> None:
-        """Commit that only the epochs which `resume` kept are there.
-
-        Raises:
-            OSError: as `commit_epoch`.
-        """
+        """Commit that only the epochs which `resume` kept are there; OSError as `commit_epoch`."""
         with self._transaction():
             self._commit(self.n_epochs, self._trees, self.labels, self._dropped)
 
@@ -188,7 +178,7 @@ def _unlink(path: str) -> None:
 
 def lock_replaced(name: str, real: str) -> RawFile:
     """Hold the lock of a file that will be replaced, so that nobody records into it meanwhile."""
-    file = disk.open_file(real, os.O_RDWR, name)
+    file = disk.RawFile(real, os.O_RDWR, name)
     with contextlib.suppress(OSError):  # a file system without locks
         disk.lock(file)
     return file

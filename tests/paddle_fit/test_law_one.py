@@ -544,8 +544,13 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "loss": lambda: F.cross_entropy,
         "options": {"logits": functools.partial(with_outer_head, head=OUTER)},
     },
+    "logits-by-a-layer-outside": {"loss": lambda: F.cross_entropy, "options": {"logits": OUTER[0]}},
     "evaluation-pass-that-rebinds": {"network": Rebinds, "options": {"mode": "eval"}},
     "evaluation-pass-that-counts": {"network": Counts, "options": {"mode": "eval"}},
+    "evaluation-pass-with-a-head-outside": {
+        "loss": lambda: F.cross_entropy,
+        "options": {"logits": functools.partial(with_outer_head, head=OUTER), "mode": "eval"},
+    },
     "evaluation-pass": {"options": {"mode": "eval"}},
     "evaluation-pass-workers": {"data": lambda: loader(num_workers=1), "options": {"mode": "eval"}},
 }

@@ -53,7 +53,7 @@ from paddle_td_callback.paddle_fit.index_field import IndexField
 from paddle_td_callback.paddle_fit.internals import check_model
 from paddle_td_callback.paddle_fit.losses import ignored_labels, takes_probabilities
 from paddle_td_callback.paddle_fit.outputs import Batch
-from paddle_td_callback.paddle_fit.plausibility import Plausibility
+from paddle_td_callback.paddle_fit.plausibility import Plausibility, _losses
 from paddle_td_callback.paddle_fit.taps import StepTap
 from paddle_td_callback.recording.open_recorders import close_abandoned, wait_for_commits
 from paddle_td_callback.store.verify import verify
@@ -569,10 +569,23 @@ def test_a_data_set_that_grows_while_it_is_read(path: str) -> None:
     assert callback.n_skipped == 10
 
 
-@pytest.mark.parametrize("within", [None, lambda subset: PlantedLabelErrors(subset, N_CLASSES, 0.1)])
-def test_a_subset_that_chooses_anew_ends_the_recording(path: str, within: Any) -> None:
+def planted(data: Any) -> Any:
+    return PlantedLabelErrors(data, N_CLASSES, 0.1)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda subset: subset,
+        lambda subset: paddle.io.Subset(subset, list(range(20))),
+        planted,
+        lambda subset: paddle.io.Subset(planted(subset), list(range(20))),
+    ],
+    ids=["nothing", "subset", "moved-labels", "subset-of-moved-labels"],
+)
+def test_a_subset_that_chooses_anew_ends_the_recording(path: str, around: Any) -> None:
     subset = paddle.io.Subset(Points(), list(range(20)))
-    data = subset if within is None else within(subset)
+    data = around(subset)
 
     def choose(_: Any) -> None:
         subset.indices = list(range(20, 40))
@@ -1121,8 +1134,12 @@ def test_logits_are_not_recorded_as_probabilities(path: str) -> None:
         assert store.probabilities().min() >= 0
 
 
-def test_only_the_last_rows_of_the_first_epoch_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cells", [1 << 16, 0], ids=["all", "32-rows-of-each-batch"])
+def test_only_the_last_rows_of_the_first_epoch_are_judged(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("paddle_td_callback.paddle_fit.plausibility._N_ROWS", 200)
+    monkeypatch.setattr("paddle_td_callback.paddle_fit.plausibility._BATCH_CELLS", cells)
     labels = np.arange(100) % 4
     for n_right, is_odd in ((0, True), (2, False)):
         plausibility = Plausibility("logits")
@@ -1130,6 +1147,24 @@ def test_only_the_last_rows_of_the_first_epoch_are_judged(monkeypatch: pytest.Mo
             predicted = labels if number >= 10 - n_right else (labels + 1) % 4
             plausibility.check_batch(batch_of(predicted, labels, 4))
         assert bool(plausibility.check_epoch(labels.astype(np.int32), 4)) == is_odd
+
+
+@pytest.mark.parametrize("n_rows", [1, 5, 32, 33, 300])
+def test_few_rows_of_many_classes_are_checked(n_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    softmaxed = []
+
+    def noted(batch: Batch) -> Any:
+        softmaxed.append(batch.outputs.shape)
+        return _losses(batch)
+
+    monkeypatch.setattr("paddle_td_callback.paddle_fit.plausibility._losses", noted)
+    rng = np.random.default_rng(0)
+    for shift, is_odd in ((0, False), (1, True)):
+        checks, labels = Plausibility("logits"), rng.integers(0, 3000, (-(-60 // n_rows), n_rows))
+        for batch in labels:
+            checks.check_batch(batch_of((batch + shift) % 3000, batch, 3000))
+        assert bool(checks.check_epoch(labels.reshape(-1).astype(np.int32), 3000)) == is_odd
+    assert set(softmaxed) == {(min(n_rows, 32), 3000)}
 
 
 # ---------------------------------------------------------------------------------------------------------------

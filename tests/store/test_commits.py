@@ -1,10 +1,12 @@
 """One writer, locks or not; and records, superblock and state where they contradict each other."""
 
 import errno
+import math
 import os
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from support.forging import forge, frame_of, newest, put_roots
 from support.recordings import assert_same_epochs, make_epoch, make_labels, read_epochs, write_recording
 
 from paddle_td_callback import StoreError, TrainingDynamicsStore
-from paddle_td_callback.store import StoreWriter, disk
+from paddle_td_callback.store import StoreWriter, disk, schema
 from paddle_td_callback.store.blocks import CHUNK, FRAME_BYTES, START, Frame
 from paddle_td_callback.store.schema import Layout
 from paddle_td_callback.store.verify import salvage, verify
@@ -200,22 +202,39 @@ def test_a_block_that_was_moved_is_none(path):
     assert Frame.unpack(bytes(content[state - FRAME_BYTES : state]), START) is None
 
 
-def test_a_chunk_of_an_epoch_far_away(path, tmp_path):
-    """No list of all epochs before it is made of it."""
-    write_recording(path, LAYOUT, 2)
+def claim_epoch(path, index):
+    """Let a chunk be of a later epoch, and no state say how many there are. Returns the place of the chunk."""
     root, content = newest(path), bytearray(path.read_bytes())
     run = frame_of(content, root.state).run
     content[root.state - FRAME_BYTES : root.state] = bytes(FRAME_BYTES)  # so that chunks speak for themselves
-    frame = Frame(CHUNK, 0, 2**32 - 1, 0, 124, 0, run)
     place = content.index(b"PTDb", START + 8)
-    content[place : place + FRAME_BYTES] = frame.pack(place)
+    content[place : place + FRAME_BYTES] = Frame(CHUNK, 0, index, 0, 124, 0, run).pack(place)
     path.write_bytes(content)
+    return place
+
+
+def test_a_chunk_of_an_epoch_far_away(path, tmp_path):
+    """No list of all epochs before it is made of it."""
+    write_recording(path, LAYOUT, 2)
+    place = claim_epoch(path, 2**32 - 1)
     report = salvage(path, tmp_path / "out.h5")
     assert report.n_epochs == 2
     assert (
         f"the chunk at byte {place + FRAME_BYTES} claims to be of epoch {2**32 - 1}" in str(report)
         or not report.ok
     )
+
+
+def test_sizes_are_computed_once_however_many_epochs_a_file_claims(path, monkeypatch):
+    sizes, counts = [], []
+    monkeypatch.setattr(schema, "math", SimpleNamespace(prod=lambda row: sizes.append(row) or math.prod(row)))
+    for n_epochs in (3, 300):
+        write_recording(path, LAYOUT, 2, overwrite=n_epochs > 3)
+        claim_epoch(path, n_epochs - 1)
+        sizes.clear()
+        assert verify(path).n_epochs == n_epochs
+        counts.append(len(sizes))
+    assert counts[0] == counts[1] > 0
 
 
 def test_an_empty_recording_of_a_size_without_end(path):
@@ -248,8 +267,8 @@ def test_a_second_writer_on_other_systems(system, is_locked, path):
     code = f"""
 import os, sys
 sys.platform = {system!r}
-from paddle_td_callback.store.disk import lock, open_file
-file = open_file({str(path)!r}, os.O_RDWR | os.O_CREAT)
+from paddle_td_callback.store.disk import RawFile, lock
+file = RawFile({str(path)!r}, os.O_RDWR | os.O_CREAT)
 lock(file)
 if len(sys.argv) > 1:
     import subprocess

@@ -1,5 +1,7 @@
 """HDF5's own structures, as h5py reads them."""
 
+from types import SimpleNamespace
+
 import h5py
 import numpy as np
 import pytest
@@ -7,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paddle_td_callback.store import hdf5_format as h5
+from paddle_td_callback.store.blocks import DamagedError
 from paddle_td_callback.store.hdf5_format import SLACK_BYTES, UNDEFINED, ChunkTree
+from paddle_td_callback.store.schema import Field
+from paddle_td_callback.store.state import StoredTree
 
 
 def write_file(path, build):
@@ -33,8 +38,16 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
     """The naive oracle: chunk i holds the number i. A tree cut from a file goes on like the first."""
     path = tmp_path_factory.mktemp("tree") / "x.h5"
 
-    def new_tree(*of_file):
-        tree = ChunkTree(1, 1, 1, *of_file)
+    field = Field("x", None, "int64", -1, "", number=0, shape=(), chunk_rows=1, n_chunks=1)
+
+    def new_tree():
+        tree = ChunkTree(field)
+        tree.fan_out = fan_out
+        return tree
+
+    def stored_tree(count, root):
+        state = SimpleNamespace(n_epochs=count, roots=[root], at=0, nodes=raw)
+        tree = StoredTree(SimpleNamespace(name="x.h5"), state, field)
         tree.fan_out = fan_out
         return tree
 
@@ -62,14 +75,11 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
 
     raw = write_file(path, build) + bytes(SLACK_BYTES)
 
-    def read(at):
-        return raw[at : at + SLACK_BYTES]
-
     with h5py.File(path) as file:
         for i, (count, root) in enumerate(roots[-9:]):
             np.testing.assert_array_equal(file[f"d{i}"][:], np.arange(count))
-            found = new_tree(count, root, read)
-            places = [found.find(number) for number in range(count)]
+            found = stored_tree(count, root)
+            places = [found.find(number, 0) for number in range(count)]
             assert [int.from_bytes(raw[at : at + 8], "little") for at, _ in places] == list(range(count))
             assert {n_bytes for _, n_bytes in places} <= {8}
             assert (root == UNDEFINED) == (count == 0)
@@ -81,8 +91,8 @@ def test_h5py_finds_every_chunk_after_each_commit(tmp_path_factory, fan_out, n_c
                 assert [len(level) for level in again._levels] == [len(level) for level in fresh._levels]
                 assert again._levels[0] == fresh._levels[0]
             for wrong in {count - 1, count + 1} - {-1, 0, 1}:
-                with pytest.raises(ValueError, match="is no node of its level"):
-                    new_tree(wrong, root, read).find(wrong - 1)
+                with pytest.raises(DamagedError, match=r"'x' is damaged: at byte .* is no node of its level"):
+                    stored_tree(wrong, root).find(wrong - 1, 0)
 
 
 TEXTS = {

@@ -28,7 +28,7 @@ from paddle_td_callback import (
 from paddle_td_callback.store import StoreWriter
 from paddle_td_callback.store.blocks import CHUNK, FRAME_BYTES, STATE, scan
 from paddle_td_callback.store.disk import RawFile
-from paddle_td_callback.store.schema import EPOCH_FIELDS, SCHEMA_VERSION, Layout
+from paddle_td_callback.store.schema import SCHEMA_VERSION, Layout
 from paddle_td_callback.store.state import newest_state
 from paddle_td_callback.store.verify import salvage, verify
 
@@ -99,7 +99,7 @@ def test_slices_index_arrays_and_masks(path):
         with pytest.raises(TypeError):
             store.margins([0.5])
         tiles = list(store.tiles(max_bytes=1))
-        assert tiles[0] == slice(0, layout.chunk_rows(EPOCH_FIELDS[0]))
+        assert tiles[0] == slice(0, layout.fields[0].chunk_rows)
         np.testing.assert_array_equal(np.concatenate([store.margins(tile) for tile in tiles]), whole)
 
 

@@ -81,7 +81,7 @@ def test_recordings_by_the_recorder_are_good(path):
 def test_a_list_of_dropped_epochs_that_is_no_list_of_numbers_is_damage(path):
     layout = Layout(300, 5)
     labels = make_labels(layout, 1)
-    with contextlib.closing(StoreWriter.create(path, layout, durable=False)) as writer:
+    with contextlib.closing(StoreWriter.create(path, layout)) as writer:
         for index in (0, 2):
             writer.commit_epoch(index, make_epoch(layout, labels, index), labels)
     content = bytearray(path.read_bytes())
@@ -108,7 +108,7 @@ def test_a_long_checksum_is_cut_in_the_report(path):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_a_dropped_epoch_is_no_good_one_where_the_newest_state_is_lost(layout, path, tmp_path):
     labels = make_labels(layout, 1)
-    with contextlib.closing(StoreWriter.create(path, layout, durable=False)) as writer:
+    with contextlib.closing(StoreWriter.create(path, layout)) as writer:
         for index in (0, 2, 3):
             writer.commit_epoch(index, make_epoch(layout, labels, index), labels)
     state = newest(path).state

@@ -32,7 +32,7 @@ class Disk:
         self.n_failures = 1 << 62
         self.error = errno.ENOSPC
         self.before: Callable[[int], None] = lambda number: None
-        monkeypatch.setattr(disk, "open_file", self._open)
+        monkeypatch.setattr(disk, "RawFile", self._open)
 
     def _open(self, path: str, flags: int, name: str | None = None) -> disk.RawFile:
         return _File(self, path, flags, name)

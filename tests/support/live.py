@@ -28,7 +28,7 @@ def write(path: str, seconds: float) -> int:
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         epoch = writer.n_epochs
-        arrays = {f.name: np.empty(layout.epoch_shape(f), f.dtype) for f in layout.fields}
+        arrays = {f.name: np.empty(f.shape, f.dtype) for f in layout.fields}
         arrays["margin"][:] = arrays["given_probability"][:] = epoch + 1
         arrays["predicted"][:] = epoch % N_CLASSES
         arrays["n_presentations"][:] = epoch % 255 + 1

@@ -19,7 +19,7 @@ def make_labels(layout: Layout, seed: int = 0) -> np.ndarray:
 
 def unseen_epoch(layout: Layout) -> Epoch:
     """An epoch in which nothing was seen yet."""
-    return {f.name: np.full(layout.epoch_shape(f), f.unseen, f.dtype) for f in layout.fields}
+    return {f.name: np.full(f.shape, f.unseen, f.dtype) for f in layout.fields}
 
 
 def make_epoch(layout: Layout, labels: np.ndarray, seed: int, *, missing: float = 0.1) -> Epoch:
