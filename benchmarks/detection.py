@@ -13,7 +13,7 @@ import csv
 import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,10 +25,9 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tqdm import tqdm
 
-from benchmarks.shipped_detector.recordings import matrix, noise, reading, reliability, training
+from benchmarks.shipped_detector.recordings import matrix, reading, reliability, training
 from benchmarks.shipped_detector.recordings.reading import Recording
 from benchmarks.shipped_detector.recordings.record import FURTHER_RUNS, cache_folder, record
-from paddle_td_callback.detection.learning_clock import FITTED
 from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 from paddle_td_callback.detection.scores import NOISE_SCORES
 from paddle_td_callback.detection.suggestions import suggest_labels
@@ -118,7 +117,6 @@ def further(recording: Recording, extra: Path, ours: NoiseDetector) -> dict[str,
 
 def scored(detector: NoiseDetector, recording: Recording) -> np.ndarray:
     """What our detector says, [sample]."""
-    recording = training.as_read(recording)
     raw = training.trajectories(recording)
     return detector.predict_proba(raw, dataset_features=training.table(recording)).astype(float)
 
@@ -368,47 +366,6 @@ def report(rows: list[dict[str, Any]], cuts: list[dict[str, Any]]) -> None:
         print(f"{name:<16} AP ours {lost[0]:+.4f}, best hand-made {lost[1]:+.4f}")
 
 
-def report_people(rows: list[dict[str, Any]]) -> None:
-    """Trainings as people have them: by mistakes, by data, by size."""
-    cells: Cells = {}
-    for row in rows:
-        if row["method"] in (OURS, "cleanlab normalized_margin", *HAND_MADE):
-            cells.setdefault((row["data"], row["kind"], row["seed"]), {})[row["method"]] = row
-    groups: dict[str, Callable[[dict[str, Any]], bool]] = {
-        "all": lambda row: True,
-        "heads": lambda row: row["data"].startswith("head-"),
-        "other networks": lambda row: not row["data"].startswith("head-"),
-        "two classes": lambda row: row["n_classes"] == 2,
-        "at most 1,000 samples": lambda row: row["n_samples"] <= 1000,
-        "memorised": lambda row: row["accuracy"] >= FITTED,
-        "at most 5 epochs": lambda row: row["n_epochs"] <= 5,
-        "noise above 25 %": lambda row: row["rate"] > 0.25,
-        **{kind: lambda row, kind=kind: row["kind"] == kind
-           for kind in (*noise.PEOPLE, *noise.KINDS, "given", "none")},
-    }  # fmt: skip
-    print(
-        "\ntrainings as people have them | n | ours | best | margin | aum | >= best | within .01 | rate within 5 points"
-        " | mean error of the rate | calibration error | flagged"
-    )
-    for name, belongs in groups.items():
-        some = [cell for cell in cells.values() if belongs(cell[OURS])]
-        noisy = [cell for cell in some if "ap" in cell[OURS]]
-        if not some:
-            continue
-        ours = [cell[OURS] for cell in some]
-        errors = np.array([row["estimated_rate"] - row["rate"] for row in ours])
-        ap = {method: np.array([cell[method]["ap"] for cell in noisy]) for method in (OURS, *HAND_MADE)}
-        best = np.max([ap[method] for method in HAND_MADE], axis=0)
-        gain = ap[OURS] - best
-        parts = [f"{len(some)}"]
-        if noisy:
-            parts += [f"{values.mean():.3f}" for values in (ap[OURS], best, ap["margin"], ap["aum"])]
-            parts += [f"{(gain >= -limit).mean():.0%}" for limit in (1e-9, 0.01)]
-        parts += [f"{(np.abs(errors) <= 0.05).mean():.0%}", f"{errors.mean():+.3f}"]
-        parts += [f"{mean(ours, 'calibration_error'):.3f}", f"{mean(ours, 'flagged'):.3f}"]
-        print(f"{name} | " + " | ".join(parts))
-
-
 def held_out(cache: Path) -> dict[str, tuple[Path, Path]]:
     """For each data set our detector and the paper's that have not seen it."""
     paths = reading.recorded(cache)
@@ -462,8 +419,6 @@ def main() -> None:
     if not arguments.quick:
         paths += [cache / "extra" / f"{cell.name}.npz" for cell in matrix.large()]
         cells += matrix.large()
-        paths += [cache / f"{cell.name}.npz" for cell in matrix.people()]
-        cells += matrix.people()
     judges: dict[str, tuple[Path, Path | None]] = (
         dict.fromkeys(QUICK, (PRETRAINED, None)) if arguments.quick else dict(held_out(cache))
     )
@@ -488,8 +443,7 @@ def main() -> None:
         if n
     ]
     write(RESULTS / f"{name}-reliability.csv", ("data", "from", "samples", "said", "true"), bins)
-    report([row for row in rows if row["regime"] != "people"], cuts)
-    report_people([row for row in rows if row["regime"] == "people"])
+    report(rows, cuts)
 
 
 if __name__ == "__main__":

@@ -127,12 +127,6 @@ def images_of(task: datasets.Task) -> dict[str, np.ndarray]:
     return {"inputs": efficientnet((images - images.min()) / np.ptp(images)), "labels": task.labels[rows]}
 
 
-def texts_of(texts: list[str], labels: np.ndarray) -> dict[str, np.ndarray]:
-    """At most 5,000 texts of a data set."""
-    rows = np.random.default_rng(0).permutation(len(labels))[:5000]
-    return {"inputs": minilm([texts[k] for k in rows]), "labels": labels[rows]}
-
-
 def main() -> None:
     """Make what is missing."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
@@ -140,15 +134,11 @@ def main() -> None:
     parser.add_argument("--trec", help="trec_rules.tsv: question, true_class, given_class")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    wanted = {}
+    wanted = {
+        f"head-{name}": lambda name=name: images_of(datasets.load(name)) for name in ("fashion", "mnist")
+    }
     if options.trec:
         wanted["head-trec"] = lambda: trec(options.trec)
-    wanted |= {
-        f"head-{name}": lambda name=name: images_of(datasets.load(name))
-        for name in ("fashion", "mnist", "icons", "scripts", "glyphs")
-    }
-    wanted["head-glosses"] = lambda: texts_of(*datasets.gloss_texts())
-    wanted["head-manual"] = lambda: texts_of(*datasets.manual_texts())
     with torch.no_grad():
         for name, make in wanted.items():
             if not (options.folder / f"{name}.npz").exists():

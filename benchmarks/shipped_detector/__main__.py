@@ -12,11 +12,10 @@ import sys
 from . import train_detector
 from .recordings import record
 
-N_RANDOM = 260  # random trainings
+N_RANDOM = 2000  # random trainings
 
 if __name__ == "__main__":
     if not {"-h", "--help"} & set(sys.argv[1:]):
         record.main(["table"])
         record.main(["random", "0", str(N_RANDOM)])
-        record.main(["people"])
     train_detector.main()

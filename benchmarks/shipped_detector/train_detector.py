@@ -6,15 +6,16 @@
 A fold leaves a quarter of the groups of data sets out; the detector trained on the rest scores them. Those
 scores are what detection.py judges, and what the shipped detector's probabilities are calibrated on.
 
-A detector has two stages. The first is an LSTM, the second reads what the first found and no trajectories. The second
-must learn from first stages as they are on data never seen. So for each detector there are further first ones that
-leave one more fold out, and each tells of that fold's recordings when the second is trained. Some groups are in no fold
-(`training.SECOND_ONLY`): no first detector has seen them, so any of these tells of their recordings.
+A detector has two stages, and the second must learn from first stages as they are on data never seen. So for
+each detector there are first ones that leave a further fold out: each tells of that fold's recordings when
+the second is trained; together they are the first stage of the finished detector. Some groups are in no fold
+(`training.SECOND_ONLY`): no first detector has seen them, so one of a detector's own tells of each recording.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -38,24 +39,27 @@ from paddle_td_callback.detection.lstm.detector import PRETRAINED, NoiseDetector
 LEFT_OUT_OF_SHIPPED = "digits"  # the demo's data and their parent
 SHIPPED = "shipped"
 FOLDS = range(training.N_FOLDS)
-FIRSTS = {  # name: the folds that it has not seen; `first-shipped` has not seen what is left out of the shipped one
+FIRSTS = {  # name: the folds that it has not seen; what is left out of the shipped one, it has not seen either
     **{f"first-{a}{b}": (a, b) for a, b in itertools.combinations(FOLDS, 2)},
-    **{f"first-{fold}": (fold,) for fold in FOLDS},
-    f"first-{SHIPPED}": (),
+    **{f"first-{SHIPPED}-{fold}": (fold,) for fold in FOLDS},
 }
 
 
-def first_of(detector: str) -> str:
-    """The first stage of a finished detector (`fold-0` to `fold-3` or `shipped`)."""
-    return f"first-{detector.removeprefix('fold-')}"
-
-
 def first_for(detector: str, fold: int) -> str:
-    """The first stage that has seen neither a detector's own fold nor the one given."""
+    """The first stage of a detector (`fold-0` to `fold-3` or `shipped`) at recordings of another fold."""
     if detector == SHIPPED:
-        return f"first-{fold}"
+        return f"first-{SHIPPED}-{fold}"
     a, b = sorted((int(detector.removeprefix("fold-")), fold))
     return f"first-{a}{b}"
+
+
+def average_members(detectors: list[NoiseDetector]) -> NoiseDetector:
+    """One detector whose members are those of several with the same inputs and sizes, uncalibrated."""
+    members = [weights for detector in detectors for weights in detector.members]
+    made = NoiseDetector.of_config(dataclasses.replace(detectors[0].config, n_members=len(members)))
+    made.members = members
+    made.provenance = {"averaged": [detector.provenance for detector in detectors]}
+    return made
 
 
 class Work:
@@ -126,7 +130,8 @@ class Work:
         start = time.perf_counter()
         own = self.own(name)
         rows = self.seen(own, name == SHIPPED)
-        first = NoiseDetector.load(self.folder / f"{first_of(name)}.weights")
+        firsts = [first_for(name, fold) for fold in FOLDS if fold not in own]
+        first = average_members([NoiseDetector.load(self.folder / f"{f}.weights") for f in firsts])
         parts, first_passes = self._load("parts"), self._load("first_passes")
         tables = [
             part.table.with_more(found.of_sample, found.of_recording)
@@ -147,8 +152,9 @@ class Work:
         detector = training.loaded(self.folder / f"fold-{self.fold[k]}.weights")
         with open(self.tables / f"{self.paths[k].stem}.pkl", "rb") as file:
             features = pickle.load(file)[0]
-        recording = training.as_read(reading.read(self.paths[k]))
-        return detector.log_odds(training.trajectories(recording), dataset_features=features)
+        return detector.log_odds(
+            training.trajectories(reading.read(self.paths[k])), dataset_features=features
+        )
 
     def keep(self, name: str, made: list[Any]) -> None:
         """Put what all processes need where they find it."""

@@ -25,21 +25,13 @@ _RANKED = (
     "confidence",
     "other",
     "margin",
-    "probability_margin",
     "aum",
     "correctness",
     "first_right",
     *(f"margin_{p}" for p in PARTS),
 )
-_RANKED_IN_CLASS = (
-    "confidence", "other", "margin", "probability_margin", "aum", "correctness", "margin_1", "margin_2",
-)  # fmt: skip
-_TAILS = (
-    "log_given",
-    "margin",
-    "probability_margin",
-    "aum",
-)  # how far down in the ranks, on a logarithmic scale
+_RANKED_IN_CLASS = ("confidence", "other", "margin", "aum", "correctness", "margin_1", "margin_2")
+_TAILS = ("log_given", "margin", "aum")  # how far down in the ranks, on a logarithmic scale
 _SPREAD = ("log_given", "margin", "margin_1", f"margin_{N_PARTS}")  # against the data set's median and scale
 _OF_CLASS = ("confidence", "other", "margin", "correctness", "margin_1", "margin_2")
 _MEANS = (*(f"correct_{p}" for p in PARTS), "given_1", f"given_{N_PARTS}", "wrong", "votes", "agreement")

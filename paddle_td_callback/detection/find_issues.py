@@ -28,7 +28,7 @@ from .scores import NOISE_SCORES
 from .several_runs import Source, advice, average_runs, check_runs
 from .suggestions import suggest_labels
 from .tile_reader import TileReader
-from .trajectories import trajectories_of, whether_seen
+from .trajectories import trajectories_of
 from .writing_lock import is_being_written
 
 if TYPE_CHECKING:
@@ -259,27 +259,15 @@ class _Run:
                 if table is None:
                     break  # no stage reads features
                 bar.start(name)
-                assert one.first_stage is not None
-                parts = self._inputs(one.first_stage, table, n_epochs)
-                tiles = ((raw, features) for _, raw, features in parts)
+                tiles = ((_trajectories(self.store, s, n_epochs), table[s]) for s in self.store.tiles())
                 table = one.run_first_stage(tiles, table, **options, on_batch=bar.done)
             bar.start(names[-1])
-            for samples, raw, features in self._inputs(detector, table, n_epochs):
+            for samples in self.store.tiles():
+                raw = _trajectories(self.store, samples, n_epochs)
+                features = None if table is None else table[samples]
                 self.noise_score[samples] = detector.predict_proba(raw, dataset_features=features, **options)
                 bar.done(samples.stop - samples.start)
             self._suggest(bar)
-
-    def _inputs(
-        self, stage: NoiseDetector, table: FeatureTable | None, n_epochs: int
-    ) -> Iterator[tuple[slice, npt.NDArray[np.float32], Any]]:
-        """Samples, their trajectories and their features, tile by tile; a stage without an LSTM reads no file."""
-        for samples in self.store.tiles():
-            raw = (
-                _trajectories(self.store, samples, n_epochs)
-                if stage.config.channels
-                else whether_seen(self.n_seen[samples] > 0)
-            )
-            yield samples, raw, None if table is None else table[samples]
 
     def _progress(self, stages: list[str], wanted: bool) -> Progress:
         return Progress(f"label issues ({self.method})", stages, self.store.n_samples, wanted=wanted)

@@ -58,7 +58,6 @@ def sample_features(
         "log_given": log_given.mean(axis=1) / LOG_UNIT,
         "log_other": log_other.mean(axis=1) / LOG_UNIT,
         "margin": ratio.mean(axis=1),
-        "probability_margin": (given - other_probability).mean(axis=1),
         "aum": aum / (LOG_UNIT + np.abs(aum)),
         **{f"given_{part}": given[:, epochs].mean(axis=1) for part, epochs in parts.items()},
         **{f"other_{part}": other_probability[:, epochs].mean(axis=1) for part, epochs in parts.items()},

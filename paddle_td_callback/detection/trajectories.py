@@ -53,12 +53,6 @@ class Augmentation:
         return varied
 
 
-def whether_seen(seen: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Trajectories `[sample, 1, 3]` that tell only which samples were seen, for a stage that reads no channels."""
-    value = np.where(seen, np.float32(0), np.float32(np.nan))
-    return np.broadcast_to(value[:, np.newaxis, np.newaxis], (len(seen), 1, N_RAW))
-
-
 def trajectories_of(
     given_probabilities: NDArray[np.floating], margins: NDArray[np.floating]
 ) -> NDArray[np.float32]:

@@ -105,6 +105,11 @@ def statistics_of(layer: Any) -> list[Any]:
     return [one for one in found if isinstance(one, paddle.Tensor)]
 
 
+def has_dense_memory(tensor: Any) -> bool:
+    """Whether there is memory to copy: not of a sparse tensor, nor of the dropout state of an LSTM on a CPU."""
+    return tensor._is_initialized() and not tensor.is_sparse()
+
+
 class _Capsule:
     """Lets NumPy make an array of a DLPack capsule, without a copy."""
 

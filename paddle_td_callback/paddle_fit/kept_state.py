@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import paddle
 
-from .internals import statistics_of
+from .internals import has_dense_memory, statistics_of
 
 _DEPTH = 4  # of lists in dictionaries of objects
 _MOST_ITEMS = 1000  # of a container that is looked into
@@ -111,6 +111,8 @@ def _shallow(value: Any) -> Restore:
 
 
 def _of_tensor(value: Any) -> Restore:
+    if not has_dense_memory(value):
+        return _nothing
     before = value.detach().clone()
 
     def restore() -> None:

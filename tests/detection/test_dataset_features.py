@@ -53,7 +53,6 @@ def test_numbers_by_hand() -> None:
     predictions = np.array([[0] * 4, [0] * 4, [1] * 4, [1, 1, 0, 0]])
     table = feature_table(given, margins, predictions, labels)
     np.testing.assert_allclose(column(table, "confidence"), [0.9, 0.8, 0.2, 0.45], atol=1e-6)
-    np.testing.assert_allclose(column(table, "probability_margin"), [0.8, 0.6, -0.6, -0.1], atol=1e-6)
     np.testing.assert_allclose(column(table, "correctness"), [1, 1, 0, 0.5])
     np.testing.assert_allclose(column(table, "confidence_rank"), [0.875, 0.625, 0.125, 0.375])
     np.testing.assert_allclose(column(table, "confidence_class_rank"), [5 / 6, 0.5, 1 / 6, 0.5], atol=1e-6)

@@ -545,11 +545,8 @@ assert "paddle" not in sys.modules
     assert all("pip install paddlepaddle" in line for line in said)
 
 
-@pytest.mark.parametrize(
-    "channels", [("given",), ()]
-)  # of the stages behind the first: with an LSTM, without
 def test_what_the_detector_is_given_can_be_given_to_fit(
-    tmp_path: Path, trajectories: dict[str, Any], monkeypatch: pytest.MonkeyPatch, channels: tuple[str, ...]
+    tmp_path: Path, trajectories: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In tiles, with a detector of several stages: `find_label_issues` scores what public functions read."""
     detector_module = pytest.importorskip("paddle_td_callback.detection.lstm.detector")
@@ -567,9 +564,9 @@ def test_what_the_detector_is_given_can_be_given_to_fit(
     first = detector_module.NoiseDetector(("given",), 4, 4, 1, dataset_features=("pair", "margin_rank"))
     first.fit(raw, wrong, dataset_features=features, **options)
     names = ("first_odds", "first_pair_odds", "confidence_rank")
-    both = detector_module.NoiseDetector(channels, 4, 4, 1, dataset_features=names, first_stage=first)
+    both = detector_module.NoiseDetector(("given",), 4, 4, 1, dataset_features=names, first_stage=first)
     both.fit([raw], [wrong], dataset_features=[features], **options)
-    third = detector_module.NoiseDetector(channels, 4, 4, 1, dataset_features=names, first_stage=both)
+    third = detector_module.NoiseDetector(("given",), 4, 4, 1, dataset_features=names, first_stage=both)
     third.fit([raw], [wrong], dataset_features=[features], **options)
     scores = find(path, detector=third).noise_score
     np.testing.assert_allclose(scores, third.predict_proba(raw, dataset_features=features), atol=1e-5)

@@ -57,6 +57,19 @@ class Headless(Net):
         return self.body(x[:, 1:])
 
 
+class Recurrent(Net):
+    """With an LSTM, whose dropout state has no memory on a CPU, and a sparse tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(N_CLASSES, N_CLASSES)
+        self.edges = paddle.sparse.sparse_coo_tensor([[0, 1, 2], [1, 2, 0]], [1.0, 2.0, 3.0], [3, 3])
+
+    def forward(self, x: Any) -> Any:
+        logits = super().forward(x)
+        return logits + self.lstm(logits.unsqueeze(1))[0][:, 0]
+
+
 def doubled(features: Any) -> Any:
     return features.multiply_(paddle.to_tensor(2.0))  # in place, in its own copy
 
@@ -540,6 +553,8 @@ TRAININGS: dict[str, dict[str, Any]] = {
         "options": {"logits": lambda features: Headless.latest().head(doubled(features))},
     },
     "copies-its-loss": {"model_class": CopiesItsLoss},
+    "recurrent-with-a-function": {"network": Recurrent, "options": {"logits": lambda logits: logits}},
+    "recurrent-with-a-pass": {"network": Recurrent, "options": {"mode": "eval"}},
     "logits-by-a-head-outside": {
         "loss": lambda: F.cross_entropy,
         "options": {"logits": functools.partial(with_outer_head, head=OUTER)},

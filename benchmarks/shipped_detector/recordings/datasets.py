@@ -9,7 +9,6 @@ import ast
 import functools
 import gzip
 import importlib.util
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -140,8 +139,8 @@ def _hashed(texts: list[str], n_features: int) -> np.ndarray:
     return TfidfTransformer(sublinear_tf=True).fit_transform(counts).toarray().astype(np.float32)
 
 
-def manual_texts() -> tuple[list[str], np.ndarray]:
-    """Pieces of manual pages, and the section that each comes from."""
+def _manual() -> Task:
+    """Which section of the manual does this piece of a page come from?"""
     rng = np.random.default_rng(0)
     texts, labels = [], []
     for section in ("1", "2", "3", "5", "7", "8"):
@@ -157,13 +156,7 @@ def manual_texts() -> tuple[list[str], np.ndarray]:
                 start = rng.integers(600, len(text) - 800)
                 texts.append(text[start : start + 700])
                 labels.append(section)
-    return texts, np.array(labels)
-
-
-def _manual() -> Task:
-    """Which section of the manual does this piece of a page come from?"""
-    texts, labels = manual_texts()
-    return _task("manual", "manual", _hashed(texts, 512), labels)
+    return _task("manual", "manual", _hashed(texts, 512), np.array(labels))
 
 
 def _docs() -> Task:
@@ -244,8 +237,8 @@ def _needed(path: Path, package: str) -> Path:
     return path
 
 
-def gloss_texts() -> tuple[list[str], np.ndarray]:
-    """Definitions, and the kind of thing that each defines."""
+def _glosses() -> Task:
+    """Which kind of thing does this definition define? People at WordNet have sorted them."""
     rng = np.random.default_rng(0)
     lines = _needed(GLOSSES, "wordnet-base").read_text(encoding="latin-1").splitlines()
     lines = [line for line in lines if not line.startswith(" ")]
@@ -253,13 +246,7 @@ def gloss_texts() -> tuple[list[str], np.ndarray]:
     kinds, counts = np.unique(kind, return_counts=True)
     rows = np.flatnonzero(np.isin(kind, kinds[np.argsort(counts)[-GLOSS_CLASSES:]]))
     rows = rng.permutation([k for k in rows if len(lines[k].split("|")[1]) > 50])[:12_000]
-    return [lines[k].split("|")[1] for k in rows], kind[rows]
-
-
-def _glosses() -> Task:
-    """Which kind of thing does this definition define? People at WordNet have sorted them."""
-    texts, kinds = gloss_texts()
-    return _task("glosses", "glosses", _hashed(texts, 1024), kinds)
+    return _task("glosses", "glosses", _hashed([lines[k].split("|")[1] for k in rows], 1024), kind[rows])
 
 
 def _words() -> Task:
@@ -500,39 +487,12 @@ LATER: dict[str, Callable[[], Task]] = {
     "words": _words,
 }
 NAMES = (*FIRST_NAMES, *LATER)
-# Features of pretrained networks, which `benchmarks.frozen_features` makes; a group with the data that they are of.
-HEADS = ("head-trec", "head-fashion", "head-mnist", "head-icons", "head-scripts", "head-glyphs", "head-glosses",
-         "head-manual")  # fmt: skip
-
-
-def features_folder() -> Path | None:
-    """Where the features of pretrained networks are: $PADDLE_TD_FEATURES."""
-    folder = os.environ.get("PADDLE_TD_FEATURES")
-    return None if folder is None else Path(folder)
-
-
-def _head(name: str) -> Task:
-    folder = features_folder()
-    if folder is None:
-        raise FileNotFoundError(
-            "PADDLE_TD_FEATURES is not set; make its folder with benchmarks.frozen_features"
-        )
-    with np.load(folder / f"{name}.npz") as file:
-        return _task(name, name.removeprefix("head-"), file["inputs"], file["labels"])
-
-
-def given_labels(name: str) -> tuple[Task, np.ndarray]:
-    """Features of a data set whose labels were given by a real process, and these labels."""
-    folder = features_folder()
-    assert folder is not None
-    with np.load(folder / f"{name}.npz") as file:
-        return load(name), file["given"].astype(np.int64)
 
 
 @functools.cache
 def load(name: str) -> Task:
     """The whole data set of that name, from memory after the first time."""
-    return _head(name) if name in HEADS else (LOADED | LATER)[name]()
+    return (LOADED | LATER)[name]()
 
 
 def halve(task: Task) -> Task:

@@ -10,7 +10,7 @@ from . import datasets, networks, noise
 from .datasets import Task
 from .networks import Recipe
 
-SEEDS = (0,)
+SEEDS = (0, 1)
 RATES = (0.05, 0.1, 0.2, 0.3, 0.4)
 TABLE_SIZES = {
     "mnist": 4000,
@@ -32,7 +32,6 @@ N_FIRST, N_LATER = (
     1500,
     1800,
 )  # random trainings before these numbers are of the sets that were there first, then later
-N_PEOPLE = 460  # trainings as people have them
 BUDGET = 3.5
 
 
@@ -102,58 +101,9 @@ def random_cell(seed: int) -> Cell:
     return Cell(data, kind, rate, "random", seed)
 
 
-def people_cell(seed: int) -> Cell:
-    """The training of that number as people have them, with mistakes as people make them.
-
-    Two thirds are heads on features of pretrained networks, the others the networks of `random_cell` on few samples.
-    """
-    rng = np.random.default_rng([8, seed])
-    names = datasets.HEADS if rng.random() < 2 / 3 else datasets.NAMES
-    data = str(rng.choice(names))
-    kind = str(rng.choice([*noise.PEOPLE, *noise.PEOPLE, *noise.KINDS, *noise.KINDS, "none", "none"]))
-    if data == "head-trec" and rng.random() < 0.2:
-        kind = "given"
-    rate = {"none": 0.0, "given": 1.0}.get(kind, round(float(rng.uniform(0.02, 0.42)), 2))
-    return Cell(data, kind, rate, "people", seed)
-
-
-def people() -> list[Cell]:
-    """All trainings as people have them."""
-    return [people_cell(seed) for seed in range(N_PEOPLE)]
-
-
-def _people(cell: Cell, rng: np.random.Generator) -> tuple[Task, np.ndarray, Recipe]:
-    """The task, its given labels and the recipe of a training as people have them."""
-    n_samples = round(float(np.exp(rng.uniform(np.log(150), np.log(4000)))))
-    generate = datasets.GENERATED.get(cell.data)
-    if cell.kind == "given":
-        task, given = datasets.given_labels(cell.data)
-        rows = rng.permutation(len(given))[: max(1000, n_samples)]
-        task, given = replace(task, inputs=task.inputs[rows], labels=task.labels[rows]), given[rows]
-        return task, given, networks.head_recipe(task, rng, BUDGET)
-    if generate:
-        task = generate(rng, max(400, n_samples), int(rng.choice([2, 2, 3, 5, 10])))
-    else:
-        task = datasets.load(cell.data)
-        if rng.random() < 0.25:
-            pair = rng.choice(task.n_classes, 2, replace=False)
-            task = datasets.take(task, np.flatnonzero(np.isin(task.labels, pair)))
-        task = datasets.vary(task, n_samples, rng)
-    if cell.rate:
-        task, given = noise.mistaken(task, cell.kind, cell.rate, rng)
-    else:
-        given = task.labels.copy()
-    recipe = (networks.head_recipe if cell.data in datasets.HEADS else networks.random_recipe)(
-        task, rng, BUDGET
-    )
-    return task, given, recipe
-
-
 def make(cell: Cell) -> tuple[Task, np.ndarray, Recipe]:
     """The task, its given labels and the recipe of a cell."""
     rng = np.random.default_rng([*cell.name.encode()])
-    if cell.regime == "people":
-        return _people(cell, rng)
     few = cell.regime != "random"
     generate = (datasets.GENERATED | datasets.UNEVEN).get(cell.data)
     if generate:

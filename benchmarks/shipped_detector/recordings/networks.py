@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -130,30 +130,6 @@ def random_recipe(task: Task, rng: np.random.Generator, budget: float = 3.0) -> 
         else:
             break
     return Recipe(**recipe)
-
-
-def head_recipe(task: Task, rng: np.random.Generator, budget: float = 3.0) -> Recipe:
-    """A linear or small network on features of a pretrained one, for two epochs or until long after memorising."""
-
-    def between(low: float, high: float) -> float:
-        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-    optimizer = str(rng.choice(["adam", "adamw", "momentum"]))
-    low, high = {"adam": (3e-4, 1e-2), "adamw": (3e-4, 1e-2), "momentum": (1e-2, 0.2)}[optimizer]
-    recipe = Recipe(
-        kind="mlp",
-        widths=() if rng.random() < 0.5 else (int(between(32, 256)),),
-        epochs=round(between(2, 80)),
-        batch_size=int(rng.choice([16, 32, 64, 128])),
-        optimizer=optimizer,
-        learning_rate=between(low, high),
-        schedule=str(rng.choice(["constant", "constant", "cosine", "step"])),
-        weight_decay=between(1e-5, 1e-2) if rng.random() < 0.3 else 0.0,
-        dropout=float(rng.uniform(0.1, 0.5)) if rng.random() < 0.35 else 0.0,
-    )
-    while seconds(recipe, task) > budget and recipe.epochs > 3:
-        recipe = replace(recipe, epochs=int(recipe.epochs * 0.8))
-    return recipe
 
 
 def build(recipe: Recipe, task: Task) -> nn.Layer:

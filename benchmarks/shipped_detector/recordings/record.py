@@ -4,7 +4,6 @@ In `python -m benchmarks.shipped_detector.recordings.record WHAT`, WHAT is one o
 
     random 0 300      the random trainings 0 to 299
     table             the table of detection.py
-    people            trainings as people have them
     extra             EL2N, cross-validation and further runs for some cells of the table
     large             60,000 samples
 """
@@ -154,8 +153,7 @@ def main(arguments: list[str]) -> None:
     if arguments[0] == "random":
         cells = [matrix.random_cell(seed) for seed in range(int(arguments[1]), int(arguments[2]))]
     else:
-        made = {"table": matrix.table, "extra": matrix.extra, "large": matrix.large, "people": matrix.people}
-        cells = made[arguments[0]]()
+        cells = {"table": matrix.table, "extra": matrix.extra, "large": matrix.large}[arguments[0]]()
         np.random.default_rng(0).shuffle(cells)
     for cell in tqdm(cells, mininterval=10):
         if arguments[0] == "large":

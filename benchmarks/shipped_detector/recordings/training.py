@@ -13,7 +13,6 @@ import numpy as np
 
 from paddle_td_callback.detection import dataset_features
 from paddle_td_callback.detection.feature_table import FeatureTable
-from paddle_td_callback.detection.learning_clock import MIN_SEEN, LearningClock
 from paddle_td_callback.detection.lstm import first_pass_features
 from paddle_td_callback.detection.lstm.detector import NoiseDetector
 from paddle_td_callback.detection.trajectories import trajectories_of
@@ -35,7 +34,7 @@ FIT: dict[str, Any] = {
     "progress": False,
 }
 FIRST_BALANCE, SECOND_BALANCE = 0.3, 0.0  # the second's odds are to be probabilities
-N_MEMBERS = 4  # of the second
+N_MEMBERS = 2  # of the second
 N_FOLDS = 4
 SECOND_ONLY = (
     "graded",
@@ -66,19 +65,6 @@ def cut(recording: Recording, epochs: np.ndarray, unseen: np.ndarray | None = No
         given[unseen] = margins[unseen] = np.nan
         predictions[unseen] = -1
     return Recording(recording.labels, given, margins, predictions, recording.right_labels, recording.about)
-
-
-def as_read(recording: Recording) -> Recording:
-    """The epochs that `find_label_issues` reads: up to where the labels are memorised."""
-    predictions = recording.predictions
-    seen = predictions >= 0
-    n_seen, right = seen.sum(axis=0), (predictions == recording.labels[:, np.newaxis]).sum(axis=0)
-    known = seen.any(axis=1)
-    fitted = np.divide(
-        right, n_seen, out=np.full(len(n_seen), np.nan), where=n_seen >= MIN_SEEN * known.sum()
-    )
-    clock = LearningClock(fitted, int(seen[known].argmax(axis=1).max(initial=0)) + 1)
-    return cut(recording, np.arange(clock.epochs_to_read))
 
 
 def varied(recording: Recording, rng: np.random.Generator) -> Recording:
@@ -124,8 +110,7 @@ class Part:
 def views(path: Path) -> list[tuple[Recording, int]]:
     """A recording as it is and as `varied`, each with the number of samples to take of it."""
     recording = read(path)
-    other = varied(recording, np.random.default_rng([*path.stem.encode()]))
-    return [(as_read(recording), WHOLE), (as_read(other), VARIED)]
+    return [(recording, WHOLE), (varied(recording, np.random.default_rng([*path.stem.encode()])), VARIED)]
 
 
 def parts(path: Path, tables: Path) -> list[Part]:
@@ -177,9 +162,12 @@ def fit_first(examples: Sequence[Part], seed: int = 0) -> NoiseDetector:
 def fit_second(
     examples: Sequence[Part], tables: list[FeatureTable], first: NoiseDetector, seed: int = 0
 ) -> NoiseDetector:
-    """The second stage, without an LSTM; `tables` hold the features of first stages that had not seen the recording."""
+    """The second stage; `tables` hold the features of first stages that had not seen the recording."""
     detector = NoiseDetector(
-        (),
+        CHANNELS,
+        N_STEPS,
+        HIDDEN_SIZE,
+        N_LAYERS,
         n_members=N_MEMBERS,
         dataset_features=(*dataset_features.feature_names(), *first_pass_features.feature_names()),
         mix_sizes=SECOND_MIX,

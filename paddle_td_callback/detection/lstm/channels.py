@@ -82,7 +82,7 @@ class Inputs:
     """The channels of one detector, and how to make them.
 
     Args:
-        channels: names in `CHANNELS`; none, where only features of the data set are read.
+        channels: names in `CHANNELS`, at least one.
         n_steps: length to which trajectories are resampled; None = the epochs as they are.
     """
 
@@ -98,13 +98,11 @@ class Inputs:
         return scored
 
     def make(self, raw: NDArray[Any]) -> NDArray[np.float32]:
-        """Channels `[sample, step, channel]`; without channels one empty step.
+        """Channels `[sample, step, channel]`.
 
         Args:
             raw: `[sample, epoch, 3]`, samples that were seen at least once.
         """
-        if not self.channels:
-            return np.zeros((len(raw), 1, 0), np.float32)
         seen = ~np.isnan(raw[:, :, :1])
         steps = np.concatenate([fill_missed_epochs(raw), seen], axis=2, dtype=np.float32)
         if self.n_steps is not None:

@@ -22,7 +22,7 @@ Weights = dict[str, NDArray[np.float32]]
 
 
 class Architecture(NamedTuple):
-    """The sizes that settle the shape of every weight. Without channels there is no LSTM."""
+    """The sizes that settle the shape of every weight."""
 
     n_channels: int
     hidden_size: int
@@ -31,25 +31,20 @@ class Architecture(NamedTuple):
     mix_sizes: tuple[int, ...] = ()  # layers that mix the last state with the features of the data set
 
     @property
-    def n_read(self) -> int:
-        """What the mixing layers read: the LSTM's last state and the features."""
-        return (self.hidden_size if self.n_channels else 0) + self.n_features
-
-    @property
     def mixed(self) -> list[tuple[int, int]]:
         """Inputs and units of each mixing layer."""
-        return list(itertools.pairwise((self.n_read, *self.mix_sizes)))
+        return list(itertools.pairwise((self.hidden_size + self.n_features, *self.mix_sizes)))
 
     @property
     def n_mixed(self) -> int:
         """What the head reads."""
-        return self.mix_sizes[-1] if self.mix_sizes else self.n_read
+        return self.mix_sizes[-1] if self.mix_sizes else self.hidden_size + self.n_features
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of all weights, in the order in which they are initialised."""
         shapes: dict[str, tuple[int, ...]] = {}
         gates = 4 * self.hidden_size
-        for layer in range(self.n_layers if self.n_channels else 0):
+        for layer in range(self.n_layers):
             shapes[f"weight_ih_l{layer}"] = (gates, self.hidden_size if layer else self.n_channels)
             shapes[f"weight_hh_l{layer}"] = (gates, self.hidden_size)
             shapes[f"bias_ih_l{layer}"] = shapes[f"bias_hh_l{layer}"] = (gates,)
@@ -130,8 +125,8 @@ class DetectorConfig:
             dataset_features=features,
             mix_sizes=tuple(whole(size, "mix_sizes") for size in mix_sizes),
         )
-        if not (config.channels or config.dataset_features):
-            raise ValueError("channels and dataset_features are both empty; give at least one name")
+        if not config.channels:
+            raise ValueError("channels is empty; give at least one name")
         return config
 
     @classmethod

@@ -42,8 +42,7 @@ class NoiseDetector:
     was.
 
     Args:
-        channels: what the LSTM reads at each step; names in `channels.CHANNELS`. Empty = no LSTM: this stage reads
-            `dataset_features` alone.
+        channels: what the LSTM reads at each step; names in `channels.CHANNELS`.
         n_steps: length to which trajectories are resampled; None = the recorded epochs (the paper's form).
         hidden_size: units of each LSTM layer.
         n_layers: LSTM layers.

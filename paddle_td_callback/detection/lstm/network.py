@@ -13,16 +13,12 @@ from .paddle_channels import Tensor
 
 
 class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for us
-    """LSTM over steps; its last state, with the features through hidden layers, gives one log-odds.
-
-    Without channels there is no LSTM, and the features alone give it.
-    """
+    """LSTM over steps; its last state, with the features through hidden layers, gives one log-odds."""
 
     def __init__(self, architecture: Architecture, weights: Weights) -> None:
         super().__init__(dtype="float32")
         zero = paddle.ParamAttr(initializer=paddle.nn.initializer.Constant(0.0))  # draws no random numbers
-        self.n_read = architecture.n_read
-        self.lstm = architecture.n_channels and paddle.nn.LSTM(
+        self.lstm = paddle.nn.LSTM(
             architecture.n_channels,
             architecture.hidden_size,
             architecture.n_layers,
@@ -51,7 +47,7 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
             mean = paddle.to_tensor(self.measured["features_mean"])
             scale = paddle.to_tensor(self.measured["features_scale"])
             features = ((features - mean) / scale).clip(-FEATURE_LIMIT, FEATURE_LIMIT)
-        state = paddle.concat([self.lstm(channels)[0][:, -1], features], axis=1) if self.lstm else features
+        state = paddle.concat([self.lstm(channels)[0][:, -1], features], axis=1)
         if kept is not None:
             state = state * kept
         for layer in self.mix:
@@ -72,7 +68,7 @@ class Network(paddle.nn.Layer):  # type: ignore[misc]  # Paddle is untyped for u
     def _by_name(self) -> dict[str, Tensor]:
         named = {
             f"{kind}_l{layer}": getattr(self.lstm, f"{kind}_l{layer}")
-            for layer in range(self.lstm.num_layers if self.lstm else 0)
+            for layer in range(self.lstm.num_layers)
             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         }
         for number, layer in enumerate(self.mix):

@@ -24,9 +24,7 @@ def log_odds(channels: Floats, features: Floats, weights: Weights, n_layers: int
     if "features_mean" in weights:
         scaled = (features - weights["features_mean"]) / weights["features_scale"]
         features = np.clip(scaled, -FEATURE_LIMIT, FEATURE_LIMIT)
-    state = features.astype(np.float32, copy=False)
-    if "weight_ih_l0" in weights:
-        state = np.concatenate([last_state(channels, weights, n_layers), state], axis=1)
+    state = np.concatenate([last_state(channels, weights, n_layers), features], axis=1, dtype=np.float32)
     for number in range(sum(name.startswith("mix_weight_") for name in weights)):
         state = _linear(state, weights[f"mix_weight_{number}"], weights[f"mix_bias_{number}"])
         np.maximum(state, 0, out=state)

@@ -41,8 +41,6 @@ def make(inputs: Inputs, raw: Tensor) -> Tensor:
         inputs: which channels, and how many steps.
         raw: `[sample, epoch, 3]`, samples that were seen at least once.
     """
-    if not inputs.channels:
-        return paddle.zeros([raw.shape[0], 1, 0])
     seen = paddle.logical_not(paddle.isnan(raw[:, :, 0])).astype("float32")
     steps = paddle.concat([fill_missed_epochs(raw), seen.unsqueeze(2)], axis=2)
     if inputs.n_steps is not None:

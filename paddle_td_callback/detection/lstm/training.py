@@ -162,7 +162,7 @@ def train(
             weights = paddle.to_tensor(batch.weights[rows])
             kept = None
             if options.dropout:  # drawn here: Paddle's own dropout draws from its global generator
-                shape = (len(rows), net.n_read)
+                shape = (len(rows), net.lstm.hidden_size + features.shape[1])
                 mask = (rng.random(shape, np.float32) >= options.dropout) / np.float32(1 - options.dropout)
                 kept = paddle.to_tensor(mask.astype(np.float32))
             odds = net(channels, features, kept)

@@ -111,19 +111,15 @@ def recording() -> tuple[np.ndarray, np.ndarray, FeatureTable]:
 
 
 def detector(
-    first: NoiseDetector | None = None,
-    names: tuple[str, ...] = ("margin_rank",),
-    channels: tuple[str, ...] = ("given",),
-    **options: int,
+    first: NoiseDetector | None = None, names: tuple[str, ...] = ("margin_rank",), **options: int
 ) -> NoiseDetector:
     return NoiseDetector(
-        channels, 4, 8, 1, dataset_features=names, mix_sizes=(12, 6), first_stage=first, **options
+        ("given",), 4, 8, 1, dataset_features=names, mix_sizes=(12, 6), first_stage=first, **options
     )
 
 
-@pytest.mark.parametrize("channels", [("given",), ()])  # the second with an LSTM, and without
 def test_two_stages_find_more_than_one_and_go_through_a_file(
-    recording: tuple[np.ndarray, np.ndarray, FeatureTable], tmp_path: Path, channels: tuple[str, ...]
+    recording: tuple[np.ndarray, np.ndarray, FeatureTable], tmp_path: Path
 ) -> None:
     raw, wrong, table = recording
     options = {"epochs": 15, "learning_rate": 1e-2, "progress": False}
@@ -133,7 +129,7 @@ def test_two_stages_find_more_than_one_and_go_through_a_file(
     np.testing.assert_array_equal(
         first.predict_proba(raw, dataset_features=table), one.predict_proba(raw, dataset_features=table)
     )
-    two = detector(first, ("margin_rank", "first_odds", "first_pair_odds", "first_pair_lift"), channels)
+    two = detector(first, ("margin_rank", "first_odds", "first_pair_odds", "first_pair_lift"))
     two.fit([raw, raw], [wrong, wrong], dataset_features=[table, table], ranking=0.3, **options)
     assert two.needs_features
 
@@ -184,8 +180,6 @@ def test_what_does_not_fit_together_is_refused(
         detector(None, ("first_odds",))
     with pytest.raises(DetectorError, match="no weights"):
         detector(detector())
-    with pytest.raises(ValueError, match="channels and dataset_features are both empty"):
-        detector(None, (), ())
     with pytest.raises(ValueError, match=r"ranking must be a number in \[0, inf\), got -1.0"):
         detector().fit(raw, wrong, dataset_features=table, ranking=-1.0)
     with pytest.raises(ValueError, match="got ndarray"):
