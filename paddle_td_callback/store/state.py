@@ -218,14 +218,8 @@ class StoredTree(ChunkTree):
     def __init__(self, file: RawFile, state: State, field: Field) -> None:
         super().__init__(field, state.n_epochs * field.n_chunks)
         self._file, self._state = file, state
-        self._read = functools.lru_cache(1024)(self._read_node)
-
-    def _read_node(self, at: int) -> bytes:
-        """The bytes from an address on, of a node at least."""
-        start, nodes = self._state.at, self._state.nodes
-        if start <= at < start + len(nodes):
-            return nodes[at - start :][: h5.SLACK_BYTES]
-        return read_block(self._file, at, blocks.NODE, h5.SLACK_BYTES)
+        # Not a method: a cache that knows its tree would keep the file of a forgotten store open.
+        self._read = functools.lru_cache(1024)(functools.partial(_read_node, file, state))
 
     def _wrong(self, what: str) -> DamagedError:
         return DamagedError(self._file, f"the chunk index of '{self.field.name}' is damaged: {what}")
@@ -271,6 +265,13 @@ class StoredTree(ChunkTree):
                 entries = [node[i : i + size] for i in range(24, end, size)]
                 tree._levels[level] = entries[:-1] if level else entries
         return tree
+
+
+def _read_node(file: RawFile, state: State, at: int) -> bytes:
+    """The bytes from an address on, of a node at least."""
+    if state.at <= at < state.at + len(state.nodes):
+        return state.nodes[at - state.at :][: h5.SLACK_BYTES]
+    return read_block(file, at, blocks.NODE, h5.SLACK_BYTES)
 
 
 def newest_state(file: RawFile) -> tuple[Root, State, DamagedError | None]:

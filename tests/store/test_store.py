@@ -1,6 +1,7 @@
 """The store: what is written is what is read, and bad input is refused with the way out."""
 
 import contextlib
+import gc
 import json
 import os
 import struct
@@ -73,6 +74,23 @@ def test_any_hdf5_reader_with_stock_filters_reads_it(layout, path):
             assert dataset.dtype == np.dtype(field.dtype)
             np.testing.assert_array_equal(dataset[:], np.stack([epoch[field.name] for epoch in written]))
         assert file.attrs["committed_epochs"] == 2
+
+
+def test_a_store_that_is_forgotten_is_closed(path):
+    """At once, not when the garbage collector comes by."""
+    write_recording(path, Layout(40, 3, keep="all"), 2)
+    gc.collect()
+    gc.disable()
+    try:
+        store = TrainingDynamicsStore(path)
+        store.margins()
+        store.probabilities()
+        fd = store._file.fd
+        del store
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    finally:
+        gc.enable()
 
 
 def test_slices_index_arrays_and_masks(path):
