@@ -47,9 +47,7 @@ def names_of(dataset: Any) -> DatasetNames:
 
 
 def _names_of(dataset: Any) -> DatasetNames:
-    chosen = None
-    for dataset, chosen, _ in nested(dataset):  # noqa: B007, B020  # the innermost has the names
-        pass
+    *_, (dataset, chosen, _) = nested(dataset)  # the innermost has the names
     paths = _paths(dataset)
     if paths is not None and chosen is not None:
         is_within = not len(chosen) or (chosen.min() >= 0 and chosen.max() < len(paths))

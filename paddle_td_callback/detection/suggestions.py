@@ -42,11 +42,8 @@ def _from_all(tile: TileReader) -> Suggestion:
     probabilities, labels = tile.probabilities, tile.labels
     total = np.zeros((len(labels), tile.n_classes), np.float32)
     for epoch in range(probabilities.shape[1]):  # one at a time: float32 of all would be twice what is read
-        seen = ~np.isnan(probabilities[:, epoch, 0])
-        if seen.all():
-            total += probabilities[:, epoch]
-        else:
-            total[seen] += probabilities[seen, epoch]
+        seen = ~np.isnan(probabilities[:, epoch, :1])
+        np.add(total, probabilities[:, epoch], out=total, where=seen)
     rows = np.arange(len(labels))
     total[rows, np.maximum(labels, 0)] = 0
     suggested = total.argmax(axis=1).astype(np.int32)

@@ -184,9 +184,8 @@ class ChunkTree:
 
     def __init__(self, field: Field, n_chunks: int = 0) -> None:
         self.field, self.n_chunks = field, n_chunks
-        self.fan_out = (
-            8 if field.n_chunks < 8 else 64
-        )  # few keep small commits small, many keep large trees flat
+        # Few keep small commits small, many keep large trees flat.
+        self.fan_out = 8 if field.n_chunks < 8 else 64
         self._key = struct.Struct(f"<II{len(field.shape) + 2}Q")  # stored bytes, filter mask, first element
         # Level 0: entries of the last leaf. Level n: full nodes of level n - 1 that no full node holds yet.
         self._levels: list[list[bytes]] = [[]]
